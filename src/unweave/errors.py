@@ -1,0 +1,60 @@
+"""Every error a user can meet, as one tree.
+
+* UnweaveError
+  + ModelError            a model that cannot be found, read or used
+    x UnsupportedModel    a model whose computation is not frozen exactly
+  + TranscoderError       a dictionary that cannot be found or read
+    x TranscoderMismatch  a dictionary made for another model
+  + PromptError           an empty prompt, one too long, a token id out of range
+  + TargetError           a target that is several tokens, a position outside the prompt
+  + OptionError           a limit or threshold outside its range
+  + InexactAttribution    the local replacement model does not reproduce the model
+  + GraphError            a graph file that cannot be read or understood, an unknown node
+  + FileError             a file that cannot be written
+
+A message says what failed, on which value, and what to do, in one line.
+"""
+
+
+class UnweaveError(Exception):
+    """Base of all errors that a user's input can cause."""
+
+
+class ModelError(UnweaveError):
+    """A model that cannot be found, read or used."""
+
+
+class UnsupportedModel(ModelError):
+    """A model whose computation `unweave` does not freeze exactly."""
+
+
+class TranscoderError(UnweaveError):
+    """A dictionary that cannot be found or read."""
+
+
+class TranscoderMismatch(TranscoderError):
+    """A dictionary made for another model."""
+
+
+class PromptError(UnweaveError):
+    """A prompt that cannot be run."""
+
+
+class TargetError(UnweaveError):
+    """An attribution target that does not exist."""
+
+
+class OptionError(UnweaveError):
+    """A limit, threshold or mode outside its range."""
+
+
+class InexactAttribution(UnweaveError):
+    """The local replacement model does not reproduce the model."""
+
+
+class GraphError(UnweaveError):
+    """A graph file that cannot be read or understood, or a node it does not have."""
+
+
+class FileError(UnweaveError):
+    """A file that cannot be written."""

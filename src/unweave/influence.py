@@ -1,0 +1,131 @@
+"""How much of the answer flows through each node: one reverse sweep over the graph.
+
+The graph is a DAG, so influence needs no power iteration: `I = w N + w N^2 + ...` (w the logits' probabilities, N the
+rows of absolute weights, each divided by its sum) is had exactly by visiting targets from the last layer to the first
+and passing on what each has received (Ameisen et al. 2025, "Circuit Tracing", appendix on pruning).
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Scores(NamedTuple):
+    """How far a graph explains the answer, by named features rather than by errors (both between 0 and 1)."""
+
+    replacement: float
+    """Share of the paths from the logits back to the start that end in tokens, not in errors."""
+    completeness: float
+    """Influence-weighted share of every node's input that does not come from errors."""
+
+
+class Rows(NamedTuple):
+    """Weights by target row in compressed sparse form (CSR): row `r` holds entries `start[r]` to `start[r + 1]`."""
+
+    start: Int[Tensor, " node_plus_one"]
+    column: Int[Tensor, " edge"]
+    value: Float[Tensor, " edge"]
+
+    def row_numbers(self) -> Int[Tensor, " edge"]:
+        """The target row of every entry."""
+        counts = self.start.diff()
+        return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+    def row_sums(self, values: Float[Tensor, " edge"] | None = None) -> Float[Tensor, " node"]:
+        """The sum of every row's entries, accumulated in float64."""
+        values = self.value if values is None else values
+        return torch.segment_reduce(values.double(), "sum", offsets=self.start, unsafe=True)
+
+
+def levels(depth: Int[Tensor, " node"], has_row: Tensor) -> Iterator[Int[Tensor, " level_node"]]:
+    """Nodes with incoming edges, grouped by depth, the deepest group first."""
+    targets = torch.nonzero(has_row).flatten()
+    order = torch.argsort(depth[targets], descending=True, stable=True)
+    targets = targets[order]
+    _, sizes = torch.unique_consecutive(depth[targets], return_counts=True)
+    yield from torch.split(targets, sizes.tolist())
+
+
+def sweep(
+    depth: Int[Tensor, " node"],
+    has_row: Tensor,
+    weight: Float[Tensor, " node"],
+    spread: Callable[[Tensor, Tensor], Tensor | None],
+) -> Float[Tensor, " node"]:
+    """Visit targets from the deepest to the shallowest and pass on what each has received, plus its own weight.
+
+    `spread(targets, amounts)` returns what all nodes receive from these targets, or None if nothing.
+    """
+    received = torch.zeros(len(depth), dtype=torch.float64)
+    for group in levels(depth, has_row):
+        amounts = received[group] + weight[group].double()
+        live = amounts != 0
+        given = spread(group[live], amounts[live]) if bool(live.any()) else None
+        if given is not None:
+            received += given
+    return received
+
+
+def influence(
+    rows: Rows,
+    depth: Int[Tensor, " node"],
+    weight: Float[Tensor, " node"],
+    unlisted: Float[Tensor, " node"] | None = None,
+) -> Float[Tensor, " node"]:
+    """The influence of every node on the weighted logits, `w ((I - N)^-1 - I)`, in one sweep, linear in the edges.
+
+    Args:
+        rows: the graph's weights, row = target.
+        depth: a number per node; every edge must go from a smaller to a larger one.
+        weight: what each node starts with: its probability for a logit, 0 elsewhere.
+        unlisted: absolute weight that each row lost to pruning; it takes its share and passes nothing on.
+
+    >>> rows = Rows(torch.tensor([0, 0, 1, 3]), torch.tensor([0, 0, 1]), torch.tensor([2.0, -1.0, 3.0]))
+    >>> influence(rows, torch.tensor([0, 1, 2]), torch.tensor([0.0, 0.0, 1.0]))
+    tensor([1.0000, 0.7500, 0.0000], dtype=torch.float64)
+    """
+    total = rows.row_sums(rows.value.abs()) + (0.0 if unlisted is None else unlisted.double())
+
+    def spread(group: Tensor, amounts: Tensor) -> Tensor:
+        received = torch.zeros(len(depth), dtype=torch.float64)
+        for entries, amount in _spans(rows.start, group, amounts / total[group].clamp_min(1e-10)):
+            received.index_add_(0, rows.column[entries].long(), rows.value[entries].abs().double() * amount)
+        return received
+
+    return sweep(depth, rows.start.diff() > 0, weight, spread)
+
+
+def _spans(start: Tensor, group: Tensor, passed: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Neighbouring rows as one slice of entries, with each entry's share of what its row passes on.
+
+    A layer's rows lie side by side, so a layer is usually one slice; at most 2^22 entries a piece bounds memory.
+    """
+    order = torch.argsort(group)
+    group, passed = group[order], passed[order]
+    lengths = start[group + 1] - start[group]
+    piece = torch.cumsum(lengths, 0).div(1 << 22, rounding_mode="floor")
+    breaks = torch.nonzero((group.diff() != 1) | (piece.diff() != 0)).flatten() + 1
+    bounds = [0, *breaks.tolist(), len(group)]
+    for first, last in pairwise(bounds):
+        entries = slice(int(start[group[first]]), int(start[group[last - 1] + 1]))
+        yield entries, torch.repeat_interleave(passed[first:last], lengths[first:last])
+
+
+def keep_share(values: Float[Tensor, " item"], share: float) -> Tensor:
+    """The mask of the smallest set of largest values that holds `share` of their sum; ties are kept together.
+
+    >>> keep_share(torch.tensor([5.0, 1.0, 3.0, 1.0]), 0.8)
+    tensor([ True, False,  True, False])
+    """
+    if not len(values):
+        return torch.zeros(0, dtype=torch.bool)
+    ranked = torch.sort(values, descending=True).values
+    running = torch.cumsum(ranked, 0, dtype=torch.float64)
+    if running[-1] <= 0 or share >= 1:
+        return values > 0 if share < 1 else torch.ones_like(values, dtype=torch.bool)
+    last = int(torch.searchsorted(running, share * running[-1]).clamp_max(len(values) - 1))
+    return values >= ranked[last]

@@ -1,0 +1,216 @@
+"""Dictionaries: sparse features that stand in for MLPs; per-layer (with or without skip) and cross-layer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .errors import TranscoderError, TranscoderMismatch
+
+Kind = Literal["per-layer", "cross-layer"]
+ReadPoint = Literal["mid", "mlp_in", "mlp_in_normalized"]
+"""What encoders see: the residual stream before the MLP's norm; the norm's output; the norm's output before its gain."""
+WritePoint = Literal["mlp_out", "residual"]
+"""What decoders make: the MLP's own output; what is added to the residual stream (after a norm that may follow)."""
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """`max(x, 0)`."""
+
+    def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
+        """Negative ones to zero."""
+        return pre.relu()
+
+
+@dataclass(frozen=True)
+class JumpReLU:
+    """`x` where it is above the feature's threshold, else 0 (Rajamanoharan et al. 2024)."""
+
+    threshold: Float[Tensor, " feature"]
+
+    def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
+        """Those above their feature's threshold, unchanged."""
+        return pre * (pre > self.threshold.to(pre))
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k largest pre-activations of each position as they are, also negative ones; the rest 0."""
+
+    k: int
+
+    def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
+        """The k largest of each position, unchanged."""
+        kept = pre.topk(self.k, dim=-1)
+        return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values)
+
+
+Activation = ReLU | JumpReLU | TopK
+"""Pre-activations to activations, position by position."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Weights as they lie in a file, memory-mapped: plain, or int8 with one float scale a row.
+
+    `rows` numbers the rows that are stored when those of features that never fire were left out.
+    """
+
+    stored: Tensor
+    scale: Tensor | None = None
+    rows: Int[Tensor, " stored"] | None = None
+    height: int | None = None
+    """Number of rows, stored or not; None: all are stored."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape with the rows that were left out."""
+        return (self.height or self.stored.shape[0], *self.stored.shape[1:])
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """All rows; those left out are zero."""
+        values = self._scaled(self.stored, self.scale, dtype)
+        if self.rows is None:
+            return values
+        return values.new_zeros(self.shape).index_copy_(0, self.rows.long(), values)
+
+    def select(self, index: Int[Tensor, " row"], dtype: torch.dtype, slot: int | None = None) -> Tensor:
+        """Some rows (of one slot of the second axis, if given), touching no others on disk."""
+        if self.rows is not None:
+            index = torch.searchsorted(self.rows.long(), index)
+        stored, scale = self.stored, self.scale
+        if slot is not None:
+            stored, scale = stored[:, slot], None if scale is None else scale[:, slot]
+        return self._scaled(stored[index], None if scale is None else scale[index], dtype)
+
+    @staticmethod
+    def _scaled(values: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return values.to(dtype) if scale is None else values.to(dtype) * scale.to(dtype)[..., None]
+
+
+@dataclass(frozen=True)
+class TranscoderLayer:
+    """The features that read at one layer.
+
+    `encoder` is [feature, d]. `decoder` is [feature, d] in a per-layer set and [feature, write, d] in a cross-layer
+    one, whose slot j writes at layer l + j. `decoder_bias` is the output bias of this layer; `skip` is [d out, d in].
+    """
+
+    encoder: Matrix
+    encoder_bias: Float[Tensor, " feature"]
+    decoder: Matrix
+    decoder_bias: Float[Tensor, " d"]
+    activation: Activation
+    skip: Matrix | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.encoder.shape[0]
+
+
+@dataclass(frozen=True)
+class Transcoders:
+    """A dictionary for every layer of a model."""
+
+    kind: Kind
+    layers: tuple[TranscoderLayer, ...]
+    read: ReadPoint
+    write: WritePoint
+    name: str = ""
+    model_name: str = ""
+    sha256: str = ""
+
+    def __repr__(self) -> str:
+        skip = ", skip" if self.has_skip else ""
+        return f"Transcoders({self.name!r}: {self.kind}{skip}, {len(self.layers)} layers, widths {_spread(self.widths)}, d {self.d_model})"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of features of every layer."""
+        return tuple(layer.width for layer in self.layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream it was made for."""
+        return self.layers[0].encoder.shape[1]
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether any layer has a skip matrix."""
+        return any(layer.skip is not None for layer in self.layers)
+
+    def writes(self, layer: int) -> range:
+        """The layers at which features of `layer` write."""
+        return range(layer, len(self.layers)) if self.kind == "cross-layer" else range(layer, layer + 1)
+
+    def encode(self, layer: int, x: Float[Tensor, "pos d"]) -> tuple[Tensor, Tensor]:
+        """Pre-activations and activations [pos, feature] of one layer.
+
+        Raises:
+            TranscoderError: they are not finite.
+        """
+        part = self.layers[layer]
+        pre = x @ part.encoder.dense(x.dtype).T + part.encoder_bias.to(x.dtype)
+        if not bool(pre.isfinite().all()):
+            raise TranscoderError(f"{self.name}: layer {layer} gives activations that are not finite; its encoder holds NaN or infinite weights")
+        return pre, part.activation(pre)
+
+    def decoder_rows(self, layer: int, features: Int[Tensor, " feature"], at: int, dtype: torch.dtype) -> Float[Tensor, "feature d"]:
+        """What features of `layer` write at layer `at`, for an activation of one.
+
+        Raises:
+            TranscoderError: they are not finite.
+        """
+        decoder = self.layers[layer].decoder
+        rows = decoder.select(features, dtype, at - layer if self.kind == "cross-layer" else None)
+        if not bool(rows.isfinite().all()):
+            raise TranscoderError(f"{self.name}: the decoder of layer {layer} holds NaN or infinite weights")
+        return rows
+
+    def check(self, n_layers: int, d_model: int, model: str) -> None:
+        """Refuse a dictionary whose shape is not that of a model.
+
+        Raises:
+            TranscoderMismatch: another number of layers or another width of the residual stream.
+        """
+        if len(self.layers) != n_layers:
+            raise TranscoderMismatch(f"dictionary {self.name} has {len(self.layers)} layers, model {model} has {n_layers}; give --transcoders made for it")
+        if self.d_model != d_model:
+            raise TranscoderMismatch(f"dictionary {self.name} has d_model {self.d_model}, model {model} has {d_model}; give --transcoders made for it")
+
+
+def check_layers(name: str, kind: Kind, layers: tuple[TranscoderLayer, ...]) -> None:
+    """Refuse layers whose tensors do not fit together.
+
+    Raises:
+        TranscoderError: naming the layer, the tensor and both shapes.
+    """
+    if not layers:
+        raise TranscoderError(f"{name} holds no layers")
+    d = layers[0].encoder.shape[-1]
+    for number, layer in enumerate(layers):
+        width = layer.encoder.shape[0]
+        slots = (len(layers) - number,) if kind == "cross-layer" else ()
+        wanted = {
+            "encoder": (layer.encoder.shape, (width, d)),
+            "encoder bias": (tuple(layer.encoder_bias.shape), (width,)),
+            "decoder": (layer.decoder.shape, (width, *slots, d)),
+            "decoder bias": (tuple(layer.decoder_bias.shape), (d,)),
+        }
+        if layer.skip is not None:
+            wanted["skip"] = (layer.skip.shape, (d, d))
+        if isinstance(layer.activation, JumpReLU):
+            wanted["threshold"] = (tuple(layer.activation.threshold.shape), (width,))
+        for tensor, (shape, expected) in wanted.items():
+            if shape != expected:
+                raise TranscoderError(f"{name}: layer {number} has a {tensor} of shape {list(shape)}, expected {list(expected)}")
+        if isinstance(layer.activation, TopK) and not 0 < layer.activation.k <= width:
+            raise TranscoderError(f"{name}: layer {number} keeps the top {layer.activation.k} of {width} features; k must lie between 1 and the width")
+
+
+def _spread(numbers: tuple[int, ...]) -> str:
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"

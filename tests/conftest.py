@@ -1,0 +1,140 @@
+"""Shared by all tests: shapes checked at run time, an own cache, tiny random models and dictionaries of every kind."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("UNWEAVE_TEST_CACHE", tempfile.gettempdir())
+
+from jaxtyping import install_import_hook
+
+install_import_hook("unweave", "beartype.beartype")
+
+import pytest
+import torch
+import yaml
+from hypothesis import settings
+from safetensors.torch import save_file
+
+settings.register_profile("unweave", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("unweave")
+torch.set_num_threads(2)
+
+SHARED = Path(__file__).parents[2] / "shared"
+GOLDEN = Path(__file__).parent / "golden"
+FAMILIES = ("llama", "gemma2", "qwen3", "gpt2")
+DICTIONARIES = ("relu", "jumprelu", "topk", "skip", "clt")
+VOCAB, D, LAYERS, WIDTHS = 50, 24, 3, (30, 26, 34)
+PROMPT = [0, 7, 3, 41, 7, 12]
+
+
+def tiny_config(family: str) -> object:
+    from transformers import Gemma2Config, GPT2Config, LlamaConfig, Qwen3Config
+
+    common = {
+        "vocab_size": VOCAB, "hidden_size": D, "intermediate_size": 40, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    match family:
+        case "llama":
+            scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+            rope = {"rope_scaling": scaling} if "rope_theta" in LlamaConfig().to_dict() else {"rope_parameters": scaling | {"rope_theta": 10000.0}}
+            return LlamaConfig(**common | {"head_dim": 6}, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, **rope)
+        case "gemma2":
+            return Gemma2Config(**common, sliding_window=3, query_pre_attn_scalar=8, attn_logit_softcapping=5.0, final_logit_softcapping=4.0)
+        case "qwen3":
+            return Qwen3Config(**common, tie_word_embeddings=False)
+        case _:
+            return GPT2Config(vocab_size=VOCAB, n_positions=64, n_embd=D, n_layer=LAYERS, n_head=4, n_inner=40, bos_token_id=0, eos_token_id=0)
+
+
+def write_tiny_model(family: str, folder: Path) -> Path:
+    """A random model of a family, large enough weights that nothing is nearly linear, biases and gains not at their defaults."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name or family == "gemma2" else 1.0, std=0.2)
+        else:
+            torch.nn.init.normal_(parameter, std=0.35)
+    model.save_pretrained(folder)
+    return folder
+
+
+def write_tiny_dictionary(kind: str, family: str, folder: Path) -> Path:
+    """A random dictionary in the peer's format; widths differ by layer."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int, scale: float = 0.3) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_name": f"{family}-tiny", "model_kind": "transcoder_set", "feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
+    if family == "gemma2":
+        config |= {"feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "mlp.hook_out" if kind == "skip" else "hook_mlp_out"}
+    if kind == "clt":
+        config |= {"model_kind": "cross_layer_transcoder", "feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    if kind == "topk":
+        config |= {"activation": "topk", "k": 5}
+    for layer, width in enumerate(WIDTHS):
+        bias, out = random(width, scale=0.1), random(D, scale=0.1)
+        if kind == "clt":
+            encoder = {f"W_enc_{layer}": random(width, D), f"b_enc_{layer}": bias, f"b_dec_{layer}": out, f"threshold_{layer}": random(width).abs()}
+            save_file(encoder, folder / f"W_enc_{layer}.safetensors")
+            save_file({f"W_dec_{layer}": random(width, LAYERS - layer, D)}, folder / f"W_dec_{layer}.safetensors")
+            continue
+        tensors = {"W_enc": random(width, D), "W_dec": random(width, D), "b_enc": bias, "b_dec": out}
+        if kind in ("jumprelu", "skip"):
+            tensors["activation_function.threshold"] = random(width).abs()
+        if kind == "skip":
+            tensors["W_skip"] = random(D, D, scale=0.1)
+        if kind == "topk":
+            tensors["k"] = torch.tensor(5)
+        save_file(tensors, folder / f"layer_{layer}.safetensors")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, Path]]:
+    """(model folder, dictionary folder) by family and dictionary kind, written once."""
+    root, made = tmp_path_factory.mktemp("tiny"), {}
+
+    def folders(family: str, kind: str) -> tuple[Path, Path]:
+        if family not in made:
+            made[family] = write_tiny_model(family, root / family)
+        if (family, kind) not in made:
+            made[family, kind] = write_tiny_dictionary(kind, family, root / f"{family}-{kind}")
+        return made[family], made[family, kind]
+
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folders: Callable) -> Callable:
+    """A loaded tiny replacement model by family, dictionary kind and dtype."""
+    import unweave
+
+    made: dict = {}
+
+    def model(family: str = "llama", kind: str = "jumprelu", dtype: str = "float32"):
+        if (family, kind, dtype) not in made:
+            folder, dictionary = tiny_folders(family, kind)
+            made[family, kind, dtype] = unweave.load(str(folder), str(dictionary), dtype=dtype)
+        return made[family, kind, dtype]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The default model; skipped where its weights are not installed."""
+    import unweave
+
+    try:
+        return unweave.load("smollm2")
+    except unweave.UnweaveError as error:
+        pytest.skip(str(error))
