@@ -2,8 +2,8 @@
 
 Folded form. With everything frozen, an attention layer is `x -> output . mix . value . x`: `value` and `output` carry
 the learned gains, `mix` carries the pattern and the per-position scales of the norms before and after. Gradients are
-kept feature-major, [d, position, batch], so that a transpose is two large matrix products with a small one between
-them, without copies. `forward` and `transpose` of each class are each other's adjoint (bias terms apart).
+[batch, position, d], so a transpose is large matrix products with a small one between them, without copies, and a batch
+grows at its end. `forward` and `transpose` of each class are each other's adjoint (bias terms apart).
 """
 
 import math
@@ -62,14 +62,14 @@ class FrozenNorm:
 class FrozenAttention:
     """Attention with its pattern held fixed, from residual stream to residual stream: linear in positions and heads.
 
-    Rows of `value` run over (key-value head, channel); columns of `output` over (key-value head, channel, query head
-    of that group). `mix[kv, q, g, p]` is the pattern of head (kv, g) from position `p` back to `q <= p`, times the
-    scales of the norm before (at q) and after (at p).
+    `value` runs over (key-value head, channel) and `output` over (key-value head, query head of its group, channel).
+    `mix[kv, q, p, g]` is the pattern of head (kv, g) from position `p` back to `q <= p`, times the scales of the norm
+    before (at q) and after (at p).
     """
 
     value: Float[Tensor, "kvc d"]
-    output: Float[Tensor, "d kvcg"]
-    mix: Float[Tensor, "kv q g p"]
+    output: Float[Tensor, "d kvgc"]
+    mix: Float[Tensor, "kv q p g"]
     constant: Float[Tensor, "pos d"]
     """What the layer adds whatever its input: the projections' and norms' biases."""
 
@@ -82,7 +82,7 @@ class FrozenAttention:
         channels = w_o.shape[1] // heads
         kv = w_v.shape[0] // channels
         groups = heads // kv
-        mix = pattern.to(dtype).reshape(kv, groups, n, n).permute(0, 3, 1, 2) * norm.scale[:, None, None]
+        mix = pattern.to(dtype).reshape(kv, groups, n, n).permute(0, 3, 2, 1) * norm.scale[:, None, None]
         constant = torch.zeros(n, w_o.shape[0], dtype=dtype, device=w_o.device)
         offset = torch.zeros(w_v.shape[0], dtype=dtype, device=w_v.device)
         if norm.bias is not None:
@@ -94,46 +94,45 @@ class FrozenAttention:
             constant = spread.reshape(n, -1) @ w_o.T
         if output.bias is not None:
             constant = constant + output.bias.to(dtype)
-        w_o = w_o.reshape(-1, kv, groups, channels).transpose(2, 3).reshape(w_o.shape)
         if post is not None:
             constant = post.forward(constant)
-            w_o, mix = post.fold_after(w_o), mix * post.scale
+            w_o, mix = post.fold_after(w_o), mix * post.scale[:, None]
         return FrozenAttention(norm.fold_before(w_v).contiguous(), w_o.contiguous(), mix.contiguous(), constant)
 
     def forward(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
         """What the layer adds to the residual stream `x`, without `constant`."""
-        kv, n, _, _ = self.mix.shape
+        kv, n = self.mix.shape[:2]
         values = (x @ self.value.T).view(n, kv, -1)
-        mixed = torch.einsum("kqgp,qkc->pkcg", self.mix, values)
+        mixed = torch.einsum("kqpg,qkc->pkgc", self.mix, values)
         return mixed.reshape(n, -1) @ self.output.T
 
     def cut(self, position: int) -> "FrozenAttention":
         """The same map on positions 0 to `position` alone; no later position can matter to one of these."""
         n = position + 1
-        return FrozenAttention(self.value, self.output, self.mix[:, :n, :, :n].contiguous(), self.constant[:n])
+        return FrozenAttention(self.value, self.output, self.mix[:, :n, :n].contiguous(), self.constant[:n])
 
-    def transpose(self, g: Float[Tensor, "d pos batch"]) -> Float[Tensor, "d pos batch"]:
+    def transpose(self, g: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         """The adjoint of `forward`, for a batch of gradients at all positions."""
-        d, n, batch = g.shape
-        return (self.value.T @ self.heads_transpose(g.reshape(d, -1), n, Workspace())).view(d, n, batch)
+        return (self.values_transpose(g, Workspace()) @ self.value).view_as(g)
 
-    def heads_transpose(self, g: Float[Tensor, "d columns"], n: int, work: "Workspace") -> Float[Tensor, "kvc columns"]:
-        """The gradient at the mixed values: all of `transpose` but the last product. Columns run over (pos, batch)."""
+    def values_transpose(self, g: Float[Tensor, "batch pos d"], work: "Workspace") -> Float[Tensor, "batchpos kvc"]:
+        """The gradient at the values: all of `transpose` but the last product."""
+        batch, n, d = g.shape
         kv, channels = self.mix.shape[0], self.value.shape[0] // self.mix.shape[0]
-        columns = g.shape[1]
-        z = torch.mm(self.output.T, g, out=work.take("heads", (self.output.shape[1], columns), g))
-        z = z.view(kv, channels, -1, columns // n)
-        mixed = work.take("values", (kv, channels, n, columns // n), g)
-        for head, pattern in enumerate(self.mix):
-            torch.bmm(pattern.reshape(n, -1).expand(channels, -1, -1), z[head], out=mixed[head])
-        return mixed.view(kv * channels, columns)
+        flat = g.view(batch * n, d)
+        mixed = work.take("values", (batch, n, kv, channels), g)
+        for head, (output, pattern) in enumerate(zip(self.output.chunk(kv, dim=1), self.mix, strict=True)):
+            heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g))
+            # [position, group] rows lie side by side, so one product sums over both.
+            torch.bmm(pattern.reshape(n, -1).expand(batch, -1, -1), heads.view(batch, -1, channels), out=mixed[:, :, head])
+        return mixed.view(batch * n, -1)
 
-    def start(self, r: Float[Tensor, "d batch"], position: int) -> Float[Tensor, "d pos batch"]:
+    def start(self, r: Float[Tensor, "batch d"], position: int) -> Float[Tensor, "batch pos d"]:
         """`transpose` of gradients that are zero but at one position, plus those gradients themselves."""
-        kv, n, groups, _ = self.mix.shape
-        z = (self.output.T @ r).view(kv, -1, groups, r.shape[1])
-        mixed = self.mix[:, None, :, :, position] @ z
-        g = (self.value.T @ mixed.reshape(self.value.shape[0], -1)).view(-1, n, r.shape[1])
+        kv, n, _, groups = self.mix.shape
+        heads = (r @ self.output).view(len(r), kv, groups, -1)
+        mixed = torch.einsum("kqg,bkgc->bqkc", self.mix[:, :, position], heads)
+        g = (mixed.reshape(-1, self.value.shape[0]) @ self.value).view(len(r), n, -1)
         g[:, position] += r
         return g
 
@@ -215,63 +214,61 @@ class FrozenModel:
         return mids, x
 
     def sweep(
-        self, position: int, starts: dict[int, Float[Tensor, "d batch"]], multiply: torch.dtype | None = None
-    ) -> Iterator[tuple[int, Float[Tensor, "d pos batch"]]]:
+        self, position: int, starts: dict[int, Float[Tensor, "_ d"]], multiply: torch.dtype | None = None
+    ) -> Iterator[tuple[int, Float[Tensor, "_ pos d"]]]:
         """The transposed pass for a batch of targets at one position.
 
         Args:
             position: the targets' position; later positions cannot matter and are cut away.
             starts: by layer, directions in the residual stream before that layer's MLP (at `len(layers)`: after the
-                last layer), one column a target.
+                last layer), one row a target; from the highest layer down.
             multiply: dtype of the matrix products' operands; None: as everything else.
 
         Yields:
             `(layer, g)` from the topmost down: g is the targets' gradient in the residual stream after that layer's
-            MLP, for the targets that lie above it, in the order of descending layers; at the end `(-1, g)` for the
-            embeddings. `g` is overwritten when the next one is asked for.
+            MLP, for the targets that lie above it, in the order of `starts`; at the end `(-1, g)` for the embeddings.
+            `g` is overwritten when the next one is asked for.
         """
         n, depth = position + 1, len(self.layers)
-        like = next(iter(starts.values()))
-        d, capacity = len(like), len(like) * n * sum(start.shape[1] for start in starts.values())
-        work, buffers = Workspace(), [like.new_empty(capacity), like.new_empty(capacity)]
-        g = like.new_zeros(d, n, starts[depth].shape[1] if depth in starts else 0)
+        first = next(iter(starts.values()))
+        whole = first.new_empty(sum(len(start) for start in starts.values()), n, first.shape[1])
+        work, batch = Workspace(), 0
         if depth in starts:
-            g[:, position] = starts[depth]
+            batch = len(starts[depth])
+            whole[:batch] = 0
+            whole[:batch, position] = starts[depth]
         for number in range(min(max(starts), depth - 1), -1, -1):
             layer = self.layers[number]
-            attention = layer.attention.cut(position)
-            if g.shape[2]:
+            attention, g = layer.attention.cut(position), whole[:batch]
+            if batch:
                 yield number, g
-                flat = g.view(d, -1)
                 if layer.skip is not None and layer.skip_scale is not None:
                     scaled = torch.mul(g, layer.skip_scale[:n, None], out=work.take("scaled", g.shape, g))
-                    _add_product(flat, layer.skip.T, scaled.view_as(flat), multiply)
-                _add_attention(flat, attention, n, work, multiply)
+                    _add_product(g, scaled, layer.skip, multiply)
+                _add_attention(g, attention, work, multiply)
             joining = starts.get(number)
             if joining is not None:
-                batch = g.shape[2] + joining.shape[1]
-                grown = buffers[0][: d * n * batch].view(d, n, batch)
-                grown[:, :, : g.shape[2]] = g
-                grown[:, :, g.shape[2] :] = attention.start(joining, position)
-                g, buffers = grown, buffers[::-1]
-        yield -1, g
+                whole[batch : batch + len(joining)] = attention.start(joining, position)
+                batch += len(joining)
+        yield -1, whole
 
 
-def _add_product(g: Tensor, weight: Tensor, x: Tensor, multiply: torch.dtype | None) -> None:
-    """`g += weight @ x`, in place; the operands rounded to `multiply` if given, the sum kept in g's dtype."""
+def _add_product(g: Tensor, x: Tensor, weight: Tensor, multiply: torch.dtype | None) -> None:
+    """`g += x @ weight`, in place; the operands rounded to `multiply` if given, the sum kept in g's dtype."""
+    rows, x = g.view(-1, g.shape[-1]), x.view(-1, len(weight))
     if multiply is None:
-        g.addmm_(weight, x)
+        rows.addmm_(x, weight)
     else:
-        g.add_(torch.mm(weight.to(multiply), x.to(multiply)))
+        rows.add_(torch.mm(x.to(multiply), weight.to(multiply)))
 
 
-def _add_attention(g: Tensor, attention: FrozenAttention, n: int, work: "Workspace", multiply: torch.dtype | None) -> None:
-    """Add the transpose of one attention layer to the gradients `g` [d, (pos, batch)], in place."""
+def _add_attention(g: Tensor, attention: FrozenAttention, work: "Workspace", multiply: torch.dtype | None) -> None:
+    """Add the transpose of one attention layer to the gradients, in place."""
     if multiply is None:
-        g.addmm_(attention.value.T, attention.heads_transpose(g, n, work))
+        _add_product(g, attention.values_transpose(g, work), attention.value, None)
         return
     rounded = FrozenAttention(*(t.to(multiply) for t in (attention.value, attention.output, attention.mix, attention.constant)))
-    g.add_(torch.mm(rounded.value.T, rounded.heads_transpose(g.to(multiply), n, work)))
+    _add_product(g, rounded.values_transpose(g.to(multiply), work), rounded.value, multiply)
 
 
 class Workspace:

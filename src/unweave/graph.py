@@ -154,7 +154,7 @@ class Graph:
 
     @cached_property
     def _influence(self) -> Float[Tensor, " node"]:
-        return influence(self.rows, self.depth, self.logit_weight, self.removed_size)
+        return influence(self.rows, self.depth, self.logit_weight, self._row_size)
 
     def scores(self, position_zero: str | None = None) -> Scores:
         """Replacement and completeness of this graph; what pruning removed counts as error.
@@ -171,16 +171,14 @@ class Graph:
             raise OptionError(f"position_zero {mode!r} is unknown; use 'error' or 'drop'")
         if mode == "error" and self.provenance.position_zero == "drop":
             raise OptionError("this graph was computed with position_zero='drop' and has no errors at position 0 to count")
-        rows, received = self.rows, None
+        rows, received, total = self.rows, self._influence, self._row_size
         errors = self.nodes.kind == NodeKind.ERROR
         if mode != self.provenance.position_zero:
             dropped = errors & (self.nodes.position == 0)
-            rows = rows._replace(value=rows.value.masked_fill(dropped[rows.column.long()], 0.0))
-            received = influence(rows, self.depth, self.logit_weight, self.removed_size)
-        received = self._influence if received is None else received
-        size = rows.value.abs()
-        total = rows.row_sums(size) + self.removed_size.double()
-        to_error = rows.row_sums(size * errors[rows.column.long()]) + self.removed_size.double()
+            rows = rows._replace(value=rows.value.masked_fill(dropped[rows.column], 0.0))
+            total = rows.row_sizes() + self.removed_size.double()
+            received = influence(rows, self.depth, self.logit_weight, total)
+        to_error = rows.row_sums(lambda entries: rows.value[entries].abs() * errors[rows.column[entries]]) + self.removed_size.double()
         error_share = to_error / total.clamp_min(1e-10)
         reached = received + self.logit_weight.double()
         tokens = received[self.nodes.embeddings].sum()
@@ -192,7 +190,7 @@ class Graph:
 
     @cached_property
     def _row_size(self) -> Float[Tensor, " node"]:
-        return self.rows.row_sums(self.rows.value.abs()) + self.removed_size.double()
+        return self.rows.row_sizes() + self.removed_size.double()
 
     @cached_property
     def _by_column(self) -> tuple[Tensor, Tensor]:

@@ -35,10 +35,31 @@ class Rows(NamedTuple):
         counts = self.start.diff()
         return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
-    def row_sums(self, values: Float[Tensor, " edge"] | None = None) -> Float[Tensor, " node"]:
-        """The sum of every row's entries, accumulated in float64."""
-        values = self.value if values is None else values
-        return torch.segment_reduce(values.double(), "sum", offsets=self.start, unsafe=True)
+    def row_sums(self, of: Callable[[slice], Float[Tensor, " piece"]] | None = None) -> Float[Tensor, " node"]:
+        """The sum of every row's entries, or of what `of` makes of a piece of them; accumulated in float64.
+
+        Piece by piece, because float64 copies of all entries of a large graph would double its memory.
+        """
+        sums = torch.zeros(len(self.start) - 1, dtype=torch.float64)
+        for rows, entries in _pieces(self.start):
+            values = self.value[entries] if of is None else of(entries)
+            offsets = self.start[rows.start : rows.stop + 1] - entries.start
+            sums[rows] = torch.segment_reduce(values.double(), "sum", offsets=offsets, unsafe=True)
+        return sums
+
+    def row_sizes(self) -> Float[Tensor, " node"]:
+        """The sum of every row's absolute entries."""
+        return self.row_sums(lambda entries: self.value[entries].abs())
+
+
+def _pieces(start: Int[Tensor, " node_plus_one"]) -> Iterator[tuple[slice, slice]]:
+    """Rows in runs of at most 2^21 entries (or one row), with their entries."""
+    row, last = 0, len(start) - 1
+    while row < last:
+        stop = int(torch.searchsorted(start, start[row] + (1 << 21), right=True)) - 1
+        stop = min(max(stop, row + 1), last)
+        yield slice(row, stop), slice(int(start[row]), int(start[stop]))
+        row = stop
 
 
 def levels(depth: Int[Tensor, " node"], has_row: Tensor) -> Iterator[Int[Tensor, " level_node"]]:
@@ -74,7 +95,7 @@ def influence(
     rows: Rows,
     depth: Int[Tensor, " node"],
     weight: Float[Tensor, " node"],
-    unlisted: Float[Tensor, " node"] | None = None,
+    total: Float[Tensor, " node"] | None = None,
 ) -> Float[Tensor, " node"]:
     """The influence of every node on the weighted logits, `w ((I - N)^-1 - I)`, in one sweep, linear in the edges.
 
@@ -82,17 +103,18 @@ def influence(
         rows: the graph's weights, row = target.
         depth: a number per node; every edge must go from a smaller to a larger one.
         weight: what each node starts with: its probability for a logit, 0 elsewhere.
-        unlisted: absolute weight that each row lost to pruning; it takes its share and passes nothing on.
+        total: absolute weight into each node; more than the row's own sum where pruning took some out, which takes its
+            share and passes nothing on. None: the row's own sum.
 
     >>> rows = Rows(torch.tensor([0, 0, 1, 3]), torch.tensor([0, 0, 1]), torch.tensor([2.0, -1.0, 3.0]))
     >>> influence(rows, torch.tensor([0, 1, 2]), torch.tensor([0.0, 0.0, 1.0]))
     tensor([1.0000, 0.7500, 0.0000], dtype=torch.float64)
     """
-    total = rows.row_sums(rows.value.abs()) + (0.0 if unlisted is None else unlisted.double())
+    size = rows.row_sizes() if total is None else total
 
     def spread(group: Tensor, amounts: Tensor) -> Tensor:
         received = torch.zeros(len(depth), dtype=torch.float64)
-        for entries, amount in _spans(rows.start, group, amounts / total[group].clamp_min(1e-10)):
+        for entries, amount in _spans(rows.start, group, amounts / size[group].clamp_min(1e-10)):
             received.index_add_(0, rows.column[entries].long(), rows.value[entries].abs().double() * amount)
         return received
 

@@ -269,9 +269,10 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     from transformers import AutoModelForCausalLM
 
     with readable(name):
-        module, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config, output_loading_info=True
         )
+        module, report = loaded[0], loaded[1]
         module = module.to(device).eval().requires_grad_(False)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would fill them with random numbers

@@ -45,7 +45,7 @@ def _edge_influence(graph: Graph, row: Tensor, column: Tensor, value: Tensor) ->
     """What each remaining edge passes on: its share of its target's input times the target's influence."""
     rows = Rows(_starts(row, len(graph.nodes)), column, value)
     reached = influence(rows, graph.depth, graph.logit_weight) + graph.logit_weight.double()
-    total = rows.row_sums(value.abs()).clamp_min(1e-10)
+    total = rows.row_sizes().clamp_min(1e-10)
     return value.abs().double() * (reached / total)[row]
 
 
@@ -69,7 +69,7 @@ def _subgraph(graph: Graph, node: Tensor, row: Tensor, column: Tensor, value: Te
     n = len(graph.nodes)
     kept = Rows(_starts(row, n), column, value)
     lost = graph.rows.row_sums() - kept.row_sums()
-    lost_size = graph.rows.row_sums(graph.rows.value.abs()) - kept.row_sums(value.abs())
+    lost_size = graph.rows.row_sizes() - kept.row_sizes()
     place = torch.cumsum(node, 0) - 1
     dtype = graph.bias.dtype
     return replace(

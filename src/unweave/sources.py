@@ -101,24 +101,23 @@ class Sources:
     def _sweep(self, local: LocalReplacement, targets: Targets, multiply: torch.dtype | None) -> Iterator[Block]:
         position = targets.position
         layers, sizes = torch.unique_consecutive(targets.layer, return_counts=True)
-        starts = dict(zip(layers.tolist(), (part.T.contiguous() for part in targets.direction.split(sizes.tolist())), strict=True))
+        starts = dict(zip(layers.tolist(), targets.direction.split(sizes.tolist()), strict=True))
         kept = int(self.starts[position, -1]) + 1
-        out = targets.direction.new_zeros(kept, len(targets.layer))
+        out = targets.direction.new_zeros(len(targets.layer), kept)
         for layer, g in local.frozen.sweep(position, starts, multiply):
-            batch = g.shape[2]
+            batch = len(g)
             for at in range(position + 1):
                 if layer < 0:
-                    place = int(self.starts[at, -1])
-                    torch.mv(g[:, at].T, self.embeddings[at], out=out[place])
+                    out[:, int(self.starts[at, -1])] = g[:, at] @ self.embeddings[at]
                     continue
                 first, vectors = self.first(layer, at), self.vectors[layer][at]
-                out[first : first + len(vectors), :batch].addmm_(vectors, g[:, at])
-        column = 0
+                out[:batch, first : first + len(vectors)].addmm_(g[:, at], vectors.T)
+        begin = 0
         for layer, size in zip(layers.tolist(), sizes.tolist(), strict=True):
             visible = self.visible(layer, position)
-            part = slice(column, column + size)
-            yield Block(targets.name[part], visible, out[:, part].index_select(0, self.place[visible]).T)
-            column += size
+            part = slice(begin, begin + size)
+            yield Block(targets.name[part], visible, out[part].index_select(1, self.place[visible]))
+            begin += size
 
 
 def _layer_vectors(local: LocalReplacement, at: int, starts: Tensor, cross: bool) -> tuple[Tensor, ...]:
