@@ -1,11 +1,7 @@
-"""Shared by all tests: shapes checked at run time, an own cache, tiny random models and dictionaries of every kind."""
+"""Shared by all tests: shapes checked at run time, tiny random models and dictionaries of every kind."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-os.environ.setdefault("UNWEAVE_TEST_CACHE", tempfile.gettempdir())
 
 from jaxtyping import install_import_hook
 

@@ -33,6 +33,7 @@ def _norm(part, x: Tensor, family: str, gain: bool = True) -> Tensor:
 
 def _detached_queries_and_keys(part, family: str) -> list:
     if family == "gpt2":
+
         def cut(module, args, output):
             q, k, v = output.chunk(3, -1)
             return torch.cat([q.detach(), k.detach(), v], -1)
@@ -75,13 +76,12 @@ def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens:
     """Edges [target, source], active features, pre-activations; node order as in a graph, rows only for features and logits."""
     gpt2 = family == "gpt2"
     blocks = module.transformer.h if gpt2 else module.model.layers
-    final_norm = module.transformer.ln_f if gpt2 else module.model.norm
     dictionary = Dictionary(folder, len(blocks))
     reads, hook_out = dictionary.config["feature_input_hook"], dictionary.config["feature_output_hook"]
     leaves, inputs, outputs, handles, saved = [], [], [], [], {}
     for part in module.modules():
         name = type(part).__name__
-        if name.endswith("RMSNorm") and part.weight.shape[0] == module.config.hidden_size or (gpt2 and name == "LayerNorm"):
+        if (name.endswith("RMSNorm") and part.weight.shape[0] == module.config.hidden_size) or (gpt2 and name == "LayerNorm"):
             saved[part] = part.forward
             part.forward = lambda x, part=part: _norm(part, x, family)
 
@@ -97,7 +97,11 @@ def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens:
         skip = dictionary.layers[number].get("W_skip")
 
         def on_norm(norm_, args, number=number):
-            seen = {"hook_resid_mid": lambda x: x, "mlp.hook_in": lambda x: _norm(norm_, x, family), "ln2.hook_normalized": lambda x: _norm(norm_, x, family, False)}
+            seen = {
+                "hook_resid_mid": lambda x: x,
+                "mlp.hook_in": lambda x: _norm(norm_, x, family),
+                "ln2.hook_normalized": lambda x: _norm(norm_, x, family, False),
+            }
             inputs.append(seen[reads](args[0]))
 
         def on_output(mlp_, args, output, skip=skip):

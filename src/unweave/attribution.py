@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import OptionError
+from .frozen import Workspace
 from .graph import Graph, Provenance
 from .influence import Rows, sweep
 from .nodes import NodeTable
@@ -126,10 +127,10 @@ class _Work:
     def __init__(self, local: LocalReplacement, sources: Sources, logits: list[LogitTarget], multiply: torch.dtype | None, progress: Progress):
         self.local, self.sources, self.logits = local, sources, logits
         self.multiply, self.progress = multiply, progress
-        self.done, self.total = 0, 1
+        self.work, self.done, self.total = Workspace(), 0, 1
 
     def _blocks(self, targets: Targets) -> Iterator[Block]:
-        for block in self.sources.rows(self.local, targets, self.multiply):
+        for block in self.sources.rows(self.local, targets, self.work, self.multiply):
             yield block
             self.done += int((targets.layer[torch.isin(targets.name, block.name)] + 1).sum()) * (targets.position + 1)
             self.progress(min(1.0, self.done / self.total))

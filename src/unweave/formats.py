@@ -83,7 +83,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _word(config: dict[str, Any], key: str, known: dict[str, Any], folder: Path) -> str:
     value = config.get(key)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise TranscoderError(f"{folder / 'config.yaml'}: {key} is {value!r}; it must be one of {', '.join(known)}")
     return value
 
@@ -161,8 +161,15 @@ class _File:
         stored = self.take(name, dimensions)
         if stored.dtype != torch.int8:
             return Matrix(stored)
-        rows = self.take("rows", 1) if "rows" in self and height is not None else None
-        return Matrix(stored, self.take(name + SCALE, dimensions - 1), rows, height if rows is not None else None)
+        scale = self.take(name + SCALE, dimensions - 1)
+        if scale.shape != stored.shape[:-1]:
+            raise TranscoderError(f"{self.path}: {name + SCALE!r} has shape {list(scale.shape)}, expected {list(stored.shape[:-1])}")
+        if "rows" not in self or height is None:
+            return Matrix(stored, scale)
+        rows, n = self.take("rows", 1), len(stored)
+        if len(rows) != n or (n and not (0 <= int(rows[0]) and int(rows[-1]) < height and bool((rows.diff() > 0).all()))):
+            raise TranscoderError(f"{self.path}: 'rows' must be {n} ascending numbers below {height}")
+        return Matrix(stored, scale, rows, height)
 
 
 def _layer(path: Path, config: dict[str, Any]) -> TranscoderLayer:
@@ -185,7 +192,7 @@ def _activation(file: _File, config: dict[str, Any], threshold: Tensor | None, w
     if named not in (None, "topk", "relu", "jump_relu"):
         raise TranscoderError(f"{file.path.parent / 'config.yaml'}: activation is {named!r}; it must be topk, relu or jump_relu")
     if named == "topk" or (named is None and "k" in file):
-        k = config.get("k", int(file.tensors["k"]) if "k" in file else None)
+        k = config["k"] if "k" in config else int(file.take("k", 0)) if "k" in file else None
         if not isinstance(k, int) or isinstance(k, bool):
             raise TranscoderError(f"{file.path.parent / 'config.yaml'}: activation is topk but k is {k!r}; it must be a whole number")
         return TopK(k)
@@ -217,8 +224,8 @@ def _sha256(files: list[Path]) -> str:
     """One hash of all files' bytes, in order; remembered per file by path, size and time of change."""
     memory_file = cache_folder() / "sha256.json"
     try:
-        memory = json.loads(memory_file.read_text())
-    except (OSError, ValueError):
+        memory = dict(json.loads(memory_file.read_text()))
+    except (OSError, ValueError, TypeError):
         memory = {}
     whole, fresh = hashlib.sha256(), {}
     for path in files:

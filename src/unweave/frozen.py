@@ -116,7 +116,10 @@ class FrozenAttention:
         return (self.values_transpose(g, Workspace()) @ self.value).view_as(g)
 
     def values_transpose(self, g: Float[Tensor, "batch pos d"], work: "Workspace") -> Float[Tensor, "batchpos kvc"]:
-        """The gradient at the values: all of `transpose` but the last product."""
+        """The gradient at the values: all of `transpose` but the last product.
+
+        A product writes into contiguous memory and is copied to its place from there: writing with a stride is slow.
+        """
         batch, n, d = g.shape
         kv, channels = self.mix.shape[0], self.value.shape[0] // self.mix.shape[0]
         flat = g.view(batch * n, d)
@@ -124,7 +127,8 @@ class FrozenAttention:
         for head, (output, pattern) in enumerate(zip(self.output.chunk(kv, dim=1), self.mix, strict=True)):
             heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g))
             # [position, group] rows lie side by side, so one product sums over both.
-            torch.bmm(pattern.reshape(n, -1).expand(batch, -1, -1), heads.view(batch, -1, channels), out=mixed[:, :, head])
+            back = pattern.reshape(n, -1).expand(batch, -1, -1)
+            mixed[:, :, head] = torch.bmm(back, heads.view(batch, -1, channels), out=work.take("back", (batch, n, channels), g))
         return mixed.view(batch * n, -1)
 
     def start(self, r: Float[Tensor, "batch d"], position: int) -> Float[Tensor, "batch pos d"]:
@@ -214,7 +218,7 @@ class FrozenModel:
         return mids, x
 
     def sweep(
-        self, position: int, starts: dict[int, Float[Tensor, "_ d"]], multiply: torch.dtype | None = None
+        self, position: int, starts: dict[int, Float[Tensor, "_ d"]], work: "Workspace", multiply: torch.dtype | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "_ pos d"]]]:
         """The transposed pass for a batch of targets at one position.
 
@@ -222,6 +226,7 @@ class FrozenModel:
             position: the targets' position; later positions cannot matter and are cut away.
             starts: by layer, directions in the residual stream before that layer's MLP (at `len(layers)`: after the
                 last layer), one row a target; from the highest layer down.
+            work: buffers, kept between sweeps because fresh memory costs as much as a product.
             multiply: dtype of the matrix products' operands; None: as everything else.
 
         Yields:
@@ -231,8 +236,7 @@ class FrozenModel:
         """
         n, depth = position + 1, len(self.layers)
         first = next(iter(starts.values()))
-        whole = first.new_empty(sum(len(start) for start in starts.values()), n, first.shape[1])
-        work, batch = Workspace(), 0
+        whole, batch = work.take("gradients", (sum(len(start) for start in starts.values()), n, first.shape[1]), first), 0
         if depth in starts:
             batch = len(starts[depth])
             whole[:batch] = 0

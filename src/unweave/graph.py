@@ -228,7 +228,7 @@ class Graph:
         """
         tensors = {f"nodes.{f.name}": getattr(self.nodes, f.name) for f in fields(NodeTable)}
         tensors |= {f"rows.{name}": value for name, value in self.rows._asdict().items()}
-        tensors |= {name: getattr(self, name) for name in _NODE_VALUES}
+        tensors |= {name: getattr(self, name).clone() for name in _NODE_VALUES}  # safetensors refuses shared memory
         tensors |= {name: value for name in _FULL if (value := getattr(self, name)) is not None}
         header = {"format": "unweave graph", "schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(asdict(self.provenance))}
         contiguous = {name: value.contiguous() for name, value in tensors.items()}

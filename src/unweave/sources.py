@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .frozen import Workspace
 from .replacement import LocalReplacement
 
 COLUMNS_PER_SWEEP = 6144
@@ -91,20 +92,20 @@ class Sources:
         """The columns from which a target at (layer, position) can have an edge."""
         return torch.nonzero((self.layer < layer) & (self.position <= position) & self.counted).flatten()
 
-    def rows(self, local: LocalReplacement, targets: Targets, multiply: torch.dtype | None = None) -> Iterator[Block]:
+    def rows(self, local: LocalReplacement, targets: Targets, work: Workspace, multiply: torch.dtype | None = None) -> Iterator[Block]:
         """The edges into all targets, in blocks of one layer; each target's row is independent of the others."""
         at_most = max(LEAST_BATCH, COLUMNS_PER_SWEEP // (targets.position + 1))
         for begin in range(0, len(targets.layer), at_most):
             part = slice(begin, begin + at_most)
-            yield from self._sweep(local, Targets(targets.position, *(column[part] for column in targets[1:])), multiply)
+            yield from self._sweep(local, Targets(targets.position, *(column[part] for column in targets[1:])), work, multiply)
 
-    def _sweep(self, local: LocalReplacement, targets: Targets, multiply: torch.dtype | None) -> Iterator[Block]:
+    def _sweep(self, local: LocalReplacement, targets: Targets, work: Workspace, multiply: torch.dtype | None) -> Iterator[Block]:
         position = targets.position
         layers, sizes = torch.unique_consecutive(targets.layer, return_counts=True)
         starts = dict(zip(layers.tolist(), targets.direction.split(sizes.tolist()), strict=True))
         kept = int(self.starts[position, -1]) + 1
-        out = targets.direction.new_zeros(len(targets.layer), kept)
-        for layer, g in local.frozen.sweep(position, starts, multiply):
+        out = work.take("rows", (len(targets.layer), kept), targets.direction).zero_()
+        for layer, g in local.frozen.sweep(position, starts, work, multiply):
             batch = len(g)
             for at in range(position + 1):
                 if layer < 0:

@@ -1,0 +1,150 @@
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import PROMPT
+from safetensors.torch import load_file, save_file
+
+import unweave
+from unweave.architectures import ARCHITECTURES, architecture_of
+
+
+class Words:
+    """A tokenizer of whole words; the special tokens are what the test says."""
+
+    def __init__(self, bos=None, pad=None, eos=None, special=()):
+        self.bos_token_id, self.pad_token_id, self.eos_token_id, self.all_special_ids = bos, pad, eos, list(special)
+
+    def __call__(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [int(word) for word in text.split()]}
+
+    def decode(self, ids):
+        return f"<{ids[0]}>"
+
+
+def with_tokenizer(model, tokenizer):
+    return unweave.LanguageModel("tiny", model.language_model.module, tokenizer, model.language_model.architecture)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "ids"),
+    [
+        (Words(bos=0, special=[0]), "5 6", [0, 5, 6]),
+        (Words(bos=0, special=[0]), "0 5 6", [0, 5, 6]),
+        (Words(bos=0, eos=9, special=[0, 9]), "9 5", [9, 5]),
+        (Words(pad=3, eos=9, special=[3, 9]), "5", [3, 5]),
+        (Words(eos=0, special=[0]), "5", [0, 5]),
+        (Words(special=[7]), "5", [7, 5]),
+    ],
+)
+def test_one_rule_for_the_leading_token(tiny, tokenizer, text, ids):
+    assert with_tokenizer(tiny(), tokenizer).tokenize(text).tolist() == ids
+
+
+def test_prompts_that_cannot_be_run(tiny):
+    model = with_tokenizer(tiny(), Words())
+    for prompt, words in [
+        ("", "empty"),
+        ([], "empty"),
+        ("5", "no special token"),
+        ([50], "outside the model's vocabulary"),
+        ([-1], "outside"),
+        ([1] * 65, "at most 64"),
+    ]:
+        with pytest.raises(unweave.UnweaveError, match=words):
+            model.tokenize(prompt)
+    with pytest.raises(unweave.UnweaveError, match="without a tokenizer"):
+        tiny().language_model.tokenize("hello")
+
+
+def test_named_targets(tiny):
+    model = unweave.ReplacementModel(with_tokenizer(tiny(), Words(bos=0, special=[0])), tiny().transcoders)
+    graph = unweave.attribute(model, "7 3 41", ["5", 9])
+    assert graph.provenance.logit_labels == ("<5>", "<9>")
+    assert graph.nodes.index[graph.nodes.logits].tolist() == [5, 9]
+    for target, words in [
+        ("5 6", "is 2 tokens"),
+        (50, "outside the model's vocabulary"),
+        ([], "empty"),
+        (unweave.Direction(torch.zeros(3), "x"), "d_model is 24"),
+    ]:
+        with pytest.raises(unweave.UnweaveError, match=words):
+            unweave.attribute(model, "7 3 41", target)
+    for options, words in [({"position": 4}, "outside the prompt"), ({"max_logits": 0}, "at least 1"), ({"logit_mass": 1.5}, "at most at 1"),
+                           ({"max_features": -1}, "at least 1"), ({"position_zero": "keep"}, "unknown"), ({"precision": "quick"}, "unknown")]:  # fmt: skip
+        with pytest.raises(unweave.UnweaveError, match=words):
+            unweave.attribute(model, "7 3 41", **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "bloom"}, "family 'bloom' is not supported"),
+        ({"clip_qkv": 8}, "clip_qkv"),
+        ({"pretraining_tp": 2}, "pretraining_tp=2"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ],
+)
+def test_what_is_not_frozen_is_refused_by_name(change, words):
+    with pytest.raises(unweave.UnweaveError, match=words):
+        architecture_of({"model_type": "llama", "hidden_size": 8} | change)
+
+
+def test_rows_are_complete():
+    assert set(ARCHITECTURES) == {"llama", "gemma2", "qwen3", "gpt2"}
+
+
+def copied(tiny_folders, tmp_path, change):
+    folder = shutil.copytree(tiny_folders("llama", "relu")[0], tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    change(folder, tensors)
+    return str(folder), str(tiny_folders("llama", "relu")[1])
+
+
+def test_models_that_cannot_be_used(tiny_folders, tmp_path):
+    def nan(folder, tensors):
+        save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"] * torch.nan}, folder / "model.safetensors", {"format": "pt"})
+
+    def missing(folder, tensors):
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    def cut(folder, tensors):
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+    def broken(folder, tensors):
+        (folder / "config.json").write_text("{")
+
+    for number, (change, words) in enumerate([(nan, "not finite"), (missing, "lacks 1 tensors"), (cut, "cannot load model"), (broken, "cannot load model")]):
+        model, dictionary = copied(tiny_folders, tmp_path / str(number), change)
+        with pytest.raises(unweave.UnweaveError, match=words) as caught:
+            unweave.attribute(unweave.load(model, dictionary), PROMPT)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_extra_config_key_is_refused_when_loading(tiny_folders, tmp_path):
+    def extra(folder, tensors):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"use_sinks": True}))
+
+    with pytest.raises(unweave.UnweaveError, match="use_sinks"):
+        unweave.load(*copied(tiny_folders, tmp_path, extra))
+
+
+def test_no_hook_is_left_behind(tiny):
+    module = tiny().language_model.module
+    unweave.attribute(tiny(), PROMPT)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_a_model_computed_otherwise_is_caught(tiny_folders):
+    """A change of the forward pass that no config key tells shows up as inexact, not as a wrong graph."""
+    model = unweave.load(*map(str, tiny_folders("qwen3", "relu")))
+    block = model.language_model.blocks[1]
+    block.self_attn.register_forward_hook(lambda module, args, output: (output[0] * 1.05, output[1]))
+    with pytest.raises(unweave.UnweaveError, match="does not freeze"):
+        unweave.attribute(model, PROMPT)
