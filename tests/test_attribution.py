@@ -150,7 +150,7 @@ def test_fast_precision_stays_within_a_hundredth(tiny, monkeypatch):
     from unweave import attribution
 
     exact = unweave.attribute(tiny("llama", "skip"), PROMPT).dense()
-    monkeypatch.setattr(attribution, "has_bfloat16_units", lambda device: True)
+    monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: True)
     fast = unweave.attribute(tiny("llama", "skip"), PROMPT, precision="fast")
     assert fast.provenance.precision == "fast"
     assert 0 < (fast.dense() - exact).norm() / exact.norm() <= 1e-2
@@ -159,7 +159,7 @@ def test_fast_precision_stays_within_a_hundredth(tiny, monkeypatch):
 def test_fast_precision_says_when_it_cannot_be_had(tiny, monkeypatch, caplog):
     from unweave import attribution
 
-    monkeypatch.setattr(attribution, "has_bfloat16_units", lambda device: False)
+    monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: False)
     assert unweave.attribute(tiny(), PROMPT, precision="fast").provenance.precision == "exact"
     assert "bfloat16 units" in caplog.text
 

@@ -106,7 +106,7 @@ def test_compact_form_is_a_quarter_of_the_size_and_converts_back(tmp_path):
     wide = write_tiny_dictionary("skip", "llama", tmp_path / "wide")
     weights = torch.randn(4000, D)
     for layer in range(LAYERS):
-        wide_ones = {"W_enc": weights, "W_dec": weights, "b_enc": torch.zeros(4000), "activation_function.threshold": torch.full((4000,), 0.5)}
+        wide_ones = {"W_enc": weights, "W_dec": weights.flip(0), "b_enc": torch.zeros(4000), "activation_function.threshold": torch.full((4000,), 0.5)}
         edit_layer(wide, layer, **wide_ones)
     found = unweave.read_transcoders(str(wide))
     compact = unweave.write_transcoders(found, tmp_path / "compact", compact=True)
@@ -301,7 +301,10 @@ DAMAGE = {
     "k a list": (lambda folder: edit_layer(folder, 0, k=torch.tensor([3, 4])), r"'k' has shape \[2\]"),
     "k too large": (lambda folder: edit_config(folder, activation="topk", k=31), "layer 0 keeps the top 31 of 30 features"),
     "k zero": (lambda folder: edit_config(folder, activation="topk", k=0), "keeps the top 0"),
-    "no thresholds": (lambda folder: (edit_config(folder, activation="jump_relu"), edit_layer(folder, **{"activation_function.threshold": None})), "no thresholds"),
+    "no thresholds": (
+        lambda folder: (edit_config(folder, activation="jump_relu"), edit_layer(folder, **{"activation_function.threshold": None})),
+        "no thresholds",
+    ),
     "files no list": (lambda folder: edit_config(folder, transcoders="layer_0.safetensors"), "transcoders must be a list of files"),
     "no files": (lambda folder: edit_config(folder, transcoders=[]), "holds no layers"),
     "listed missing": (lambda folder: edit_config(folder, transcoders=["gone.safetensors"]), "lists gone.safetensors, but there is no such file"),
@@ -380,7 +383,10 @@ def test_dictionaries_of_other_models_are_refused(tiny_folders, folder):
     with pytest.raises(TranscoderMismatch, match="has 2 layers, model .* has 3"):
         unweave.load(str(model), str(folder))
     for layer, width in enumerate(WIDTHS):
-        save_file({"W_enc": torch.zeros(width, 8), "W_dec": torch.zeros(width, 8), "b_enc": torch.zeros(width), "b_dec": torch.zeros(8)}, folder / f"layer_{layer}.safetensors")
+        save_file(
+            {"W_enc": torch.zeros(width, 8), "W_dec": torch.zeros(width, 8), "b_enc": torch.zeros(width), "b_dec": torch.zeros(8)},
+            folder / f"layer_{layer}.safetensors",
+        )
     with pytest.raises(TranscoderMismatch, match="has d_model 8, model .* has 24"):
         unweave.load(str(model), str(folder))
 

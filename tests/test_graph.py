@@ -197,7 +197,13 @@ def test_a_newer_schema_and_damaged_files_are_refused(tiny, tmp_path):
     save_file(tensors | {"bias": tensors["bias"][:-1]}, tmp_path / "short.safetensors", header)
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
     (tmp_path / "noise.safetensors").write_bytes(os.urandom(500))
-    for name, words in {"new": "upgrade unweave", "other": "not a graph", "short": "damaged|not a whole graph", "cut": "not a whole graph", "noise": "not a whole graph"}.items():
+    for name, words in {
+        "new": "upgrade unweave",
+        "other": "not a graph",
+        "short": "damaged|not a whole graph",
+        "cut": "not a whole graph",
+        "noise": "not a whole graph",
+    }.items():
         with pytest.raises(unweave.UnweaveError, match=words):
             Graph.load(tmp_path / f"{name}.safetensors")
     with pytest.raises(unweave.UnweaveError, match="no graph file"):

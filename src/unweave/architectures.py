@@ -181,14 +181,14 @@ class LayerWeights(NamedTuple):
 
 def norm_weights(row: Architecture, module: Any) -> NormWeights:
     """Gain and bias of a norm module of this family."""
-    gain = module.weight.detach()
+    gain = module.weight.detach().cpu()
     match row.norm:
         case "rms":
             return NormWeights(gain, None, centred=False)
         case "rms_plus_one":
             return NormWeights(1 + gain, None, centred=False)
         case "layer":
-            return NormWeights(gain, module.bias.detach(), centred=True)
+            return NormWeights(gain, module.bias.detach().cpu(), centred=True)
 
 
 def layer_weights(row: Architecture, block: Any) -> LayerWeights:
@@ -213,6 +213,6 @@ def layer_weights(row: Architecture, block: Any) -> LayerWeights:
 
 
 def _linear(module: Any) -> Linear:
-    bias = None if module.bias is None else module.bias.detach()
-    weight = module.weight.detach()
+    bias = None if module.bias is None else module.bias.detach().cpu()
+    weight = module.weight.detach().cpu()
     return Linear(weight if isinstance(module, nn.Linear) else weight.T, bias)  # GPT-2's Conv1D stores [in, out]

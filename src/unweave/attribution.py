@@ -65,7 +65,7 @@ def attribute(
     """
     if max_features is not None and max_features < 1:
         raise OptionError(f"max_features is {max_features}; it must be at least 1")
-    multiply = _multiply_dtype(precision, model.language_model.device)
+    multiply = _multiply_dtype(precision)
     language_model = model.language_model
     ids = language_model.tokenize(prompt)
     seen = resolve_position(len(ids), position) + 1
@@ -105,20 +105,20 @@ def attribute(
     return graph.with_provenance(residual=float(graph.residual().max()), scores=tuple(graph.scores()))
 
 
-def _multiply_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def _multiply_dtype(precision: str) -> torch.dtype | None:
     if precision not in ("exact", "fast"):
         raise OptionError(f"precision {precision!r} is unknown; use 'exact' or 'fast'")
     if precision == "exact":
         return None
-    if not has_bfloat16_units(device):
-        logger.warning("precision='fast' needs bfloat16 units (AMX, AVX512-BF16 or a GPU), which this machine lacks; computing exactly instead")
+    if not has_bfloat16_units():
+        logger.warning("precision='fast' needs bfloat16 units (AMX or AVX512-BF16), which this machine lacks; computing exactly instead")
         return None
     return torch.bfloat16
 
 
-def has_bfloat16_units(device: torch.device) -> bool:
+def has_bfloat16_units() -> bool:
     """Whether products of bfloat16 numbers are faster than those of float32 here."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class _Work:

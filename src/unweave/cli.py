@@ -16,11 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from .errors import OptionError, TargetError, UnweaveError
 from .version import __version__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a local folder, or a Hugging Face name.")]
-Dictionary = Annotated[str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder or org/repo[/folder][@revision].")]
+Dictionary = Annotated[str | None, typer.Option("--transcoders", "-t", help=r"A dictionary: local folder or org/repo\[/folder]\[@revision].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as JSON.")]
 
 
@@ -42,10 +42,11 @@ def _escaped(text: str) -> str:
     return escape(" ".join(text.split()))
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"unweave {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -119,14 +120,14 @@ def _token_ids(text: str) -> list[int]:
     from .errors import PromptError
 
     parts = text.replace(",", " ").split()
-    wrong = next((part for part in parts if not part.isdigit()), None)
+    wrong = next((part for part in parts if not part.isdecimal()), None)
     if wrong is not None:
         raise PromptError(f"--ids takes whole numbers, not {wrong!r}")
     return [int(part) for part in parts]
 
 
 def _target(text: str) -> str | int:
-    if text.startswith("#") and text[1:].isdigit():
+    if text.startswith("#") and text[1:].isdecimal():
         return int(text[1:])
     if not text:
         raise TargetError("a target is empty; give a token such as ' Paris', or '#7042' for an id")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .errors import GraphError
+from .errors import FileError, GraphError
 from .files import write_atomically
 from .graph import Graph, Provenance
 from .influence import Rows
@@ -124,12 +124,14 @@ def write_json(graph: Graph, path: str | Path, scan: str | None = None) -> Path:
     """Write the graph's JSON, and list it in `graph-metadata.json` beside it, as the peer's server expects.
 
     Raises:
-        FileError: the folder cannot be written.
+        FileError: the folder cannot be written, or `path` is that list itself.
         GraphError: there is a `graph-metadata.json` that is not one; it is left as it is.
     """
     path = Path(path).expanduser()
-    document = to_json(graph, path.stem, scan)
     index = path.parent / "graph-metadata.json"
+    if path.name == index.name:
+        raise FileError(f"cannot write {path}: {index.name} is the list of graphs; give another file name")
+    document = to_json(graph, path.stem, scan)
     listed = _listed(index)
     others = [entry for entry in listed if entry.get("slug") != document["metadata"]["slug"]]
     write_atomically(path, lambda name: Path(name).write_text(json.dumps(document, allow_nan=False), encoding="utf-8"))
@@ -164,8 +166,10 @@ def read_json(path: str | Path) -> Graph:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GraphError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise GraphError(f"{path} is not an attribution graph: it holds no object with metadata, nodes and links")
     try:
         return _graph(document)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -173,7 +177,9 @@ def read_json(path: str | Path) -> Graph:
 
 
 def _graph(document: dict[str, Any]) -> Graph:
-    metadata, listed = document["metadata"], document["nodes"]
+    metadata, listed, linked = document["metadata"], _objects(document, "nodes"), _objects(document, "links")
+    if not isinstance(metadata, dict):
+        raise TypeError("metadata is not an object")
     top = max((int(node["layer"]) for node in listed if str(node["layer"]).lstrip("-").isdigit()), default=0)
     parsed = sorted(((_parse(node), number) for number, node in enumerate(listed)), key=lambda item: (item[0][0], *item[0][1]))
     names: dict[str, int] = {}
@@ -184,11 +190,14 @@ def _graph(document: dict[str, Any]) -> Graph:
     logit = kinds == NodeKind.LOGIT
     nodes = NodeTable(kinds, columns[:, 0], columns[:, 1], columns[:, 2], torch.tensor([_strength(listed[n]) for _, n in parsed]))
     rank = torch.tensor([_number(listed[n].get("influence"), 1.0) for _, n in parsed], dtype=torch.float64)
-    links = [(names[str(link["target"])], names[str(link["source"])], float(link["weight"])) for link in document["links"] if _joined(link, names)]
+    links = [(names[str(link["target"])], names[str(link["source"])], float(link["weight"])) for link in linked if _joined(link, names)]
     links.sort()
     target = torch.tensor([t for t, _, _ in links], dtype=torch.int64)
     start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(nodes)).cumsum(0)])
     rows = Rows(start, torch.tensor([s for _, s, _ in links], dtype=torch.int32), torch.tensor([w for *_, w in links]))
+    for name, values in (("a weight", rows.value), ("an influence", rank), ("a probability", nodes.activation[logit])):
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
     unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
     tokens = tuple(str(token) for token in metadata["prompt_tokens"])
     ids = [node["node_id"] for node in listed]
@@ -214,13 +223,20 @@ def _graph(document: dict[str, Any]) -> Graph:
     return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance)
 
 
+def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    listed = document[key]
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise TypeError(f"{key} is not a list of objects")
+    return listed
+
+
 def _kind(node: dict[str, Any]) -> NodeKind:
     name = str(node["feature_type"]).lower()
     words = {"error": NodeKind.ERROR, "embedding": NodeKind.EMBEDDING, "logit": NodeKind.LOGIT}
     return next((kind for word, kind in words.items() if word in name), NodeKind.FEATURE)
 
 
-def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[float, ...], tuple[int, int, int]]:
+def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[int | float, ...], tuple[int, int, int]]:
     """Kind, sort key and (layer, position, index) of a node."""
     kind, position = _kind(node), int(node["ctx_idx"])
     layer = -1 if kind == NodeKind.EMBEDDING else int(node["layer"])

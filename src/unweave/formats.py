@@ -167,7 +167,7 @@ class _File:
         if "rows" not in self or height is None:
             return Matrix(stored, scale)
         rows, n = self.take("rows", 1), len(stored)
-        if len(rows) != n or (n and not (0 <= int(rows[0]) and int(rows[-1]) < height and bool((rows.diff() > 0).all()))):
+        if len(rows) != n or (n and not (int(rows[0]) >= 0 and int(rows[-1]) < height and bool((rows.diff() > 0).all()))):
             raise TranscoderError(f"{self.path}: 'rows' must be {n} ascending numbers below {height}")
         return Matrix(stored, scale, rows, height)
 

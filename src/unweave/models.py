@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Recording:
-    """One forward pass of the real model on one prompt, in the dtype of the frozen engine."""
+    """One forward pass of the real model on one prompt, on the CPU, in the dtype of the frozen engine."""
 
     input_ids: Int[Tensor, " pos"]
     embeddings: Float[Tensor, "pos d"]
@@ -92,13 +92,13 @@ class LanguageModel:
     @cached_property
     def unembedding(self) -> Float[Tensor, "vocab d"]:
         """The unembedding matrix."""
-        return self.module.get_output_embeddings().weight.detach()
+        return self.module.get_output_embeddings().weight.detach().cpu()
 
     @cached_property
     def unembedding_bias(self) -> Float[Tensor, " vocab"] | None:
         """The unembedding's bias, if it has one."""
         bias = self.module.get_output_embeddings().bias
-        return None if bias is None else bias.detach()
+        return None if bias is None else bias.detach().cpu()
 
     @cached_property
     def unembedding_mean(self) -> Float[Tensor, " d"]:
@@ -169,7 +169,7 @@ class LanguageModel:
         dtype = self.engine_dtype
 
         def keep(name: str, layer: int, value: Tensor) -> None:
-            saved[name, layer] = value[0].detach().to(dtype)
+            saved[name, layer] = value[0].detach().to("cpu", dtype)
 
         def before(name: str, layer: int) -> Callable:
             return lambda module, args, kwargs: keep(name, layer, args[0] if args else kwargs["hidden_states"])

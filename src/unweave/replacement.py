@@ -209,7 +209,7 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
         model: `smollm2` (ships with the package), a local folder, or a Hugging Face name.
         transcoders: a local folder or `org/repo[/folder][@revision]`; None: the one that ships for `smollm2`.
         dtype: `float32`, `float64`, `bfloat16` or `float16`; edges are computed in float32, for float64 models in float64.
-        device: `cpu`, `cuda`, `mps`.
+        device: where the model runs, `cpu`, `cuda` or `mps`; edges are computed on the CPU.
 
     Raises:
         ModelError, UnsupportedModel: the model cannot be loaded or is not frozen exactly.

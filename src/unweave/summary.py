@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,6 +43,7 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
         "targets": [
             {"token": label, "id": node.index, "weight": node.activation, "node": node.id} for label, node in zip(facts.logit_labels, logits, strict=True)
         ],
+        "input": _input_facts(graph),
         "paths": [_path_facts(path, pruned, named) for path in strongest],
         "features": [{**_node_facts(node, pruned, named), "influence": float(influence[node.row])} for node in ranked],
         "scores": {"replacement": honest.replacement, "completeness": honest.completeness},
@@ -73,6 +75,19 @@ def _node_facts(node: Node, graph: Graph, named: dict[tuple[int, int], list[str]
     if node.kind == NodeKind.FEATURE:
         facts |= {"activation": node.activation, "promotes": named.get((node.layer, node.index), [])}
     return facts
+
+
+def _input_facts(graph: Graph) -> dict[str, Any]:
+    """What the first target's direct input is made of, as shares of its absolute sum, and the tokens with most of it."""
+    target = graph.nodes.logits.start
+    entries = slice(int(graph.rows.start[target]), int(graph.rows.start[target + 1]))
+    source, weight = graph.rows.column[entries].long(), graph.rows.value[entries]
+    share, kind = weight.abs() / weight.abs().sum().clamp_min(1e-10), graph.nodes.kind[source]
+    shares = {name.name.lower(): float(share[kind == name].sum()) for name in NodeKind if name != NodeKind.LOGIT}
+    order = torch.argsort(share * (kind == NodeKind.EMBEDDING), descending=True)[:3].tolist()
+    direct = [(graph.nodes[int(source[i])], i) for i in order if kind[i] == NodeKind.EMBEDDING]
+    tokens = [{"node": node.id, "token": graph.tokens[node.position], "share": float(share[i]), "weight": float(weight[i])} for node, i in direct]
+    return {**shares, "tokens": tokens}
 
 
 def _path_facts(path: Path, graph: Graph, named: dict[tuple[int, int], list[str]]) -> dict[str, Any]:
@@ -111,6 +126,14 @@ def _show_paths(facts: dict[str, Any], console: Console) -> None:
     if not facts["paths"]:
         return
     goal = _token(facts["targets"][0]["token"])
+    made = facts["input"]
+    console.print(
+        f"\n[bold]What pushes[/] [bold cyan]{goal}[/]  {made['feature']:.0%} features, {made['embedding']:.0%} tokens straight "
+        f"(attention and skip paths), {made['error']:.0%} unexplained  [dim](of all direct input)[/]",
+        highlight=False,
+    )
+    straight = ", ".join(f"[bold]{_token(item['token'])}[/] {item['weight']:+.2f}" for item in made["tokens"])
+    console.print(f"  straight from {straight} [dim](logits)[/]", highlight=False)
     console.print(f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all its input; features named by the tokens they promote)[/]")
     for path in facts["paths"]:
         sign = "[green]+[/]" if path["sign"] > 0 else "[red]−[/]"

@@ -1,0 +1,464 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import LAYERS, PROMPT, WIDTHS, D, write_tiny_dictionary, write_tiny_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import unweave
+from unweave import cli
+
+IDS = " ".join(map(str, PROMPT))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Call the command line in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["unweave", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model folder and a dictionary for it."""
+    root = tmp_path_factory.mktemp("cli")
+    return write_tiny_model("llama", root / "model"), write_tiny_dictionary("skip", "llama", root / "dictionary")
+
+
+@pytest.fixture
+def trace(run, folders):
+    model, dictionary = folders
+
+    def call(*words, prompt=IDS, ids=True):
+        return run("trace", *(["--ids"] if ids else []), "--model", model, "--transcoders", dictionary, *words, "--", prompt)
+
+    return call
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_trace_prints_json_and_writes_a_graph(trace, tmp_path, folders):
+    code, out, err = trace("--json", "--out", "kept.graph.safetensors")
+    assert (code, err.strip()) == (0, "")
+    facts = json.loads(out)
+    assert {
+        "prompt",
+        "tokens",
+        "model",
+        "transcoders",
+        "targets",
+        "paths",
+        "features",
+        "scores",
+        "exactness",
+        "graph",
+        "kept",
+        "file",
+        "seconds",
+    } <= facts.keys()
+    assert facts["tokens"] == [f"#{token}" for token in PROMPT]
+    assert facts["model"] == str(folders[0])
+    assert facts["exactness"]["logits"] < 1e-4
+    assert files(tmp_path) == ["kept.graph.safetensors"]
+    graph = unweave.Graph.load("kept.graph.safetensors")
+    assert (len(graph.nodes), graph.n_edges) == (facts["kept"]["nodes"], facts["kept"]["edges"])
+    assert graph.provenance.pruning == (0.8, 0.98)
+
+
+def test_trace_for_people(trace, tmp_path):
+    code, out, err = trace()
+    assert (code, err.strip()) == (0, "")
+    assert "Prompt" in out
+    assert "unweave info graphs/0-7-3-41-7-12.graph.safetensors" in out
+    assert files(tmp_path) == ["graphs/0-7-3-41-7-12.graph.safetensors"]
+
+
+def test_trace_passes_its_options_on(trace):
+    code, out, _ = trace(
+        "--target", "#5", "--minus", "#9", "--position", "-2", "--max-features", "9", "--node-threshold", "1", "--edge-threshold", "1",
+        "--position-zero", "drop", "--dtype", "float64", "--json", "--out", "new/folder/x.graph.safetensors",
+    )  # fmt: skip
+    facts = json.loads(out)
+    assert (code, facts["position"], facts["dtype"], facts["position_zero"]) == (0, 4, "float64", "drop")
+    assert [target["token"] for target in facts["targets"]] == ["#5 - #9"]
+    assert (facts["graph"]["features"], facts["kept"]["pruning"]) == (9, [1.0, 1.0])
+    assert len(json.loads(trace("--max-logits", "2", "--json")[1])["targets"]) == 2
+    assert [target["id"] for target in json.loads(trace("--target", "#5", "--target", "#9", "--json")[1])["targets"]] == [5, 9]
+
+
+def test_trace_writes_json_for_other_viewers(trace, run, tmp_path):
+    assert trace("--out", "x.json")[0] == 0
+    assert files(tmp_path) == ["graph-metadata.json", "x.json"]
+    document = json.loads((tmp_path / "x.json").read_text())
+    assert document["metadata"]["slug"] == "x"
+    code, out, _ = run("info", "x.json", "--json")
+    facts = json.loads(out)
+    assert (code, facts["kind"], facts["origin"]) == (0, "graph", "json")
+    assert (facts["nodes"], facts["edges"]) == (len(document["nodes"]), len(document["links"]))
+
+
+def test_info_on_a_graph(trace, run):
+    assert trace("--out", "kept.graph.safetensors")[0] == 0
+    facts = json.loads(run("info", "kept.graph.safetensors", "--json")[1])
+    graph = unweave.Graph.load("kept.graph.safetensors")
+    assert (facts["kind"], facts["nodes"], facts["edges"]) == ("graph", len(graph.nodes), graph.n_edges)
+    assert facts["pruning"] == [0.8, 0.98]
+    code, out, err = run("info", "kept.graph.safetensors")
+    assert (code, err) == (0, "")
+    assert "kept.graph.safetensors: graph" in out
+
+
+def test_info_on_a_model_and_a_dictionary(run, folders):
+    facts = json.loads(run("info", folders[0], "--json")[1])
+    assert (facts["kind"], facts["family"], facts["layers"], facts["d_model"], facts["exact"]) == ("model", "llama", LAYERS, D, True)
+    facts = json.loads(run("info", folders[1], "--json")[1])
+    assert (facts["kind"], facts["transcoders_kind"], facts["widths"], facts["skip"]) == ("transcoders", "per-layer", list(WIDTHS), True)
+    for folder, kind in zip(folders, ("model", "transcoders"), strict=True):
+        code, out, err = run("info", folder)
+        assert (code, err) == (0, "")
+        assert f": {kind}" in out
+
+
+def test_info_says_why_a_model_is_not_exact(run, tmp_path, folders):
+    broken = copy_model(folders, tmp_path / "clipped", clip_qkv=8)
+    facts = json.loads(run("info", broken, "--json")[1])
+    assert facts["exact"] is False
+    assert "clip_qkv" in facts["why"]
+
+
+def test_convert_a_graph_and_back(trace, run, tmp_path):
+    trace("--out", "a.graph.safetensors")
+    code, out, err = run("convert", "a.graph.safetensors", "b.json", "--scan", "toy", "--json")
+    assert (code, err, json.loads(out)) == (0, "", {"source": "a.graph.safetensors", "out": "b.json"})
+    assert json.loads((tmp_path / "b.json").read_text())["metadata"]["scan"] == "toy"
+    code, out, _ = run("convert", "b.json", "c.graph.safetensors")
+    assert code == 0
+    assert "Written to c.graph.safetensors" in out
+    before, after = unweave.Graph.load("a.graph.safetensors"), unweave.Graph.load("c.graph.safetensors")
+    assert [node.id for node in before.nodes] == [node.id for node in after.nodes]
+    assert torch.equal(before.dense(), after.dense())
+    assert run("convert", "a.graph.safetensors", "d.graph.safetensors", "--node-threshold", "0.4")[0] == 0
+    assert len(unweave.Graph.load("d.graph.safetensors").nodes) < len(before.nodes)
+
+
+def test_convert_a_dictionary(run, tmp_path, folders):
+    assert run("convert", folders[1], "small", "--compact")[0] == 0
+    assert run("convert", folders[1], "plain")[0] == 0
+    assert load_file(tmp_path / "small" / "layer_0.safetensors")["W_enc"].dtype == torch.int8
+    for layer in range(LAYERS):
+        assert (tmp_path / "plain" / f"layer_{layer}.safetensors").read_bytes() == (folders[1] / f"layer_{layer}.safetensors").read_bytes()
+    assert json.loads(run("info", "small", "--json")[1])["stored_as"] == "int8"
+
+
+def test_a_traced_graph_of_a_compact_dictionary(run, folders):
+    assert run("convert", folders[1], "small", "--compact")[0] == 0
+    code, out, _ = run("trace", "--ids", IDS, "-m", folders[0], "-t", "./small", "--json")
+    assert code == 0
+    assert json.loads(out)["exactness"]["residual"] < 1e-3
+
+
+def test_version_and_help(run):
+    assert run("--version") == (0, f"unweave {unweave.__version__}\n", "")
+    for words in (["--help"], ["trace", "--help"], ["info", "--help"], ["convert", "--help"]):
+        code, out, err = run(*words)
+        assert (code, err) == (0, "")
+        assert "Usage" in out
+    assert "org/repo[/folder][@revision]" in " ".join(run("trace", "--help")[1].replace("│", " ").split()).replace("] [", "][")
+
+
+def copy_model(folders, target, **changes):
+    target.mkdir()
+    for path in folders[0].iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    config = json.loads((target / "config.json").read_text()) | changes
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def truncated_model(folders, root):
+    folder = copy_model(folders, root / "cut")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    return folder
+
+
+def nan_model(folders, root):
+    folder = copy_model(folders, root / "nan")
+    tensors = {name: torch.full_like(value, torch.nan) if "mlp" in name else value.clone() for name, value in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def incomplete_model(folders, root):
+    folder = copy_model(folders, root / "part")
+    tensors = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items() if "layers.1.mlp" not in name}
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def no_weights(folders, root):
+    folder = copy_model(folders, root / "empty")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def other_shape(folders, root):
+    return copy_model(folders, root / "wider", intermediate_size=48)
+
+
+def broken_config(folders, root):
+    folder = copy_model(folders, root / "words")
+    (folder / "config.json").write_text("{ not json")
+    return folder
+
+
+def bare(folders, root, **config):
+    (root / "bare").mkdir()
+    (root / "bare" / "config.json").write_text(json.dumps(config))
+    return root / "bare"
+
+
+def empty_folder(folders, root):
+    (root / "nothing").mkdir()
+    return root / "nothing"
+
+
+MODELS = {
+    "unknown name": (lambda folders, root: "no-such-model", "no model 'no-such-model'"),
+    "no such folder": (lambda folders, root: "./no/such", "no model './no/such'"),
+    "not on the hub": (lambda folders, root: "no-such-org/no-such-model", "cannot load model 'no-such-org/no-such-model'"),
+    "no config": (empty_folder, "has no config.json"),
+    "truncated": (truncated_model, "cannot load model"),
+    "no weights": (no_weights, "cannot load model"),
+    "nan": (nan_model, "logits that are not finite"),
+    "incomplete": (incomplete_model, "tensors, model.layers.1.mlp"),
+    "other shapes": (other_shape, "cannot load model"),
+    "config no json": (broken_config, "cannot load model"),
+    "bloom": (lambda folders, root: bare(folders, root, model_type="bloom", hidden_size=8, n_layer=1, n_head=1), "model family 'bloom' is not supported"),
+    "falcon": (lambda folders, root: bare(folders, root, model_type="falcon"), "model family 'falcon' is not supported"),
+    "no family": (lambda folders, root: bare(folders, root, hidden_size=8), "cannot load model"),
+    "unheard of": (lambda folders, root: bare(folders, root, model_type="perceptron-9"), "cannot load model"),
+    "extra key": (lambda folders, root: copy_model(folders, root / "clipped", clip_qkv=8), "clip_qkv"),
+}
+
+
+def refused(said, *phrases):
+    """One line on stderr, nothing on stdout, exit code 2."""
+    code, out, err = said
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert (code, out) == (2, ""), err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error ")
+    assert "Traceback" not in err
+    for phrase in phrases:
+        assert phrase in lines[0]
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_models_that_cannot_be_traced(run, folders, tmp_path, tmp_path_factory, case):
+    make, phrase = MODELS[case]
+    name = make(folders, tmp_path_factory.mktemp("models"))
+    refused(run("trace", "--ids", IDS, "-m", name, "-t", folders[1]), phrase)
+    assert files(tmp_path) == []
+
+
+OPTIONS = {
+    "position": (["--position", "99"], "position 99 is outside the prompt of 6 tokens"),
+    "negative position": (["--position", "-7"], "position -7 is outside"),
+    "no features": (["--max-features", "0"], "max_features is 0; it must be at least 1"),
+    "fewer than no features": (["--max-features", "-3"], "max_features is -3"),
+    "no logits": (["--max-logits", "0"], "max_logits is 0"),
+    "node threshold": (["--node-threshold", "0"], "node_threshold is 0"),
+    "node threshold above": (["--node-threshold", "1.5"], "node_threshold is 1.5"),
+    "node threshold nan": (["--node-threshold", "nan"], "node_threshold is nan"),
+    "edge threshold": (["--edge-threshold", "-1"], "edge_threshold is -1"),
+    "position zero": (["--position-zero", "maybe"], "position_zero 'maybe' is unknown"),
+    "precision": (["--precision", "quick"], "precision 'quick' is unknown"),
+    "dtype": (["--dtype", "int8"], "dtype 'int8' is unknown"),
+    "device": (["--device", "abacus"], "abacus"),
+    "target": (["--target", "#9999"], "token id 9999 is outside the model's vocabulary of 50"),
+    "empty target": (["--target", ""], "a target is empty"),
+    "text target": (["--target", " Paris"], "comes without a tokenizer"),
+    "minus alone": (["--minus", "#4"], "--minus needs exactly one --target"),
+    "minus": (["--target", "#4", "--minus", "#9999"], "token id 9999"),
+    "no dictionary there": (["--transcoders", "./nowhere"], "no dictionary at ./nowhere"),
+    "target of odd digits": (["--target", "#²"], "comes without a tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_out_of_range(trace, tmp_path, case):
+    words, phrase = OPTIONS[case]
+    refused(trace(*words, "--out", "x.graph.safetensors"), phrase)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [("--max-features", "many"), ("--colour", "red"), ("--position",)])
+def test_what_typer_refuses(trace, tmp_path, words):
+    code, out, err = trace(*words)
+    assert (code, out) == (2, "")
+    assert words[0] in err
+    assert "Traceback" not in err
+    assert files(tmp_path) == []
+
+
+PROMPTS = {
+    "empty": ("", False, "the prompt is empty"),
+    "text": ("The capital of France is", False, "comes without a tokenizer"),
+    "no ids": ("", True, "empty list of token ids"),
+    "long": ("1 " * 65, True, "the prompt has 65 tokens"),
+    "outside": ("1 50", True, "token id 50 is outside the model's vocabulary of 50"),
+    "negative": ("1 -5", True, "--ids takes whole numbers, not '-5'"),
+    "words": ("1 two", True, "--ids takes whole numbers, not 'two'"),
+    "superscript": ("1 ²", True, "--ids takes whole numbers, not '²'"),
+    "brackets": ("1 [red]", True, "not '[red]'"),
+}
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+def test_prompts_that_cannot_be_run(trace, tmp_path, case):
+    prompt, ids, phrase = PROMPTS[case]
+    refused(trace("--out", "x.graph.safetensors", prompt=prompt, ids=ids), phrase)
+    assert files(tmp_path) == []
+
+
+def test_a_prompt_as_long_as_the_context(trace):
+    assert trace("--max-features", "5", "--json", prompt="1 " * 64)[0] == 0
+
+
+def test_dictionaries_that_cannot_be_used(run, folders, tmp_path, tmp_path_factory):
+    root = tmp_path_factory.mktemp("dictionaries")
+    refused(run("trace", "--ids", IDS, "-m", folders[0]), "no dictionary is known for")
+    refused(run("trace", "--ids", IDS, "-m", folders[0], "-t", empty_folder(folders, root)), "has no config.yaml")
+    short = write_tiny_dictionary("relu", "llama", root / "short")
+    (short / f"layer_{LAYERS - 1}.safetensors").unlink()
+    refused(run("trace", "--ids", IDS, "-m", folders[0], "-t", short), "has 2 layers", "has 3")
+    nan = write_tiny_dictionary("relu", "llama", root / "nan")
+    (nan / "layer_0.safetensors").unlink()
+    tensors = {"W_enc": torch.full((30, D), torch.nan), "W_dec": torch.zeros(30, D), "b_enc": torch.zeros(30), "b_dec": torch.zeros(D)}
+    save_file(tensors, nan / "layer_0.safetensors")
+    refused(run("trace", "--ids", IDS, "-m", folders[0], "-t", nan), "not finite")
+    assert files(tmp_path) == []
+
+
+def newer(path):
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    path.unlink()
+    save_file(tensors, path, header | {"schema_version": "99"})
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+def no_graph(path):
+    path.unlink()
+    save_file({"a": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "phrase"),
+    [
+        (newer, "has schema version 99; this unweave reads up to 1"),
+        (cut, "is not a whole graph file"),
+        (no_graph, "is a safetensors file but not a graph"),
+        (lambda path: path.write_text(""), "is not a whole graph file"),
+        (lambda path: path.write_text("words, only words"), "is not a whole graph file"),
+    ],
+)
+def test_graph_files_that_cannot_be_read(trace, run, tmp_path, harm, phrase):
+    path = tmp_path / "kept.graph.safetensors"
+    assert trace("--out", path)[0] == 0
+    harm(path)
+    refused(run("info", path), phrase)
+    refused(run("convert", path, "other.json"), phrase)
+    assert files(tmp_path) == ["kept.graph.safetensors"]
+
+
+def test_names_of_nothing(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.json").write_text("[]")
+    refused(run("info", "nothing.graph.safetensors"), "nothing at nothing.graph.safetensors")
+    refused(run("info", "empty"), "holds neither config.yaml (a dictionary) nor config.json (a model)")
+    refused(run("info", "no-such-org/no-such-thing"), "cannot load model 'no-such-org/no-such-thing'")
+    refused(run("info", "bad.json"), "is not an attribution graph")
+    refused(run("convert", "nothing.graph.safetensors", "x.json"), "nothing.graph.safetensors")
+    refused(run("convert", "nothing", "folder"), "no dictionary at nothing")
+    assert files(tmp_path) == ["bad.json"]
+
+
+def test_places_that_cannot_be_written(trace, run, tmp_path, folders):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for out in ("file/x.graph.safetensors", "folder"):
+        refused(trace("--out", out), f"cannot write {out}")
+    assert trace("--out", "kept.graph.safetensors")[0] == 0
+    for out in ("file/x.json", "file/x.graph.safetensors", "no/x.json", "folder/x.txt"):
+        refused(run("convert", "kept.graph.safetensors", out), out)
+    refused(run("convert", folders[1], "file/x"), "cannot write file/x")
+    refused(run("convert", folders[1], "file"), "cannot write file")
+    refused(run("convert", folders[1], "x.json"), "becomes a folder")
+    (tmp_path / "graph-metadata.json").write_text("mine")
+    refused(run("convert", "kept.graph.safetensors", "x.json"), "is not a list of graphs")
+    assert files(tmp_path) == ["file", "graph-metadata.json", "kept.graph.safetensors"]
+
+
+def test_an_older_graph_is_kept_when_a_trace_fails(trace, tmp_path):
+    assert trace("--out", "kept.graph.safetensors")[0] == 0
+    before = (tmp_path / "kept.graph.safetensors").read_bytes()
+    refused(trace("--out", "kept.graph.safetensors", "--position", "99"), "position 99")
+    assert (tmp_path / "kept.graph.safetensors").read_bytes() == before
+
+
+def test_an_interrupt_is_no_traceback(run, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert run("--help") == (130, "", "stopped\n")
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_needs_no_torch():
+    code = """
+import sys
+sys.argv = ["unweave", "trace", "--help"]
+from unweave.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code
+print(sorted({"torch", "transformers", "huggingface_hub", "safetensors", "numpy"} & set(sys.modules)))
+"""
+    assert python(code).splitlines()[-1] == "[]"
+
+
+def test_import_is_light():
+    code = "import sys, unweave; print('torch' in sys.modules); unweave.attribute, unweave.load, unweave.Graph; print('transformers' in sys.modules)"
+    assert python(code).split() == ["False", "False"]
