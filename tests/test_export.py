@@ -169,7 +169,7 @@ def test_a_corrupt_index_is_left_alone(graphs, tmp_path, content):
 
 
 def test_a_graph_may_not_take_the_name_of_the_index(graphs, tmp_path):
-    with pytest.raises(FileError, match="graph-metadata.json is the list of graphs"):
+    with pytest.raises(FileError, match=r"graph-metadata\.json is the list of graphs"):
         write_json(graphs()[1], tmp_path / "graph-metadata.json")
     assert list(tmp_path.iterdir()) == []
 
@@ -223,7 +223,7 @@ def test_what_the_peer_wrote_is_written_back(tmp_path):
     assert labels["1_error_mlp_1"] == "error of layer 1"
     assert labels["E_2_0"] == "Emb: <s>"
     assert labels["3_7_1"] == 'Output " the "odd" one" (p=0.600)'
-    wanted = sorted(((link["source"], link["target"], link["weight"]) for link in before["links"][:3] + before["links"][4:6]))
+    wanted = sorted((link["source"], link["target"], link["weight"]) for link in before["links"][:3] + before["links"][4:6])
     named = sorted((link["source"], link["target"], link["weight"]) for link in after["links"] if "error" not in link["source"])
     assert named == wanted
     assert [error.message for error in Draft7Validator(SCHEMA).iter_errors(after)] == []
@@ -323,7 +323,7 @@ def test_files_that_are_no_text_are_refused(tmp_path, content):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(GraphError, match="cannot read .*No such file"):
+    with pytest.raises(GraphError, match=r"cannot read .*No such file"):
         read_json(tmp_path / "none.json")
 
 

@@ -380,14 +380,14 @@ def test_nan_is_refused_when_it_would_enter_the_graph(tiny_folders, folder, tens
 def test_dictionaries_of_other_models_are_refused(tiny_folders, folder):
     model, _ = tiny_folders("llama", "skip")
     (folder / "layer_2.safetensors").unlink()
-    with pytest.raises(TranscoderMismatch, match="has 2 layers, model .* has 3"):
+    with pytest.raises(TranscoderMismatch, match=r"has 2 layers, model .* has 3"):
         unweave.load(str(model), str(folder))
     for layer, width in enumerate(WIDTHS):
         save_file(
             {"W_enc": torch.zeros(width, 8), "W_dec": torch.zeros(width, 8), "b_enc": torch.zeros(width), "b_dec": torch.zeros(8)},
             folder / f"layer_{layer}.safetensors",
         )
-    with pytest.raises(TranscoderMismatch, match="has d_model 8, model .* has 24"):
+    with pytest.raises(TranscoderMismatch, match=r"has d_model 8, model .* has 24"):
         unweave.load(str(model), str(folder))
 
 

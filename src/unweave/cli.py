@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a local folder, or a Hugging Face name.")]
-Dictionary = Annotated[str | None, typer.Option("--transcoders", "-t", help=r"A dictionary: local folder or org/repo\[/folder]\[@revision].")]
+Dictionary = Annotated[str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder or org/repo[/folder][@revision].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as JSON.")]
 
 

