@@ -60,6 +60,13 @@ def test_hooks_have_one_meaning(folder, write, read, expected):
     assert (found.read, found.write) == expected
 
 
+def test_rows_are_left_out_of_compact_per_layer_sets_only(tiny_folders, tmp_path):
+    transcoders = unweave.read_transcoders(str(tiny_folders("llama", "relu")[1]))
+    with pytest.raises(unweave.UnweaveError, match="compact per-layer sets only"):
+        unweave.write_transcoders(transcoders, tmp_path / "plain", rows=[torch.arange(3)] * 3)
+    assert not (tmp_path / "plain").exists()
+
+
 def test_scalar_k_alone_makes_a_topk(tmp_path):
     folder = write_tiny_dictionary("topk", "llama", tmp_path / "topk")
     edit_config(folder, activation=..., k=...)

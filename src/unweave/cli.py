@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from .errors import OptionError, TargetError, UnweaveError
 from .version import __version__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of it
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a local folder, or a Hugging Face name.")]
@@ -27,13 +28,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as 
 def main() -> None:
     """Entry point: any error a user can cause becomes one line and exit code 2."""
     try:
-        app()
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UnweaveError as error:
-        stderr.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except _UsageError as error:
+        _refuse(f"{error.format_message().rstrip(chr(46))}; see unweave --help")
     except KeyboardInterrupt:
         stderr.print("stopped")
         sys.exit(130)
+
+
+def _refuse(message: str) -> None:
+    stderr.print(f"[bold red]error[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 def _escaped(text: str) -> str:

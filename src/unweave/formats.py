@@ -269,6 +269,8 @@ def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: 
     }
     if isinstance(first, TopK):
         config |= {"activation": "topk", "k": first.k}
+    if rows is not None and not (compact and transcoders.kind == "per-layer"):
+        raise TranscoderError(f"{transcoders.name}: rows can be left out of compact per-layer sets only")
     if any(type(layer.activation) is not type(first) for layer in transcoders.layers) or (transcoders.kind == "cross-layer" and transcoders.has_skip):
         raise TranscoderError(f"{transcoders.name}: layers of different activations, or a cross-layer set with skip matrices, fit no format")
     try:
