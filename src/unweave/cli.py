@@ -1,7 +1,9 @@
 """The command line: progress on stderr, results on stdout, errors in one line with exit code 2."""
 
+import gc
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +25,19 @@ stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a local folder, or a Hugging Face name.")]
 Dictionary = Annotated[str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder or org/repo[/folder][@revision].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as JSON.")]
+
+
+def run() -> None:
+    """The `unweave` command: `main`, then leave at once, because taking torch and transformers down in order costs a second."""
+    gc.disable()  # as do collections while their thousands of classes are made; one prompt makes little garbage
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def main() -> None:
