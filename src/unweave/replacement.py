@@ -1,7 +1,7 @@
 """The replacement model, and the local replacement model of one prompt: a linear map that reproduces the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -220,5 +220,5 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     """
     if transcoders is None and model != DEFAULT_MODEL:
         raise TranscoderError(f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'")
-    dictionary = read_transcoders(transcoders or str(DICTIONARY))
+    dictionary = replace(read_transcoders(str(DICTIONARY)), name=DEFAULT_MODEL) if transcoders is None else read_transcoders(transcoders)
     return ReplacementModel(load_model(model, dtype=dtype, device=device), dictionary)
