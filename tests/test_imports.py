@@ -15,48 +15,51 @@ ORDER = (
     "nodes", "influence", "graph", "pruning", "paths",
     "architectures", "frozen", "smollm2", "models", "hub", "transcoders", "formats", "replacement",
     "targets", "sources", "attribution", "features",
-    "export", "inspection", "summary", "cli",
+    "export", "inspection", "summary", "terminal",
+    "commands.trace", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")
 
 
-def imported(name: str) -> list[tuple[str, int]]:
-    """(module, relative level) of every import in a file, also those inside functions."""
-    found = []
-    for node in ast.walk(ast.parse((SOURCE / f"{name}.py").read_text())):
-        if isinstance(node, ast.ImportFrom):
-            found.append((node.module or "", node.level))
-        elif isinstance(node, ast.Import):
-            found += [(alias.name, 0) for alias in node.names]
-    return found
+def imported(name: str) -> tuple[set[str], set[str]]:
+    """Our own and foreign modules that a file imports, also inside functions."""
+    own, foreign = set(), set()
+    for node in ast.walk(ast.parse((SOURCE / f"{name.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.Import):
+            foreign |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            foreign.add(str(node.module).split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: -node.level]
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            own |= {base} if base in ORDER else {f"{base}.{alias.name}".strip(".") for alias in node.names}
+    return own, foreign
 
 
 def test_every_file_has_its_place():
-    assert sorted(path.stem for path in SOURCE.glob("*.py")) == sorted([*ORDER, "__init__"])
+    found = [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SOURCE.rglob("*.py") if path.stem != "__init__"]
+    assert sorted(found) == sorted(ORDER)
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_imports_run_one_way(name):
-    for module, level in imported(name):
-        if level:
-            assert ORDER.index(module) < ORDER.index(name), f"{name} imports {module}, which comes after it"
+    for module in imported(name)[0]:
+        assert ORDER.index(module) < ORDER.index(name), f"{name} imports {module}, which comes after it"
 
 
 @pytest.mark.parametrize("name", GRAPH_ROOM)
 def test_the_graph_room_knows_no_model(name):
-    for module, level in imported(name):
-        if level:
-            assert module in ("errors", "files", *GRAPH_ROOM)
-        else:
-            assert module.split(".")[0] not in ("transformers", "huggingface_hub", "rich", "typer")
+    own, foreign = imported(name)
+    assert own <= {"errors", "files", *GRAPH_ROOM}
+    assert not foreign & {"transformers", "huggingface_hub", "rich", "typer"}
 
 
 def test_transformers_is_imported_where_models_are_loaded_and_nowhere_else():
-    assert {name for name in ORDER if any(module.split(".")[0] == "transformers" for module, _ in imported(name))} == {"models", "smollm2"}
+    assert {name for name in ORDER if "transformers" in imported(name)[1]} == {"models", "smollm2"}
 
 
 def test_no_pickle_and_no_file_over_400_lines():
-    for path in SOURCE.glob("*.py"):
+    for path in SOURCE.rglob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
         assert "torch.load" not in text and "import pickle" not in text and "allow_pickle=True" not in text

@@ -1,0 +1,89 @@
+"""`unweave trace`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import OptionError, TargetError
+from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout
+
+
+def trace(
+    prompt: Annotated[str, typer.Argument(help="The text whose next token is to be explained.")],
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    target: Annotated[list[str] | None, typer.Option(help="Token to explain, as text (' Paris') or #id; repeatable. Default: the likely ones.")] = None,
+    minus: Annotated[str | None, typer.Option(help="With one --target: explain its logit minus this token's.")] = None,
+    position: Annotated[int, typer.Option(help="Where the prediction is made; negative counts from the end.")] = -1,
+    max_logits: Annotated[int, typer.Option(help="Without --target: explain at most so many likely tokens.")] = 10,
+    max_features: Annotated[int | None, typer.Option(help="At most so many features, the most influential; others count as error.")] = None,
+    node_threshold: Annotated[float, typer.Option(help="Keep nodes with this share of the influence; 1 keeps all.")] = 0.8,
+    edge_threshold: Annotated[float, typer.Option(help="Keep edges with this share of their influence; 1 keeps all.")] = 0.98,
+    position_zero: Annotated[str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")] = "error",
+    precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = "exact",
+    ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Trace a prompt: find the features, errors and tokens that caused the next token."""
+    begin = time.perf_counter()
+    from ..export import slug_of, write_json
+    from ..files import check_writable
+
+    given: str | list[int] = _token_ids(prompt) if ids else prompt
+    out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
+    if minus is not None and len(target or []) != 1:
+        raise OptionError("--minus needs exactly one --target")
+    with progress(f"loading {model}") as report:
+        from ..attribution import attribute
+        from ..pruning import prune
+        from ..replacement import load
+        from ..summary import show, summarize
+        from ..targets import Difference, TargetSpec
+
+        named = [_target(text) for text in target or []]
+        wanted: list[TargetSpec] | None = [Difference(named[0], _target(minus))] if minus is not None else [*named] or None
+        loaded = load(model, transcoders, dtype=dtype, device=device)
+        report(0.0, "tracing")
+        graph = attribute(
+            loaded, given, wanted, position=position, max_logits=max_logits, max_features=max_features,
+            position_zero=position_zero, precision=precision, progress=report,
+        )  # fmt: skip
+        report(1.0, "pruning")
+        pruned = prune(graph, node_threshold, edge_threshold)
+        (write_json if out.suffix == ".json" else _save)(pruned, out)
+    facts = summarize(graph, pruned, loaded)
+    facts |= {"file": str(out), "seconds": round(time.perf_counter() - begin, 3)}
+    if as_json:
+        print_json(facts)
+        return
+    show(facts, stdout)
+    stdout.print(
+        f"\nWritten to [bold]{escaped(str(out))}[/] in {facts['seconds']:.1f} s. [dim]Look again: unweave info {escaped(str(out))}[/]", highlight=False
+    )
+
+
+def _save(graph: Any, path: Path) -> None:
+    graph.save(path)
+
+
+def _token_ids(text: str) -> list[int]:
+    from ..errors import PromptError
+
+    parts = text.replace(",", " ").split()
+    wrong = next((part for part in parts if not part.isdecimal()), None)
+    if wrong is not None:
+        raise PromptError(f"--ids takes whole numbers, not {wrong!r}")
+    return [int(part) for part in parts]
+
+
+def _target(text: str) -> str | int:
+    if text.startswith("#") and text[1:].isdecimal():
+        return int(text[1:])
+    if not text:
+        raise TargetError("a target is empty; give a token such as ' Paris', or '#7042' for an id")
+    return text
