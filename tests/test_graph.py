@@ -231,3 +231,18 @@ for name in ({str(path)!r}, {str(tmp_path / "b.graph.safetensors")!r}):
     assert done.stdout.count("refused cannot write") == 2, done.stderr
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.graph.safetensors"]
+
+
+def test_the_average_path_length_is_that_of_all_paths_listed(tiny):
+    import unweave
+
+    for family, kind in (("llama", "jumprelu"), ("llama", "clt")):
+        graph = unweave.attribute(tiny(family, kind), [0, 7, 3, 41])
+        weights = graph.dense().double().abs()
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-10)
+        carried, mass, total = graph.logit_weight.double(), 0.0, 0.0
+        for length in range(1, 12):
+            carried = carried @ weights
+            arrived = float(carried[graph.nodes.embeddings].sum())
+            mass, total = mass + arrived, total + length * arrived
+        assert unweave.average_path_length(graph) == pytest.approx(total / mass, rel=1e-9)

@@ -13,10 +13,16 @@ SOURCE = Path(unweave.__file__).parent
 ORDER = (
     "version", "errors", "files",
     "nodes", "influence", "graph", "pruning", "paths",
-    "architectures", "frozen", "smollm2", "models", "hub", "transcoders", "formats", "replacement",
+    "architectures", "frozen", "smollm2", "models", "text", "hub", "transcoders", "formats", "replacement",
     "targets", "sources", "attribution", "features",
-    "export", "inspection", "summary", "terminal",
-    "commands.trace", "commands.files", "cli",
+    "edits", "plans", "patching", "interventions", "steering", "generation", "naming",
+    "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
+    "evaluation.response", "evaluation.texts", "evaluation.graphs", "evaluation.evaluate", "evaluation.blocks", "evaluation.table", "evaluation.card",
+    "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
+    "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
+    "training.curves",
+    "export", "inspection", "summary", "effects", "terminal",
+    "commands.trace", "commands.steer", "commands.eval", "commands.train", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")
 

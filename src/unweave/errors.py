@@ -8,7 +8,10 @@
   + PromptError           an empty prompt, one too long, a token id out of range
   + TargetError           a target that is several tokens, a position outside the prompt
   + OptionError           a limit or threshold outside its range
+  + InterventionError     a feature that does not exist, a change that cannot be made
   + InexactAttribution    the local replacement model does not reproduce the model
+  + TextError             text that cannot be read, or too little of it
+  + TrainingError         a training that cannot go on
   + GraphError            a graph file that cannot be read or understood, an unknown node
   + FileError             a file that cannot be written
 
@@ -48,8 +51,20 @@ class OptionError(UnweaveError):
     """A limit, threshold or mode outside its range."""
 
 
+class InterventionError(UnweaveError):
+    """A feature that does not exist, or a change that cannot be made."""
+
+
 class InexactAttribution(UnweaveError):
     """The local replacement model does not reproduce the model."""
+
+
+class TextError(UnweaveError):
+    """Text that cannot be read, or too little of it."""
+
+
+class TrainingError(UnweaveError):
+    """A training that cannot start or go on: another config, another process, a loss that is not finite."""
 
 
 class GraphError(UnweaveError):

@@ -146,14 +146,19 @@ class LanguageModel:
         if self.tokenizer is None:
             raise PromptError(f"{self.name} comes without a tokenizer; give the prompt as token ids")
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        special = set(self.tokenizer.all_special_ids)
-        if ids and ids[0] in special:
+        if ids and ids[0] in self.tokenizer.all_special_ids:
             return ids
-        candidates = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, *sorted(special))
-        leading = next((i for i in candidates if i is not None), None)
-        if leading is None:
+        if self.leading_token is None:
             raise PromptError(f"the tokenizer of {self.name} has no special token to put first; give the prompt as token ids")
-        return [leading, *ids]
+        return [self.leading_token, *ids]
+
+    @cached_property
+    def leading_token(self) -> int | None:
+        """The special token put before a text: beginning of sequence, else padding, else end; None if there is none."""
+        if self.tokenizer is None:
+            return None
+        candidates = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, *sorted(self.tokenizer.all_special_ids))
+        return next((i for i in candidates if i is not None), None)
 
     def token_text(self, token: int) -> str:
         """A token as text; `#id` for a model without a tokenizer."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .graph import Edge, Graph
-from .influence import levels
+from .influence import influence, levels
 from .nodes import Node
 
 
@@ -81,3 +81,16 @@ def _best_reach(graph: Graph, starts: set[int]) -> torch.Tensor:
         through = share[entries] * reach[graph.rows.column[entries].long()]
         reach.scatter_reduce_(0, row[entries], through, "amax")
     return reach
+
+
+def average_path_length(graph: Graph) -> float:
+    """The mean number of edges of the paths from the logits back to token embeddings, weighted by what flows along them.
+
+    Paths that end in errors do not count. With N the graph's normalised weights, paths of i edges carry w N^i, so their
+    sum and their sum times i are two sweeps. Cross-layer features shorten it (Ameisen et al. 2025, "Circuit Tracing").
+    """
+    weight, total = graph.logit_weight, graph.rows.row_sizes() + graph.removed_size.double()
+    once = influence(graph.rows, graph.depth, weight, total)
+    again = influence(graph.rows, graph.depth, weight + once, total)
+    mass = float(once[graph.nodes.embeddings].sum())
+    return float(again[graph.nodes.embeddings].sum()) / mass if mass else float("nan")

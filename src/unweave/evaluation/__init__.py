@@ -1,0 +1,1 @@
+"""How good a dictionary is, on held-out text and on fixed prompts, beside baselines that know nothing of features."""

@@ -1,0 +1,114 @@
+"""An evaluation as tables: for the terminal, and row by row for the card."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .results import Evaluation, LayerFigures, PromptScores, Response, TextFigures, mean_unexplained
+
+Row = tuple[str, ...]
+TOTALS: Row = ("", "FVU", "weighted", "per token", "cross-entropy", "added", "KL", "top-1")
+LAYERS: Row = ("layer", "FVU", "weighted", "per token", "affine", "random", "L0", "dead", "alone")
+RESPONSES: Row = ("layer", *(f"{who}{kind}" for kind in ("feature", "towards", "noise") for who in ("", "held ", "affine ")))
+PROMPTS: Row = ("prompt", "tokens", "features", "replacement", "completeness", "peer-style replacement", "completeness")
+
+
+def totals(text: TextFigures) -> list[Row]:
+    """One kind of text: the dictionary and the baselines, all MLPs replaced; FVU as means over layers."""
+    rows: list[Row] = [("model", "", "", "", f"{text.cross_entropy:.3f}", "", "", "")]
+    for one in text.stand_ins:
+        fvu, replaced = mean_unexplained(one), one.replaced
+        rows.append((
+            one.name, _fvu(fvu.plain), _fvu(fvu.weighted), _fvu(fvu.token_mean), f"{replaced.cross_entropy:.3f}",
+            f"{replaced.cross_entropy - text.cross_entropy:+.3f}", f"{replaced.kl:.3f}", f"{replaced.top1:.1%}",
+        ))  # fmt: skip
+    return rows
+
+
+def layers(evaluation: Evaluation) -> list[Row]:
+    """By layer, mean over kinds of text: FVU beside that of two baselines (weighted), active and dead features, nats added alone."""
+    mean = evaluation.mean
+    dictionary, affine, random = (mean.stand_in(name).unexplained for name in ("dictionary", "affine", "random"))
+    return [
+        (
+            str(layer), _fvu(dictionary[layer].plain), _fvu(dictionary[layer].weighted), _fvu(dictionary[layer].token_mean),
+            _fvu(affine[layer].weighted), _fvu(random[layer].weighted), f"{figures.l0:.1f}", f"{used.dead / used.width:.1%}", f"{figures.alone:+.3f}",
+        )
+        for layer, (figures, used) in enumerate(zip(mean.layers, evaluation.features, strict=True))
+    ]  # fmt: skip
+
+
+def responses(figures: Sequence[LayerFigures]) -> list[Row]:
+    """By layer: errors of predicted changes, of the dictionary, of it with the active features held, and of the affine map."""
+
+    def cells(layer: LayerFigures) -> Row:
+        of: tuple[Response, ...] = (layer.response, layer.held_response, layer.affine_response)
+        return tuple("" if value is None else f"{value:.2f}" for kind in ("feature", "towards", "noise") for value in (getattr(one, kind) for one in of))
+
+    return [(str(number), *cells(layer)) for number, layer in enumerate(figures)]
+
+
+def prompts(scores: Sequence[PromptScores]) -> list[Row]:
+    """Scores of every prompt's graph, and their means."""
+    rows = [(one.prompt.replace("\n", "⏎"), str(one.tokens), str(one.features), *(f"{value:.2f}" for value in _scores(one))) for one in scores]
+    if scores:
+        means = [sum(column) / len(scores) for column in zip(*map(_scores, scores), strict=True)]
+        rows.append(("mean", "", "", *(f"{value:.3f}" for value in means)))
+    return rows
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The dictionary in one sentence."""
+    mean, scores = evaluation.mean, evaluation.prompts
+    dictionary = mean.stand_in("dictionary")
+    graph = f"; replacement {sum(one.replacement for one in scores) / len(scores):.2f} on {len(scores)} prompts" if scores else ""
+    return (
+        f"FVU {mean_unexplained(dictionary).plain:.3f} (weighted {mean_unexplained(dictionary).weighted:.3f}) at L0 {evaluation.l0:.0f}, "
+        f"{evaluation.dead:.1%} dead; all MLPs replaced {dictionary.replaced.cross_entropy - mean.cross_entropy:+.2f} nats, "
+        f"top-1 agreement {dictionary.replaced.top1:.0%}{graph}"
+    )
+
+
+def scope(evaluation: Evaluation) -> str:
+    """On how much text, and with what left out."""
+    setting = evaluation.setting
+    return (
+        f"{setting.tokens:,} tokens in blocks of {setting.context}, position 0 excluded; layers alone and responses on {setting.alone_tokens:,} of them; "
+        f"baselines fitted to {setting.fit_tokens:,} others; features are dead if they never fired"
+    )
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print all tables for a person."""
+    console.print(f"[bold]{escape(evaluation.setting.transcoders)}[/] for {escape(evaluation.setting.model)}", highlight=False)
+    console.print(f"{headline(evaluation)}\n[dim]{scope(evaluation)}[/]\n", highlight=False)
+    for text in kinds(evaluation):
+        console.print(_table(f"All MLPs replaced, {text.name} ({text.tokens:,} tokens)", TOTALS, totals(text), bold="dictionary"))
+    console.print(_table("By layer, mean over the kinds of text", LAYERS, layers(evaluation)))
+    console.print(_table("Error of predicted responses, by layer", RESPONSES, responses(evaluation.mean.layers)))
+    if evaluation.prompts:
+        console.print(_table("Whole graphs", PROMPTS, prompts(evaluation.prompts), bold="mean"))
+
+
+def kinds(evaluation: Evaluation) -> tuple[TextFigures, ...]:
+    """The kinds of text, and their mean where there are several."""
+    return (*evaluation.texts, evaluation.mean) if len(evaluation.texts) > 1 else evaluation.texts
+
+
+def _table(title: str, head: Row, rows: Sequence[Row], bold: str = "") -> Table:
+    table = Table(title=escape(title), title_style="bold", title_justify="left", box=None, padding=(0, 2), header_style="dim")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
+    for row in rows:
+        table.add_row(*map(escape, row), style="bold" if row[0] == bold else None)
+    return table
+
+
+def _scores(one: PromptScores) -> tuple[float, ...]:
+    return (one.replacement, one.completeness, one.replacement_dropped, one.completeness_dropped)
+
+
+def _fvu(value: float) -> str:
+    return f"{value:.3f}"

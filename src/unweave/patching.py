@@ -1,0 +1,214 @@
+"""Hooks that hold parts of the real model fixed and change what its features write; the model itself stays as it is.
+
+The real MLPs go on running. A change of a feature's activation by `delta` adds `delta` times its decoder row where the
+dictionary writes, so what no feature explains stays in the output untouched.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .architectures import layer_weights
+from .frozen import FrozenNorm
+from .models import Recording
+from .plans import Held, Plan, normalized, read, read_points
+from .replacement import ReplacementModel
+
+
+@dataclass
+class Seen:
+    """What a hooked forward pass leaves behind."""
+
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[batch, pos, vocab], before a final soft cap."""
+    written: dict[int, Float[Tensor, " edit"]] = field(default_factory=dict)
+    """By layer, the activation that each changed feature writes with."""
+    watched: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """By layer, pre-activations and activations [batch, watched]."""
+
+
+@contextmanager
+def patched(
+    model: ReplacementModel,
+    edits: Plan,
+    recording: Recording | None = None,
+    hold: Held | None = None,
+    watch: dict[int, tuple[Tensor, Tensor]] | None = None,
+) -> Iterator[Seen]:
+    """While this lasts, the model's forward passes are changed; on leaving, also by an exception, all hooks are gone.
+
+    Args:
+        recording: the unchanged prompt; None for generated tokens, where nothing can be held.
+        watch: by layer, (positions, features) whose activations are to be kept.
+    """
+    with ExitStack() as stack:
+        patch = _Patch(model, edits, recording, hold or Held(), watch or {}, lambda handle: stack.callback(handle.remove))
+        patch.install()
+        yield patch.seen
+
+
+class _Patch:
+    """The hooks of one forward pass and what they hand to each other."""
+
+    def __init__(
+        self,
+        model: ReplacementModel,
+        edits: Plan,
+        recording: Recording | None,
+        hold: Held,
+        watch: dict[int, tuple[Tensor, Tensor]],
+        keep: Callable[[Any], Any],
+    ):
+        self.model, self.edits, self.recording, self.hold, self.watch, self.keep = model, edits, recording, hold, watch, keep
+        self.language_model, self.transcoders, self.row = model.language_model, model.transcoders, model.language_model.architecture
+        self.seen = Seen()
+        self.pending: dict[int, Tensor] = {}
+        """By layer, what is still to be added where the dictionary writes."""
+        self.inputs: dict[int, Tensor] = {}
+        """By layer, what the encoders see in this pass."""
+        dtype = self.language_model.engine_dtype
+        self.decoders = {
+            layer: {at: self.transcoders.decoder_rows(layer, part.index, at, dtype) for at in self._writes(layer)} for layer, part in edits.layers.items()
+        }
+
+    def _writes(self, layer: int) -> list[int]:
+        return [at for at in self.transcoders.writes(layer) if not self.hold.layers or at in self.hold.layers]
+
+    def install(self) -> None:
+        """Put all hooks in place; those on the same module run in this order."""
+        residual = {push.layer for _, _, push in self.edits.pushes if push.at == "residual"}
+        for layer, block in enumerate(self.language_model.blocks):
+            if self.hold.patterns:
+                self._hold_pattern(layer, block.get_submodule(self.row.attention))
+            if self.hold.norms:
+                self._hold_norms(layer, block)
+            if layer - 1 in residual:
+                self._before(block, lambda x, at=layer - 1: self._pushed(x, at, "residual"))
+            self._read_at(layer, block)
+            post = self.row.mlp_post_norm if self.transcoders.write == "residual" else None
+            self.keep(block.get_submodule(post or self.row.mlp).register_forward_hook(lambda module, args, output, at=layer: self._written(output, at)))
+        final = self.language_model.module.get_submodule(self.row.final_norm)
+        if self.language_model.n_layers - 1 in residual:
+            self._before(final, lambda x: self._pushed(x, self.language_model.n_layers - 1, "residual"))
+        if self.hold.norms and self.recording is not None:
+            self._hold_norm(final, self.language_model.frozen_final_norm(self.recording))
+        self.keep(self.language_model.module.get_output_embeddings().register_forward_hook(lambda module, args, output: setattr(self.seen, "logits", output)))
+
+    def _before(self, module: Any, change: Callable[[Tensor], Tensor | None]) -> None:
+        """Hook what enters a module; `change` returns what enters instead, or None."""
+
+        def hook(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            new = change(args[0] if args else kwargs["hidden_states"])
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+
+        self.keep(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _hold_pattern(self, layer: int, attention: Any) -> None:
+        """Mix the values of this pass by the recorded pattern, whatever pattern the module computes."""
+        assert self.recording is not None
+        pattern, values = self.recording.patterns[layer], {}
+        part = 3 if self.row.value_part == "last third" else 1
+
+        def save(module: Any, args: tuple, output: Tensor) -> None:
+            values["now"] = output.chunk(part, -1)[-1]
+
+        def mix(x: Tensor) -> Tensor:
+            batch, n, width = x.shape
+            heads, channels = len(pattern), width // len(pattern)
+            value = values.pop("now").view(batch, n, -1, 1, channels).permute(0, 2, 3, 1, 4)
+            mixed = pattern.to(x).view(value.shape[1], -1, n, n) @ value
+            return mixed.permute(0, 3, 1, 2, 4).reshape(batch, n, heads * channels)
+
+        self.keep(attention.get_submodule(self.row.value).register_forward_hook(save))
+        self._before(attention.get_submodule(self.row.output), mix)
+
+    def _hold_norms(self, layer: int, block: Any) -> None:
+        assert self.recording is not None
+        model, recording = self.language_model, self.recording
+        weights = layer_weights(self.row, block)
+        before, after = model.frozen_mlp_norms(recording, layer)
+        self._hold_norm(
+            block.get_submodule(self.row.attention_norm), FrozenNorm.freeze(weights.attention_norm, recording.attention_inputs[layer], model.epsilon)
+        )
+        self._hold_norm(block.get_submodule(self.row.mlp_norm), before)
+        if self.row.attention_post_norm is not None and weights.attention_post_norm is not None:
+            post = FrozenNorm.freeze(weights.attention_post_norm, recording.attention_outputs[layer], model.epsilon)
+            self._hold_norm(block.get_submodule(self.row.attention_post_norm), post)
+        if self.row.mlp_post_norm is not None and after is not None:
+            self._hold_norm(block.get_submodule(self.row.mlp_post_norm), after)
+
+    def _hold_norm(self, module: Any, frozen: FrozenNorm) -> None:
+        def replaced(module: Any, args: tuple, output: Tensor) -> Tensor:
+            return torch.stack([frozen.forward(x) for x in args[0].to("cpu", frozen.scale.dtype)]).to(output)
+
+        self.keep(module.register_forward_hook(replaced))
+
+    def _read_at(self, layer: int, block: Any) -> None:
+        """See what the encoders of a layer see, if anything depends on it."""
+        skips = layer in self.hold.layers and self.transcoders.layers[layer].skip is not None
+        if layer not in self.edits.layers and layer not in self.watch and not skips:
+            return
+
+        def see(x: Tensor) -> None:
+            x = x.detach().to("cpu", self.language_model.engine_dtype)
+            if self.transcoders.read == "mlp_in_normalized":
+                like = self.recording.mids[layer].expand_as(x) if self.hold.norms and self.recording is not None else x
+                x = torch.stack([normalized(self.language_model, layer, *pair) for pair in zip(x, like, strict=True)])
+            self._read(layer, x)
+
+        self._before(block.get_submodule(self.row.mlp if self.transcoders.read == "mlp_in" else self.row.mlp_norm), see)
+
+    def _read(self, layer: int, x: Float[Tensor, "batch pos d"]) -> None:
+        part = self.transcoders.layers[layer]
+        if layer in self.watch:
+            position, index = self.watch[layer]
+            pre, activation = read(part, x[:, position].flatten(0, 1), index.repeat(len(x)))
+            activation = activation.view(len(x), -1).masked_fill(position == 0, 0.0)
+            self.seen.watched[layer] = pre.view(len(x), -1), activation
+        edits = self.edits.layers.get(layer)
+        if edits is not None:
+            activation = edits.clean
+            if not self.hold.layers:
+                _, activation = read(part, x[edits.row, edits.position], edits.index)
+                if self.recording is not None:
+                    activation = activation.masked_fill(edits.position == 0, 0.0)
+            new = edits.slope * activation + edits.offset
+            self.seen.written[layer] = new
+            for at, decoder in self.decoders[layer].items():
+                target = self.pending.setdefault(at, torch.zeros_like(x))
+                target.index_put_((edits.row, edits.position), decoder * (new - activation)[:, None], accumulate=True)
+        self.inputs[layer] = x
+
+    def _written(self, output: Tensor, at: int) -> Tensor | None:
+        """What leaves the place where the dictionary writes at a layer; None: as it is."""
+        added, x = self.pending.pop(at, None), self.inputs.pop(at, None)
+        if at in self.hold.layers and self.recording is not None:
+            base = self._clean_output(at).expand_as(output)
+            skip = self.transcoders.layers[at].skip
+            if skip is not None and x is not None:
+                base = base + (x - read_points(self.model, self.recording, at)) @ skip.dense(x.dtype).T
+            output = (base if added is None else base + added).to(output)
+        elif added is not None:
+            output = output + added.to(output)
+        return self._pushed(output, at, "mlp_out")
+
+    def _clean_output(self, layer: int) -> Float[Tensor, "pos d"]:
+        assert self.recording is not None
+        output = self.recording.mlp_outputs[layer]
+        post = self.language_model.frozen_mlp_norms(self.recording, layer)[1] if self.transcoders.write == "residual" else None
+        return output if post is None else post.forward(output)
+
+    def _pushed(self, x: Tensor, layer: int, at: str) -> Tensor:
+        here = [(row, position, push.vector) for row, position, push in self.edits.pushes if (push.layer, push.at) == (layer, at)]
+        if here:
+            x = x.clone()
+        for row, position, vector in here:
+            x[row, position] += vector.to(x)
+        return x

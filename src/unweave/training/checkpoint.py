@@ -1,0 +1,109 @@
+"""The state of a training on disk: whole or not at all, one process a folder, refused for another config."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import FileError, TrainingError
+from ..files import write_atomically
+from .config import TrainConfig, config_from, differences
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    step: int = 0
+    tokens: int = 0
+    """Trained on, repeats counted, over all processes."""
+    blocks: int = 0
+    """Blocks taken from the text."""
+    seconds: float = 0.0
+    evaluated: int = 0
+    """Tokens at the last evaluation."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds."""
+
+    config: TrainConfig
+    progress: Progress
+    tensors: dict[str, Tensor]
+
+
+def path_of(folder: Path, rank: int = 0) -> Path:
+    """One file; where processes train layers of their own, one each."""
+    return folder / ("checkpoint.safetensors" if rank == 0 else f"checkpoint-{rank}.safetensors")
+
+
+def write_checkpoint(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    """Replace the checkpoint; on any failure the old one stays.
+
+    Raises:
+        FileError: the disk is full or the folder cannot be written.
+    """
+    about = {"format": str(FORMAT), "config": json.dumps(asdict(config)), "progress": json.dumps(asdict(progress))}
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        write_atomically(path, lambda name: save_file(whole, name, about))
+    except FileError as error:
+        raise FileError(f"{error}; the training stops, {'the checkpoint before this one is whole' if path.is_file() else 'nothing was saved yet'}") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        TrainingError: not a checkpoint, damaged, or of another version.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != str(FORMAT):
+                raise TrainingError(f"{path} is not a training checkpoint of format {FORMAT}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        return Checkpoint(config_from(json.loads(about["config"]), str(path)), Progress(**json.loads(about["progress"])), tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"cannot read the checkpoint {path}: {error}; remove it to start afresh") from error
+
+
+def check_same(path: Path, old: TrainConfig, new: TrainConfig) -> None:
+    """Refuse to go on from a checkpoint of another config.
+
+    Raises:
+        TrainingError: naming the fields that differ.
+    """
+    lines = differences(old, new)
+    if lines:
+        raise TrainingError(f"{path} was made with another config: {'; '.join(lines)}; use the same, or another --out folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the system lets go when the process ends, however it ends.
+
+    Raises:
+        TrainingError: another process holds it.
+        FileError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(f"another training is running in {folder}; stop it, or use another --out folder") from error
+        yield

@@ -1,0 +1,214 @@
+"""One dataclass that is the command line, the TOML file and the record saved beside the weights."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+
+CHOICES = {
+    "kind": ("per-layer", "skip", "cross-layer", "incremental"),
+    "activation": ("batchtopk", "topk", "relu", "jumprelu"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "parallel": ("data", "layers"),
+}
+"""`skip`: per-layer with a skip matrix. `incremental`: cross-layer, all features that write at a layer share its decoder."""
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides which dictionary comes out; `unweave train --help` and docs/training.md list the same fields."""
+
+    model: str = _option("smollm2", "smollm2, a local folder, or a Hugging Face name.")
+    text: tuple[str, ...] = _option((), "File, folder, Parquet, JSONL or dataset name, with a weight if wanted: corpus.jsonl=0.7; repeatable.")
+    self_sample: float = _option(0.0, "Share of the tokens that the model writes itself, 0 to 1.")
+    held_out: float = _option(0.01, "Share of the documents kept for evaluation, chosen by a hash of their text.")
+    kind: str = _option("skip", "per-layer, skip (per-layer with a skip matrix), cross-layer, or incremental (cross-layer with tied decoders).")
+    width: str = _option("2048", "Features a layer: one number, or runs such as 3072x2,2048x26,3072x2.")
+    activation: str = _option("batchtopk", "batchtopk (saved as JumpReLU), topk, relu, or jumprelu.")
+    k: str = _option("64", "Mean active features a token for batchtopk, exact number for topk; like --width one number or runs.")
+    k_start: float = _option(4.0, "k starts at so many times its value.")
+    k_anneal: float = _option(0.15, "Share of the training over which k comes down.")
+    sparsity: float = _option(0.002, "Tanh penalty of relu and jumprelu for each active feature, reached linearly over the whole training.")
+    tanh_scale: float = _option(4.0, "c in the penalty tanh(c |decoder| activation).")
+    threshold: float = _option(0.03, "First threshold of jumprelu, in units of the normalised input.")
+    bandwidth: float = _option(0.5, "Width of jumprelu's straight-through window, in the same units.")
+    tokens: int = _option(4_000_000, "Tokens to train on, repeats counted.")
+    batch: int = _option(4096, "Tokens a step.")
+    context: int = _option(128, "Tokens a sequence.")
+    buffer: int = _option(2, "Batches recorded together; tokens are shuffled among them.")
+    reuse: int = _option(1, "Times that each recorded token is trained on.")
+    on_policy: float = _option(0.0, "Share of the sequences recorded with some layers already replaced, so that features learn how MLPs respond.")
+    lr: float = _option(1e-3, "Adam's step size.")
+    warmup: int = _option(100, "Steps over which it rises.")
+    decay: float = _option(0.3, "Last share of the training over which it falls to zero.")
+    outlier: float = _option(16.0, "A target of more than so many times the median squared norm is weighted down to that.")
+    dead_after: int = _option(200_000, "A feature silent for so many tokens is dead.")
+    auxiliary: float = _option(1 / 32, "Weight of the loss that revives dead features; 0 leaves them.")
+    init: str = _option("", "A dictionary to go on from; new features are added where it is narrower.")
+    statistics: int = _option(32_768, "Tokens for scales and the least-squares start of skip matrices.")
+    precision: str = _option("auto", "auto, float32, or bfloat16 (products only; state stays float32).")
+    parallel: str = _option("data", "Under torchrun: data (each process its share of a batch) or layers (each its range).")
+    evaluate: int = _option(500_000, "Tokens between evaluations on held-out text; 0: only at the end.")
+    checkpoint: float = _option(4.0, "Minutes between checkpoints, at most 5.")
+    seed: int = _option(0, "Decides initial weights, the order of text and what is sampled.")
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the field, its value and what is allowed.
+        """
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        for name in ("tokens", "batch", "context", "buffer", "reuse", "lr", "outlier", "dead_after", "statistics", "tanh_scale", "bandwidth", "checkpoint"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("self_sample", "k_anneal", "decay", "on_policy", "held_out"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        for name in ("warmup", "auxiliary", "sparsity", "evaluate", "threshold"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.held_out == 1:
+            raise OptionError("held_out is 1, which leaves nothing to train on")
+        if self.context < 2:
+            raise OptionError(f"context is {self.context}; a sequence needs 2 tokens or more, the first one is left out")
+        if self.checkpoint > 5:
+            raise OptionError(f"checkpoint is {self.checkpoint} minutes; at most 5, so that no more is ever lost")
+        if self.k_start < 1:
+            raise OptionError(f"k_start is {self.k_start}; it must be 1 or more")
+        if self.parallel == "layers" and self.cross_layer:
+            raise OptionError(f"parallel is 'layers', but features of a {self.kind} dictionary write across layers; use data")
+        if self.cross_layer and self.activation == "topk":
+            raise OptionError("activation is 'topk', which cross-layer folders do not hold; use batchtopk")
+        if not self.text and not self.self_sample:
+            raise OptionError("no text: give --text (a file, folder or dataset) or --self-sample with a share above 0")
+        runs(self.width, None, "width")
+        runs(self.k, None, "k")
+
+    @property
+    def cross_layer(self) -> bool:
+        """Whether features write at later layers too."""
+        return self.kind in ("cross-layer", "incremental")
+
+    @property
+    def sparse_by_k(self) -> bool:
+        """Whether k, rather than a penalty, makes activations sparse."""
+        return self.activation in ("batchtopk", "topk")
+
+    def check(self, layers: int) -> None:
+        """Refuse, before any work, widths or k that do not fit a model of so many layers.
+
+        Raises:
+            OptionError: see `widths` and `ks`.
+        """
+        self.widths(layers)
+        self.ks(layers)
+
+    def widths(self, layers: int) -> tuple[int, ...]:
+        """Features of every layer.
+
+        Raises:
+            OptionError: the runs do not add up to the number of layers, k is over the width, or tied decoders of unequal widths.
+        """
+        widths = runs(self.width, layers, "width")
+        if self.sparse_by_k:
+            for layer, (width, k) in enumerate(zip(widths, self.ks(layers), strict=True)):
+                if k > width:
+                    raise OptionError(f"k is {k} at layer {layer}, over its width of {width}")
+        if self.kind == "incremental" and len(set(widths)) > 1:
+            raise OptionError(f"width is {self.width}; tied decoders need one width for all layers")
+        return widths
+
+    def ks(self, layers: int) -> tuple[int, ...]:
+        """k of every layer; for topk all must be equal, since dictionary folders hold one.
+
+        Raises:
+            OptionError: the runs do not add up, or differ for topk.
+        """
+        ks = runs(self.k, layers, "k")
+        if self.activation == "topk" and len(set(ks)) > 1:
+            raise OptionError(f"k is {self.k}; topk needs one k for all layers (batchtopk may differ)")
+        return ks
+
+
+CHANGEABLE = frozenset(("tokens", "evaluate", "checkpoint"))
+"""Fields that may differ when a training goes on: they decide how long, not what."""
+
+
+def runs(text: str, layers: int | None, name: str) -> tuple[int, ...]:
+    """Numbers by layer from `2048` or `3072x2,2048x26`.
+
+    Raises:
+        OptionError: not of that form, not positive, or not as many as there are layers.
+
+    >>> runs("30x2,20", 3, "k")
+    (30, 30, 20)
+    """
+    numbers: list[int] = []
+    for part in str(text).split(","):
+        number, _, times = part.strip().partition("x")
+        if not number.isdecimal() or not (times or "1").isdecimal() or int(number) < 1 or int(times or 1) < 1:
+            raise OptionError(f"{name} is {text!r}; give a whole number above 0, or runs such as 3072x2,2048x26")
+        numbers += [int(number)] * int(times or 1)
+    if layers is None:
+        return tuple(numbers)
+    if len(numbers) == 1:
+        return tuple(numbers * layers)
+    if len(numbers) != layers:
+        raise OptionError(f"{name} is {text!r}, which names {len(numbers)} layers; the model has {layers}")
+    return tuple(numbers)
+
+
+def read_config(path: Path | None, given: Mapping[str, Any]) -> TrainConfig:
+    """A config from a TOML file (if any), with the options given by hand put over it.
+
+    Raises:
+        OptionError: unreadable, unknown keys, or values of another type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).expanduser().read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise OptionError(f"cannot read {path}: {error}") from error
+    return config_from(values | dict(given), str(path or "options"))
+
+
+def config_from(values: Mapping[str, Any], where: str) -> TrainConfig:
+    """A config from plain values, as TOML or JSON give them.
+
+    Raises:
+        OptionError: unknown keys, or values of another type.
+    """
+    types = {item.name: type(item.default) for item in fields(TrainConfig)}
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise OptionError(f"{where}: unknown keys {unknown}; known: {', '.join(types)}")
+    clean: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = types[name]
+        if kind is tuple:
+            value = (value,) if isinstance(value, str) else value
+            if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+                raise OptionError(f"{where}: {name} is {value!r}; it must be a list of texts")
+            clean[name] = tuple(value)
+        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else (str, int) if kind is str else kind):
+            raise OptionError(f"{where}: {name} is {value!r}; it must be a {'number' if kind in (int, float) else 'text'}")
+        else:
+            clean[name] = kind(value)
+    return TrainConfig(**clean)
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """The fields in which a checkpoint's config differs from the one asked for, as lines; fields that may change are left out."""
+    first, second = asdict(old), asdict(new)
+    return [f"{name} {first[name]!r} (asked: {second[name]!r})" for name in first if name not in CHANGEABLE and first[name] != second[name]]

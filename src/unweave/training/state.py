@@ -1,0 +1,81 @@
+"""The state of a training as tensors: what a checkpoint holds, and the dictionary that is in it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..formats import write_transcoders
+from ..transcoders import Transcoders
+from .checkpoint import Checkpoint, Progress, path_of, read_checkpoint, write_checkpoint
+from .config import TrainConfig
+from .dictionary import Dictionary, to_transcoders
+from .statistics import LayerStatistics
+
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_state(path: Path, config: TrainConfig, progress: Progress, dictionary: Dictionary, optimizer: torch.optim.Adam, silent: Tensor) -> None:
+    """Write a checkpoint.
+
+    Raises:
+        FileError: it cannot be written; the one before stays.
+    """
+    tensors = {f"parameter.{name}": value for name, value in dictionary.parameters.items()}
+    for name, parameter in dictionary.parameters.items():
+        tensors |= {f"adam.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+    tensors |= {"thresholds": dictionary.thresholds, "silent": silent}
+    for layer, facts in enumerate(dictionary.statistics):
+        for key, value in asdict(facts).items():
+            tensors[f"statistics.{layer}.{key}"] = torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+    write_checkpoint(path, config, progress, tensors)
+
+
+def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> Dictionary:
+    """The dictionary of a checkpoint; `layers` None: those the model has."""
+    tensors = kept.tensors
+    n = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("statistics."))
+    statistics = []
+    for layer in range(n):
+        found = {key: tensors[f"statistics.{layer}.{key}"] for key in LayerStatistics.__dataclass_fields__}
+        values: dict[str, Any] = {key: float(value) if value.dim() == 0 else value.to(device) for key, value in found.items()}
+        statistics.append(LayerStatistics(**values))
+    parameters = {name.removeprefix("parameter."): value.to(device).requires_grad_() for name, value in tensors.items() if name.startswith("parameter.")}
+    return Dictionary(kept.config, tuple(statistics), parameters, tensors["thresholds"].to(device), layers or range(n), kept.config.widths(n))
+
+
+def restore(kept: Checkpoint, dictionary: Dictionary, optimizer: torch.optim.Adam, silent: Tensor) -> None:
+    """Put a checkpoint's moments and counts where they belong."""
+    for name, parameter in dictionary.parameters.items():
+        if f"adam.step.{name}" in kept.tensors:
+            optimizer.state[parameter] = {key: kept.tensors[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu") for key in ADAM}
+    silent.copy_(kept.tensors["silent"])
+
+
+def export(folder: str | Path, out: str | Path, *, compact: bool = False) -> Transcoders:
+    """Write the dictionary of a training's checkpoint, finished or not, as a folder that `trace` and the peer read.
+
+    Raises:
+        TrainingError: no checkpoint, or one that cannot be read.
+        FileError: `out` cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    if not path_of(folder).is_file():
+        raise TrainingError(f"{folder} holds no checkpoint")
+    kept = read_checkpoint(path_of(folder))
+    tensors, rank = dict(kept.tensors), 1
+    while kept.config.parallel == "layers" and path_of(folder, rank).is_file():
+        part = read_checkpoint(path_of(folder, rank)).tensors
+        tensors |= {name: value for name, value in part.items() if name.startswith("parameter.")}
+        tensors["thresholds"] = torch.maximum(tensors["thresholds"], part["thresholds"])
+        rank += 1
+    whole = restored(Checkpoint(kept.config, kept.progress, tensors), None, torch.device("cpu"))
+    missing = next((layer for layer in whole.layers if f"encoder.{layer}" not in whole.parameters), None)
+    if missing is not None:
+        raise TrainingError(f"{folder} lacks the checkpoint of the process that trained layer {missing}")
+    transcoders = to_transcoders(whole, str(out))
+    write_transcoders(transcoders, out, compact=compact)
+    return transcoders

@@ -1,0 +1,425 @@
+"""Training: sparse products are the dense ones, losses fall, runs go on bit by bit, two processes are one, bad input is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LAYERS, VOCAB, D, write_tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+import unweave
+from unweave.errors import FileError, OptionError, TextError, TrainingError
+from unweave.training.checkpoint import locked, path_of, read_checkpoint
+from unweave.training.config import TrainConfig, config_from, differences, read_config, runs
+from unweave.training.curves import plot, read_log
+from unweave.training.dictionary import start
+from unweave.training.display import Display, chart
+from unweave.training.loop import train
+from unweave.training.parallel import Processes, joint_kth
+from unweave.training.progress import held_out_figures
+from unweave.training.recorder import record
+from unweave.training.sparse import Activations, Pattern, encode
+from unweave.training.state import export
+from unweave.training.statistics import measure
+from unweave.training.step import losses
+from unweave.training.tokens import Blocks
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    """A tiny llama with a word-level tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = write_tiny_model("llama", tmp_path_factory.mktemp("model") / "m")
+    words = {"<s>": 0} | {f"w{i}": i for i in range(1, VOCAB - 5)} | {word: i for i, word in enumerate(("When", "Then", "Where", "Once", "Never"), VOCAB - 5)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<s>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """Random words in 240 documents."""
+    generator = torch.Generator().manual_seed(5)
+    file = tmp_path_factory.mktemp("text") / "text.jsonl"
+    lines = [" ".join(f"w{i}" for i in torch.randint(1, VOCAB - 5, (60,), generator=generator).tolist()) for _ in range(240)]
+    file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return file
+
+
+@pytest.fixture
+def config(model_folder, text) -> TrainConfig:
+    return TrainConfig(
+        model=str(model_folder), text=(str(text),), width="64", k="8", tokens=8_000, batch=512, context=32, statistics=2000, dead_after=3000,
+        evaluate=0, lr=3e-3, warmup=5, held_out=0.1,
+    )  # fmt: skip
+
+
+class Silent:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.steps, self.evaluations, self.stop_at = [], [], stop_at
+
+    def stage(self, title):
+        pass
+
+    def step(self, config, progress, measured, rate):
+        self.steps.append(measured)
+        if progress.step == self.stop_at:
+            raise KeyboardInterrupt
+
+    def evaluated(self, progress, figures):
+        self.evaluations.append(figures)
+
+
+def run(config: TrainConfig, folder: Path, **how) -> Silent:
+    watcher = Silent(**how)
+    train(config, folder, watcher, held_out_figures)
+    return watcher
+
+
+@given(st.integers(0, 2**31), st.floats(0.0, 1.0))
+def test_sparse_products_and_their_gradients_are_the_dense_ones(seed, density):
+    generator = torch.Generator().manual_seed(seed)
+    x, goal = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    weights = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((9, 5), (9,), (9, 5))]
+    keep = torch.rand(7, 9, generator=generator) < density
+    gradients = []
+    for dense in (True, False):
+        encoder, bias, decoder = (weight.clone().requires_grad_() for weight in weights)
+        pre = x @ encoder.T + bias
+        if dense:
+            acts = Activations(pre * keep, None)
+        else:
+            tokens, features = keep.nonzero(as_tuple=True)
+            pattern = Pattern.of(tokens, features, 7, 9)
+            acts = Activations(encode(x, encoder, bias, pre.detach()[tokens, features], pattern), pattern)
+        out = acts.decode(decoder)
+        assert acts.active().tolist() == keep.sum(0).tolist()
+        (out - goal).square().sum().backward()
+        gradients.append([out.detach(), encoder.grad, bias.grad, decoder.grad])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 5))
+def test_the_joint_rank_leaves_as_many_as_wanted(values, wanted):
+    candidates = torch.tensor(values).float() + torch.arange(len(values)) / 100
+    kept = int((candidates > joint_kth(Processes(), candidates, wanted)).sum())
+    assert kept == min(wanted, len(values))
+
+
+@pytest.mark.parametrize("kind", ["per-layer", "skip", "cross-layer", "incremental"])
+@pytest.mark.parametrize("activation", ["batchtopk", "topk", "relu", "jumprelu"])
+def test_every_kind_learns_and_is_read_back(config, kind, activation, tmp_path):
+    if activation == "topk" and kind in ("cross-layer", "incremental"):
+        with pytest.raises(OptionError, match="topk"):
+            replace(config, kind=kind, activation=activation)
+        return
+    config = replace(config, kind=kind, activation=activation)
+    watcher = run(config, tmp_path)
+    assert watcher.steps[-1].fvu.mean() < (0.97 if kind == "skip" else 0.94) * watcher.steps[0].fvu.mean()
+    if config.sparse_by_k:
+        assert watcher.steps[-1].l0.mean() == pytest.approx(8, abs=0.3)
+    elif activation == "relu":
+        assert watcher.steps[-1].penalty > 0
+    transcoders = unweave.read_transcoders(str(tmp_path / "dictionary"))
+    assert transcoders.widths == (64,) * LAYERS and transcoders.has_skip == (kind == "skip")
+    figures = watcher.evaluations[-1]
+    assert figures["fvu"] < 1.0 and figures["l0"] < 64 and figures["loss_replaced"] > 0
+    loaded = unweave.load(config.model, str(tmp_path / "dictionary"))
+    assert float(unweave.attribute(loaded, [0, 5, 9]).residual().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["skip", "cross-layer"])
+def test_bfloat16_products_learn_alike_and_keep_float32_state(config, kind, tmp_path):
+    config = replace(config, kind=kind)
+    figures = [run(replace(config, precision=precision), tmp_path / precision).evaluations[-1]["fvu"] for precision in ("float32", "bfloat16")]
+    assert figures[1] == pytest.approx(figures[0], rel=0.03)
+    assert all(tensor.dtype == torch.float32 for name, tensor in read_checkpoint(path_of(tmp_path / "bfloat16")).tensors.items() if "encoder" in name)
+
+
+def test_the_dictionary_that_is_saved_is_the_one_that_was_trained(config, tmp_path):
+    run(replace(config, kind="skip"), tmp_path)
+    kept = read_checkpoint(path_of(tmp_path))
+    from unweave.training.state import restored
+
+    trained, saved = restored(kept, None, torch.device("cpu")), export(tmp_path, tmp_path / "again")
+    x = torch.randn(20, D)
+    for layer, part in enumerate(saved.layers):
+        assert part.skip is not None
+        activations, out = trained.predict_dense(layer, x, {})
+        made = saved.encode(layer, x)[1]
+        torch.testing.assert_close(activations, made)
+        torch.testing.assert_close(out, made @ part.decoder.stored + part.decoder_bias + x @ part.skip.stored.T, rtol=1e-4, atol=1e-5)
+    first, second = ((tmp_path / name / "layer_0.safetensors").read_bytes() for name in ("dictionary", "again"))
+    assert first == second
+
+
+def test_statistics_give_the_least_squares_map():
+    generator = torch.Generator().manual_seed(0)
+    x, truth = torch.randn(500, 6, generator=generator), torch.randn(6, 6, generator=generator)
+    y = x @ truth.T + 3.0
+    found = measure([([x[:250]], [y[:250]]), ([x[250:]], [y[250:]])], 1e9, range(1))[0]
+    torch.testing.assert_close(found.affine * found.output / found.input, truth, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.affine_bias * found.output, torch.full((6,), 3.0), rtol=1e-3, atol=1e-3)
+    y[0] *= 1000  # an outlier
+    weights = found.weights(y / found.output, 4.0)
+    assert weights[0] < 1e-3 and weights[1:].min() > 0.1
+
+
+def test_recording_with_layers_replaced(tiny):
+    model = tiny("llama").language_model
+    blocks = torch.randint(VOCAB, (3, 7))
+    inputs, outputs = record(model, blocks, range(LAYERS))
+    reference = model.record(blocks[1])
+    torch.testing.assert_close(inputs[2].view(3, 6, D)[1], reference.mlp_inputs[2][1:])
+    torch.testing.assert_close(outputs[2].view(3, 6, D)[1], reference.mlp_outputs[2][1:])
+    where = torch.zeros(3, LAYERS, dtype=torch.bool)
+    where[1, 0] = True
+    changed, true = record(model, blocks, range(LAYERS), lambda layer, x: torch.zeros_like(x), where)
+    same = lambda a, b, row: torch.allclose(a.view(3, 6, D)[row], b.view(3, 6, D)[row])  # noqa: E731
+    assert same(changed[0], inputs[0], 1) and not same(changed[1], inputs[1], 1) and same(changed[1], inputs[1], 2)
+    mlp = model.blocks[1].mlp
+    torch.testing.assert_close(mlp(changed[1]), true[1])
+    assert not any(block.mlp._forward_hooks for block in model.blocks)
+
+
+@pytest.mark.parametrize("extra", [{}, {"on_policy": 0.5, "reuse": 2}, {"kind": "cross-layer"}])
+def test_a_stopped_training_goes_on_bit_by_bit(config, tmp_path, extra):
+    config = replace(config, checkpoint=1e-9, tokens=6000, **extra)
+    run(config, tmp_path / "whole")
+    with pytest.raises(TrainingError, match="stopped at"):
+        run(config, tmp_path / "parts", stop_at=5)
+    assert 0 < read_checkpoint(path_of(tmp_path / "parts")).progress.step < 5
+    run(config, tmp_path / "parts")
+    one, other = (read_checkpoint(path_of(tmp_path / name)) for name in ("whole", "parts"))
+    assert asdict(one.progress) | {"seconds": 0} == asdict(other.progress) | {"seconds": 0}
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, other.tensors[name]), name
+
+
+def options(config: TrainConfig) -> list[str]:
+    words = []
+    for name, value in asdict(config).items():
+        if name != "text" and value != getattr(TrainConfig, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return [*words, "--text", *config.text]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-c", "from unweave.cli import main; main()", "train", *words]
+
+
+def test_kill_9_loses_at_most_the_last_checkpoint(config, tmp_path):
+    config = replace(config, checkpoint=1e-9, tokens=10**8)
+    process = subprocess.Popen(command(*options(config), "--out", str(tmp_path)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    for _ in range(600):
+        if path_of(tmp_path).is_file():
+            break
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = read_checkpoint(path_of(tmp_path)).progress
+    assert kept.tokens > 0
+    watcher = run(replace(config, tokens=kept.tokens + 1000), tmp_path)
+    assert 1 <= len(watcher.steps) <= 4 and (tmp_path / "dictionary" / "config.yaml").is_file()
+
+
+def test_two_processes_follow_one_with_the_joined_batch(config, tmp_path):
+    config = replace(config, tokens=6000, buffer=1)
+    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    for mode in ("data", "layers"):
+        words = command(*options(replace(config, parallel=mode)), "--out", str(tmp_path / mode))
+        done = subprocess.run([*torchrun, *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    with Display(tmp_path / "one", Console(quiet=True)) as display:
+        train(config, tmp_path / "one", display, held_out_figures)
+    alone = read_log(tmp_path / "one")
+    assert [event["event"] for event in alone] == ["step", "step", "evaluation"]
+    joined = read_log(tmp_path / "data")
+    for one, other in zip(alone, joined, strict=True):
+        for name in ("tokens", "fvu", "l0", "loss_replaced"):
+            if name in one:
+                assert other[name] == pytest.approx(one[name], rel=2e-3, abs=2e-3), name
+    by_layer = read_log(tmp_path / "layers")  # the first process trains layer 0 alone, and judges the whole
+    assert by_layer[1]["fvu"][0] == pytest.approx(alone[1]["fvu"][0], abs=2e-3) and len(by_layer[1]["fvu"]) == 1
+    assert by_layer[-1]["by_layer"] == pytest.approx(alone[-1]["by_layer"], abs=5e-3)
+
+
+def test_going_on_from_a_dictionary_widens_it_and_changes_nothing_at_first(config, tmp_path):
+    run(config, tmp_path / "a")
+    before = unweave.read_transcoders(str(tmp_path / "a" / "dictionary"))
+    wider = replace(config, init=str(tmp_path / "a" / "dictionary"), width="64x2,80", tokens=1, lr=1e-12)
+    run(wider, tmp_path / "b")
+    after = unweave.read_transcoders(str(tmp_path / "b" / "dictionary"))
+    assert after.widths == (64, 64, 80)
+    torch.testing.assert_close(after.layers[2].encoder.stored[:64], before.layers[2].encoder.stored, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.layers[2].decoder.stored[:64], before.layers[2].decoder.stored, rtol=1e-4, atol=1e-5)
+    with pytest.raises(unweave.UnweaveError, match="cannot go on from it"):
+        run(replace(config, init=str(tmp_path / "a" / "dictionary"), kind="cross-layer"), tmp_path / "c")
+    with pytest.raises(unweave.UnweaveError, match="the new one has 32"):
+        run(replace(config, init=str(tmp_path / "a" / "dictionary"), width="32"), tmp_path / "d")
+
+
+@pytest.mark.parametrize("weight", [0.0, 1 / 32])
+def test_dead_features_are_revived(config, weight):
+    generator = torch.Generator().manual_seed(7)
+    x, truth = torch.randn(256, D, generator=generator), torch.randn(D, D, generator=generator)
+    y = (x @ truth).relu()
+    config = replace(config, auxiliary=weight, kind="per-layer", k="4")
+    facts = measure([([x], [y])], 1e9, range(1))
+    dictionary = start(replace(config, width="64"), (facts[0],), None, torch.device("cpu"), range(1))
+    with torch.no_grad():
+        dictionary.parameters["encoder_bias.0"][32:] = -6.0  # these never fire
+    silent = torch.zeros(1, 64, dtype=torch.int64)
+    silent[0, 32:] = 10_000
+    optimizer = torch.optim.Adam(list(dictionary.parameters.values()), lr=0.03)
+    for _ in range(150):
+        losses(dictionary, [x], [y], silent, (4.0,), 0.0, False, lambda candidates, wanted: joint_kth(Processes(), candidates, wanted))
+        optimizer.step()
+        optimizer.zero_grad()
+    alive = int((silent[0, 32:] < 10_000).sum())
+    assert (alive == 0) if weight == 0 else (alive > 8)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config, tmp_path):
+    config = replace(config, lr=1e30, checkpoint=1e-9, warmup=0, tokens=10**6)
+    with pytest.raises(TrainingError, match=r"not finite .*last good state is in .*checkpoint\.safetensors"):
+        run(config, tmp_path)
+    if path_of(tmp_path).is_file():
+        assert all(bool(tensor.isfinite().all()) for name, tensor in read_checkpoint(path_of(tmp_path)).tensors.items() if name.startswith("parameter"))
+
+
+def test_a_full_disk_stops_and_keeps_the_checkpoint_before(config, tmp_path, monkeypatch):
+    run(config, tmp_path)
+    before = path_of(tmp_path).read_bytes()
+    import unweave.training.checkpoint as module
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(FileError, match=r"No space left.*the checkpoint before this one is whole"):
+        run(replace(config, tokens=20_000), tmp_path)
+    assert path_of(tmp_path).read_bytes() == before
+
+
+def test_bad_input_is_refused_in_one_line(config, tmp_path, model_folder):
+    run(config, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"lr 0\.003 \(asked: 0\.5\); seed 0 \(asked: 4\)"):
+        run(replace(config, lr=0.5, seed=4), tmp_path / "run")
+    with locked(tmp_path / "run"), pytest.raises(TrainingError, match="another training is running"):
+        run(config, tmp_path / "run")
+    with pytest.raises(OptionError, match="k is 100 at layer 0, over its width of 64"):
+        run(replace(config, k="100"), tmp_path / "new")
+    with pytest.raises(OptionError, match="names 2 layers; the model has 3"):
+        run(replace(config, width="64x2"), tmp_path / "new")
+    with pytest.raises(TextError):
+        run(replace(config, text=("/nowhere/at/all",)), tmp_path / "new")
+    short = tmp_path / "short.txt"
+    short.write_text("w1 w2")
+    with pytest.raises(TextError):
+        run(replace(config, text=(str(short),)), tmp_path / "new")
+    path_of(tmp_path / "run").write_bytes(b"rubbish")
+    with pytest.raises(TrainingError, match="cannot read the checkpoint"):
+        run(config, tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError):
+        run(config, tmp_path / "file" / "inside")
+    with pytest.raises(TrainingError, match="holds no checkpoint"):
+        export(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"text": []}, "no text"),
+        ({"text": ["a"], "activation": "gelu"}, "must be one of batchtopk"),
+        ({"text": ["a"], "tokens": 0}, "must be above 0"),
+        ({"text": ["a"], "tokens": 1.5}, "tokens is 1.5"),
+        ({"text": ["a"], "colour": 1}, "unknown keys"),
+        ({"text": ["a"], "width": "0"}, "whole number above 0"),
+        ({"text": ["a"], "checkpoint": 6}, "at most 5"),
+        ({"text": ["a"], "kind": "cross-layer", "parallel": "layers"}, "use data"),
+        ({"text": 3}, "list of texts"),
+        ({"text": ["a"], "on_policy": 2}, "between 0 and 1"),
+    ],
+)
+def test_configs_are_checked(values, message):
+    with pytest.raises(OptionError, match=message):
+        config_from(values, "here")
+
+
+def test_the_config_is_the_toml_file_and_the_options(tmp_path):
+    file = tmp_path / "train.toml"
+    file.write_text('text = ["a.txt"]\nk = 32\nlr = 1\n')
+    config = read_config(file, {"lr": 0.5})
+    assert (config.text, config.k, config.lr) == (("a.txt",), "32", 0.5)
+    assert differences(config, replace(config, tokens=5)) == [] and differences(config, replace(config, seed=5)) == ["seed 0 (asked: 5)"]
+    file.write_text("text = [")
+    with pytest.raises(OptionError, match="cannot read"):
+        read_config(file, {})
+    assert runs("2x3", None, "k") == (2, 2, 2)
+
+
+@given(st.integers(1, 50), st.integers(0, 200), st.integers(0, 120))
+def test_every_epoch_takes_every_block_once(n, begin, count):
+    blocks = Blocks(torch.zeros(n, 4, dtype=torch.int64), torch.zeros(0, 4, dtype=torch.int64))
+    whole = blocks.order(3, 0, begin + count) if begin + count else torch.zeros(0, dtype=torch.int64)
+    if count:
+        assert torch.equal(blocks.order(3, begin, count), whole[begin:])
+    for epoch in whole.split(n):
+        assert len(epoch.unique()) == len(epoch)
+
+
+def test_log_curves_and_display(config, tmp_path, capsys):
+    with Display(tmp_path, Console(width=120)) as display:
+        train(replace(config, tokens=10_000), tmp_path, display, held_out_figures)
+    assert "held-out" in capsys.readouterr().out
+    log = tmp_path / "log.jsonl"
+    events = read_log(tmp_path)
+    assert {event["event"] for event in events} == {"step", "evaluation"} and events[0]["step"] == 1
+    for name in ("a.png", "a.svg"):
+        assert plot(log, tmp_path / name).stat().st_size > 5000
+    with pytest.raises(OptionError, match=r"must end in \.png or \.svg"):
+        plot(log, tmp_path / "a.pdf")
+    log.write_text(log.read_text() + '{"event": "st')
+    assert len(read_log(log)) == len(events)
+    log.write_text("nonsense\n{}\n")
+    with pytest.raises(FileError, match="line 1"):
+        read_log(log)
+    assert chart([0.0, 1.0]) == " █"
+
+
+def test_own_text_is_kept_and_gone_on_with(config, tmp_path, monkeypatch):
+    import unweave.training.tokens as module
+
+    monkeypatch.setattr(module, "SAMPLED_AT_ONCE", 4)
+    config = replace(config, text=(), self_sample=1.0, tokens=2000)
+    run(config, tmp_path)
+    lines = (tmp_path / "own-text.jsonl").read_text().splitlines()
+    assert len(lines) >= 8 and {json.loads(line)["kind"] for line in lines} == {"self"}
+    (tmp_path / "tokens.safetensors").rename(tmp_path / "kept")
+    (tmp_path / "own-text.jsonl").write_text("\n".join(lines[:6]))
+    run(replace(config, tokens=2001), tmp_path)
+    assert (tmp_path / "own-text.jsonl").read_text().splitlines() == lines
+
+
+def test_the_documentation_lists_every_option():
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert [name for name in TrainConfig.__dataclass_fields__ if f"| `--{name.replace('_', '-')}` |" not in page] == []
