@@ -237,7 +237,7 @@ def main() -> None:
             fail(f"{tool} is not here; this script needs Debian or one of its children")
     unknown = set(options.packages or ()) - {row.package for row in ROWS}
     if unknown:
-        fail(f"no rule for package {sorted(unknown)[0]}; the script knows {', '.join(dict.fromkeys(row.package for row in ROWS))}")
+        fail(f"no rule for package {sorted(unknown)[0]}; the table at the top of this script names those there are")
     rows = [row for row in ROWS if not options.packages or row.package in options.packages]
     out = options.out.expanduser()
     packages = list(dict.fromkeys(row.package for row in rows))

@@ -192,7 +192,8 @@ def code(folder: Path, pattern: str) -> Iterator[Paragraphs]:
     for path in files(folder, pattern):
         text = read_text(path)
         if "\ufffd" not in text and "\0" not in text:
-            yield [part for part in re.split(r"\n(?=\n)", text) if part.strip()]
+            parts = text.split("\n\n")
+            yield [part for place, part in enumerate(parts) if part.strip() and not (place < 3 and re.search("copyright|licen[cs]e", part, re.IGNORECASE))]
 
 
 def sword(folder: Path, pattern: str) -> Iterator[Paragraphs]:

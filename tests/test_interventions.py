@@ -348,7 +348,7 @@ def test_generation_with_a_cache_equals_generation_without(tiny, family, kind, m
     for changes in (
         [set_to("1_5_*", 30.0), ablate("2_3_*"), add("0_7_*", 9.0)],
         [set_to("0_4_2", 25.0)],
-        [add_direction(torch.ones(D, dtype=torch.float64), 1, "*")],
+        [add_direction(torch.linspace(-2, 2, D, dtype=torch.float64), 1, "*")],
     ):
         written = unweave.generate(model, PROMPT, changes, "open", max_new_tokens=5)
         assert list(written.default.ids) == greedy(model, [], 5)
@@ -490,11 +490,18 @@ def test_features_left_out_of_a_dictionary_are_refused(tiny, tmp_path):
 
 @pytest.mark.real
 def test_the_default_model(smollm2):
+    """Nothing changed changes nothing; what is strongest at the last position matters; a swap overdone moves towards the other answer."""
     recording = record(smollm2, "The capital of France is")
-    still, pushed = unweave.intervene_each(smollm2, recording, [[], [scale(["24_1663_4", "24_752_4"], -4.0)]], "open")
-    assert still.tokens(count=1)[0].text == " Paris"
-    assert still.kl() <= 1e-6 < 1e-3 < pushed.kl()
-    assert [change.before > 1 for change in pushed.changed] == [True, True]
     swapped = unweave.swap(smollm2, recording, "The capital of Germany is")
-    berlin = [unweave.intervene(smollm2, recording, dosed(swapped, factor)).tokens([" Berlin"], count=0)[0] for factor in (1.0, 4.0)]
-    assert berlin[1].probability_after > 5 * berlin[0].probability_after
+    last = sorted((change for change in swapped if change.features[0].position == 5), key=lambda change: -abs(change.value))
+    strongest = [change.features[0] for change in last[:40]]
+    variants = [[], [scale(strongest, -3.0)], swapped, dosed(swapped, 4.0)]
+    still, pushed, there, beyond = unweave.intervene_each(smollm2, recording, variants, watch=strongest)
+    assert still.tokens(count=1)[0].text == " Paris"
+    assert still.kl() <= 1e-6 < 1e-2 < pushed.kl()
+    assert torch.allclose(still.activations[0], still.activations[1], atol=1e-3)
+    chances = [outcome.tokens([" Berlin"], count=0)[0].probability_after for outcome in (still, there, beyond)]
+    assert chances[0] < chances[1] < chances[2]
+    written = unweave.generate(smollm2, recording, [], max_new_tokens=3)
+    assert written.default.text == written.steered.text
+    assert written.default.text.startswith(" Paris")

@@ -1,6 +1,8 @@
 """`unweave steer`: what it prints, and that bad input is one line."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,6 +209,13 @@ def test_graphs_of_something_else(steer, run, folders, tmp_path):  # noqa: F811
     refused(steer("--graph", "deep.graph.safetensors", "--ablate", first), "is a graph of a model of 9 layers")
     write_json(graph, tmp_path / "foreign.json")
     assert steer("--graph", "foreign.json", "--ablate", first)[0] == 0
+
+
+def test_the_documentation_lists_every_option(run):  # noqa: F811
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    options = set(re.findall(r"--[a-z-]+", run("steer", "--help")[1])) - {"--help", "--no-ids"}
+    assert len(options) > 20
+    assert [option for option in sorted(options) if f"`{option}`" not in page] == []
 
 
 def test_names_in_python(folders, tmp_path):

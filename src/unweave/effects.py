@@ -153,8 +153,8 @@ def _show_next(facts: dict[str, Any], console: Console) -> None:
     table = _table(("", "left"), ("token", "left"), ("before", "right"), ("", "left"), ("after", "right"), ("", "left"), ("logit", "right"))
     for token in facts["next"]:
         table.add_row(
-            "", f"[bold]{_token(token['text'])}[/]", f"{token['probability_before']:.1%}", f"{_bar(token['probability_before'], colour='dim cyan'):<16}",
-            f"{token['probability_after']:.1%}", f"{_bar(token['probability_after']):<16}", f"{token['logit_change']:+.2f}",
+            "", f"[bold]{_token(token['text'])}[/]", f"{token['probability_before']:.1%}", _bar(token['probability_before'], colour='dim cyan'),
+            f"{token['probability_after']:.1%}", _bar(token['probability_after']), f"{token['logit_change']:+.2f}",
         )  # fmt: skip
     console.print(table)
 

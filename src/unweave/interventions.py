@@ -17,8 +17,8 @@ from .plans import Held, Mode, Plan, check_reach, held, model_writes, prompt_edi
 from .replacement import ReplacementModel
 from .targets import resolve_targets
 
-BATCH = 16
-"""Interventions in one forward pass."""
+TOKENS_PER_PASS = 256
+"""Interventions in one forward pass, times tokens of the prompt: enough for full matrix speed, little enough memory."""
 
 Prompt = str | Sequence[int] | Tensor | Recording
 """Text, token ids, or the recording of a prompt that was run before (`model.language_model.record(ids)`)."""
@@ -162,20 +162,22 @@ def intervene_each(
     *,
     layers: range | None = None,
     watch: Sequence[NodeLike] = (),
-    batch: int = BATCH,
+    batch: int | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> Iterator[Outcome]:
     """Many interventions on one prompt, each by itself, as batches of one forward pass; outcomes in the order given.
 
-    The prompt is recorded once. Arguments and errors as in `intervene`; all variants are checked before the first run.
+    The prompt is recorded once. `batch` is the number in one pass (None: as many as 256 tokens allow). Other arguments
+    and errors as in `intervene`; all variants are checked before the first run.
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise OptionError(f"batch is {batch}; it must be at least 1")
     recording = record(model, prompt)
     hold = held(mode, layers, model.language_model.n_layers)
     watched = _Watch.over(model, len(recording.input_ids), watch)
     clean = _joined({layer: _clean(model, recording, layer, *places) for layer, places in watched.places.items()})
-    parts = [variants[begin : begin + batch] for begin in range(0, len(variants), batch)]
+    size = batch or max(1, TOKENS_PER_PASS // len(recording.input_ids))
+    parts = [variants[begin : begin + size] for begin in range(0, len(variants), size)]
     plans = [prompt_edits(model, recording, part) for part in parts]
     for part, plan in zip(parts, plans, strict=True):
         check_reach(part, plan, model, hold)
@@ -197,10 +199,9 @@ def _outcomes(
         seen = _run(model, recording, plan, hold, watched, len(part))
         logits = seen.logits.to("cpu", recording.logits.dtype)
         after = _joined(seen.watched).unbind(1) if watched.features else [clean] * len(part)
-        for row, changes in enumerate(part):
+        for row, (changes, changed) in enumerate(zip(part, _changed(plan, seen, len(part)), strict=True)):
             if not bool(logits[row].isfinite().all()):
                 raise InterventionError("the model's logits are not finite after this intervention; use smaller numbers")
-            changed = _changed(plan, seen, row)
             both = torch.stack([clean, after[row]], 1)[:, :, watched.order]
             idle = tuple(change.feature for change in changed if not model_writes(model, change.feature.layer, hold))
             yield Outcome(
@@ -254,10 +255,11 @@ def _joined(layers: dict[int, tuple[Tensor, Tensor]]) -> Float[Tensor, "2 *batch
     return torch.stack([torch.cat(columns, -1) for columns in zip(*(layers[layer] for layer in sorted(layers)), strict=True)])
 
 
-def _changed(plan: Plan, seen: Seen, row: int) -> tuple[FeatureChange, ...]:
-    changed = []
+def _changed(plan: Plan, seen: Seen, rows: int) -> list[tuple[FeatureChange, ...]]:
+    """What was changed, by row of the batch."""
+    changed: list[list[FeatureChange]] = [[] for _ in range(rows)]
     for layer, edits in plan.layers.items():
-        here = edits.row == row
-        for position, index, before, after in zip(edits.position[here], edits.index[here], edits.clean[here], seen.written[layer][here], strict=True):
-            changed.append(FeatureChange(Feature(layer, int(position), int(index)), float(before), float(after)))
-    return tuple(changed)
+        columns = (edits.row, edits.position, edits.index, edits.clean, seen.written[layer])
+        for row, position, index, before, after in zip(*(column.tolist() for column in columns), strict=True):
+            changed[row].append(FeatureChange(Feature(layer, position, index), before, after))
+    return [tuple(part) for part in changed]

@@ -85,7 +85,8 @@ def steer(
         if generate is None or not edits.only_generated(changes):
             outcome = interventions.intervene(loaded, recording, changes, **how, watch=watched)
         if factors is not None:
-            swept = steering.sweep(loaded, recording, changes, factors, tokens=tokens, **how, progress=report)
+            curves = [*tokens, int(recording.logits[-1].argmax())] if tokens else []
+            swept = steering.sweep(loaded, recording, changes, factors, tokens=curves, **how, progress=report)
         if plot is not None and swept is not None:
             steering.plot_sweep(swept, plot, prompt or "")
         if generate is not None:
@@ -116,10 +117,12 @@ def _assignments(option: str, given: list[str] | None) -> list[tuple[str, float]
     found = []
     for text in given or ():
         name, sign, value = text.rpartition("=")
+        if not sign:
+            raise OptionError(f"{option} {text}: give NODE=NUMBER, such as 12_345_5=-2")
         try:
             found.append((name, float(value)))
         except ValueError as error:
-            raise OptionError(f"{option} {text}: {value!r} is not a number" if sign else f"{option} {text}: give NODE=NUMBER, such as 12_345_5=-2") from error
+            raise OptionError(f"{option} {text}: {value!r} is not a number") from error
     return found
 
 

@@ -66,7 +66,7 @@ class Responses:
         normalized = bare.forward(mid)
         other = normalized[torch.randperm(len(mid), generator=self.generator, device=mid.device)]
         low, high = SHARES
-        share = 0.5 + (high - low) * torch.rand(len(mid), 1, generator=self.generator, device=mid.device, dtype=mid.dtype)
+        share = low + (high - low) * torch.rand(len(mid), 1, generator=self.generator, device=mid.device, dtype=mid.dtype)
         towards = share * (other - normalized)
         noise = torch.randn(mid.shape, generator=self.generator, device=mid.device, dtype=mid.dtype)
         if norm.centred:

@@ -6,13 +6,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .results import Evaluation, LayerFigures, PromptScores, Response, TextFigures, mean_unexplained
+from .results import Evaluation, LayerFigures, PromptScores, TextFigures, mean_unexplained
 
 Row = tuple[str, ...]
 TOTALS: Row = ("", "FVU", "weighted", "per token", "cross-entropy", "added", "KL", "top-1")
 LAYERS: Row = ("layer", "FVU", "weighted", "per token", "affine", "random", "L0", "dead", "alone")
 RESPONSES: Row = ("layer", *(f"{who}{kind}" for kind in ("feature", "towards", "noise") for who in ("", "held ", "affine ")))
-PROMPTS: Row = ("prompt", "tokens", "features", "replacement", "completeness", "peer-style replacement", "completeness")
+PROMPTS: Row = ("prompt", "features", "replacement", "completeness", "peer-style replacement", "peer-style completeness")
+NAMES_AT_LEAST = 12
+"""Columns of the terminal left for names, however narrow it is."""
 
 
 def totals(text: TextFigures) -> list[Row]:
@@ -41,21 +43,23 @@ def layers(evaluation: Evaluation) -> list[Row]:
 
 
 def responses(figures: Sequence[LayerFigures]) -> list[Row]:
-    """By layer: errors of predicted changes, of the dictionary, of it with the active features held, and of the affine map."""
-
-    def cells(layer: LayerFigures) -> Row:
-        of: tuple[Response, ...] = (layer.response, layer.held_response, layer.affine_response)
-        return tuple("" if value is None else f"{value:.2f}" for kind in ("feature", "towards", "noise") for value in (getattr(one, kind) for one in of))
-
-    return [(str(number), *cells(layer)) for number, layer in enumerate(figures)]
+    """By layer, and their mean: errors of predicted changes, of the dictionary, held as in a graph, and of the affine map."""
+    values = [
+        tuple(getattr(one, kind) for kind in ("feature", "towards", "noise") for one in (layer.response, layer.held_response, layer.affine_response))
+        for layer in figures
+    ]
+    known = [[value for value in column if value is not None] for column in zip(*values, strict=True)]
+    means = tuple(sum(column) / len(column) if column else None for column in known)
+    named = [*((str(number), row) for number, row in enumerate(values)), ("mean", means)]
+    return [(name, *("" if value is None else f"{value:.2f}" for value in row)) for name, row in named]
 
 
 def prompts(scores: Sequence[PromptScores]) -> list[Row]:
     """Scores of every prompt's graph, and their means."""
-    rows = [(one.prompt.replace("\n", "⏎"), str(one.tokens), str(one.features), *(f"{value:.2f}" for value in _scores(one))) for one in scores]
+    rows = [(one.prompt.replace("\n", "⏎"), str(one.features), *(f"{value:.2f}" for value in _scores(one))) for one in scores]
     if scores:
         means = [sum(column) / len(scores) for column in zip(*map(_scores, scores), strict=True)]
-        rows.append(("mean", "", "", *(f"{value:.3f}" for value in means)))
+        rows.append(("mean", "", *(f"{value:.3f}" for value in means)))
     return rows
 
 
@@ -83,11 +87,11 @@ def scope(evaluation: Evaluation) -> str:
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print all tables for a person."""
     console.print(f"[bold]{escape(evaluation.setting.transcoders)}[/] for {escape(evaluation.setting.model)}", highlight=False)
-    console.print(f"{headline(evaluation)}\n[dim]{scope(evaluation)}[/]\n", highlight=False)
+    console.print(f"{headline(evaluation)}\n[dim]{scope(evaluation)}[/]", highlight=False)
     for text in kinds(evaluation):
         console.print(_table(f"All MLPs replaced, {text.name} ({text.tokens:,} tokens)", TOTALS, totals(text), bold="dictionary"))
     console.print(_table("By layer, mean over the kinds of text", LAYERS, layers(evaluation)))
-    console.print(_table("Error of predicted responses, by layer", RESPONSES, responses(evaluation.mean.layers)))
+    console.print(_table("Error of predicted responses, by layer", RESPONSES, responses(evaluation.mean.layers), bold="mean"))
     if evaluation.prompts:
         console.print(_table("Whole graphs", PROMPTS, prompts(evaluation.prompts), bold="mean"))
 
@@ -98,9 +102,10 @@ def kinds(evaluation: Evaluation) -> tuple[TextFigures, ...]:
 
 
 def _table(title: str, head: Row, rows: Sequence[Row], bold: str = "") -> Table:
-    table = Table(title=escape(title), title_style="bold", title_justify="left", box=None, padding=(0, 2), header_style="dim")
-    for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
+    table = Table(title=f"\n{escape(title)}", title_style="bold", title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(head[0], min_width=min(NAMES_AT_LEAST, max(len(row[0]) for row in (head, *rows))))
+    for name in head[1:]:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     for row in rows:
         table.add_row(*map(escape, row), style="bold" if row[0] == bold else None)
     return table
