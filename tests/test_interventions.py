@@ -111,7 +111,7 @@ def test_edges_in_float32(tiny, family):
     model = tiny(family, "skip")
     graph = unweave.attribute(model, PROMPT, max_logits=5)
     features = list(graph.nodes)[graph.nodes.features]
-    for node in features[:40:8]:
+    for node in features[:40:20]:
         outcome = unweave.intervene(model, PROMPT, [ablate(node)], "frozen", watch=features)
         change, edges = outcome.preactivations[1] - outcome.preactivations[0], graph.dense()[graph.nodes.features, node.row]
         assert (change + edges).norm() <= 1e-5 * max(float(edges.norm()), float(outcome.preactivations[0].norm()))
@@ -130,7 +130,7 @@ def test_a_feature_set_to_its_own_value_changes_nothing(tiny, family, kind, how)
 
 
 @EVERY_MODE
-@pytest.mark.parametrize("kind", ["clt", "topk", "jumprelu"])
+@pytest.mark.parametrize("kind", ["clt", "topk"])
 def test_equal_changes_are_equal(tiny, kind, how):
     """Ablated is scaled by 0 is set to 0; a scale is the set of that value; a shift is the set of the sum."""
     model = tiny("gemma2", kind, "float64")
@@ -203,9 +203,9 @@ def test_another_tokens_embedding_gives_the_other_prompts_logits(tiny, family):
 @EVERY_MODE
 def test_many_at_once_are_each_by_itself(tiny, how):
     model = tiny("gemma2", "skip")
-    variants = [*[[ablate(feature)] for feature, _ in active(model) if feature.layer == 1][:7], [], [add_direction(torch.ones(D), 1, 4)]]
+    variants = [*[[ablate(feature)] for feature, _ in active(model) if feature.layer == 1][:3], [], [add_direction(torch.ones(D), 1, 4)]]
     recording, seen = record(model, PROMPT), []
-    together = list(unweave.intervene_each(model, recording, variants, **how, watch=["2_3_*"], batch=4, progress=seen.append))
+    together = list(unweave.intervene_each(model, recording, variants, **how, watch=["2_3_*"], batch=2, progress=seen.append))
     assert seen == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
     for changes, outcome in zip(variants, together, strict=True):
         alone = unweave.intervene(model, recording, changes, **how, watch=["2_3_*"])

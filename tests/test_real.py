@@ -26,8 +26,8 @@ def test_paris(smollm2):
     assert graph.provenance.logit_labels[0] == " Paris"
     assert graph.nodes.activation[graph.nodes.logits.start] == pytest.approx(0.749, abs=0.01)
     assert float(graph.residual().max()) <= 1e-4
-    assert graph.scores().replacement == pytest.approx(0.37, abs=0.02)
-    assert graph.scores("drop").replacement == pytest.approx(0.44, abs=0.02)
+    assert graph.scores().replacement == pytest.approx(0.39, abs=0.02)
+    assert graph.scores("drop").replacement == pytest.approx(0.48, abs=0.02)
     limited = unweave.attribute(smollm2, "The capital of France is", max_features=600)
     assert limited.scores().replacement < graph.scores().replacement
     shared = torch.isin(torch.tensor([graph.nodes.rows[node.id] for node in limited.nodes][:600]), graph.influence().topk(1200).indices)

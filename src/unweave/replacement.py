@@ -216,7 +216,7 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
         TranscoderError, TranscoderMismatch: the dictionary cannot be read, or is for another model.
 
     >>> load("smollm2")                                                        # doctest: +SKIP
-    ReplacementModel('smollm2', Transcoders('smollm2': per-layer, skip, 30 layers, widths 2048, d 576))
+    ReplacementModel('smollm2', Transcoders('smollm2': per-layer, skip, 30 layers, widths 2048 to 3072, d 576))
     """
     if transcoders is None and model != DEFAULT_MODEL:
         raise TranscoderError(f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'")
