@@ -108,6 +108,8 @@ def test_a_swap(steer, folders):
     assert "more, with smaller changes" in steer("--swap-from", OTHER)[1]
     there = json.loads(steer("--swap-from", OTHER, "--swap-at", "3", "--swap-factor", "2", "--json")[1])
     assert {row["node"].split("_")[2] for row in there["changed"]} == {"3"}
+    dosed = json.loads(steer("--swap-from", OTHER, "--swap-factor", "2", "--sweep", "0:1:2", "--json")[1])
+    assert [row["kl"] for row in dosed["sweep"]["rows"]] == pytest.approx([0.0, facts["kl"]], rel=1e-3, abs=1e-6)
     only = swapped[0].features[0].id
     assert [row["node"] for row in json.loads(steer("--swap-from", OTHER, "--swap-only", only, "--json")[1])["changed"]] == [only]
 

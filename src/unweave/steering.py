@@ -192,7 +192,6 @@ def plot_sweep(result: Sweep, path: str | Path, title: str = "") -> Path:
     bottom.plot(factors, [row.kl for row in result.rows], color="black", marker="o", markersize=3)
     bottom.set(xlabel="factor", ylabel="KL (nats)")
     for axes in (top, bottom):
-        axes.axvline(1.0, color="grey", linewidth=0.6, linestyle=":")
         axes.spines[["top", "right"]].set_visible(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a token's characters that the font lacks become boxes

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .errors import PromptError, TargetError
+
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a local folder, or a Hugging Face name.")]
@@ -26,6 +28,32 @@ def escaped(text: str) -> str:
 def print_json(facts: dict[str, Any]) -> None:
     """Facts on stdout, as JSON."""
     print(json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+def token_ids(text: str) -> list[int]:
+    """Token ids from text such as `1 504 3575`.
+
+    Raises:
+        PromptError: anything but whole numbers.
+    """
+    parts = text.replace(",", " ").split()
+    wrong = next((part for part in parts if not part.isdecimal()), None)
+    if wrong is not None:
+        raise PromptError(f"--ids takes whole numbers, not {wrong!r}")
+    return [int(part) for part in parts]
+
+
+def target_of(text: str) -> str | int:
+    """A token given as text, or as `#id`.
+
+    Raises:
+        TargetError: it is empty.
+    """
+    if text.startswith("#") and text[1:].isdecimal():
+        return int(text[1:])
+    if not text:
+        raise TargetError("a target is empty; give a token such as ' Paris', or '#7042' for an id")
+    return text
 
 
 @contextmanager

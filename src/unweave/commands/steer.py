@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout
-from .trace import _target, _token_ids
+from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout, target_of, token_ids
 
 
 def steer(
@@ -73,12 +72,13 @@ def steer(
             for text, value in assignments:
                 features, name = names.features(text)
                 changes.append(make(features, value, name))
+        sweepable = changes
         if swap_from is not None:
             only = [feature for text in swap_only or () for feature in names.features(text)[0]]
             swapped = steering.swap(loaded, recording, _prompt(swap_from, ids), features=only or None, positions=swap_at)
-            changes += edits.dosed(swapped, swap_factor)
+            sweepable, changes = [*changes, *swapped], [*changes, *edits.dosed(swapped, swap_factor)]
         watched = [feature for text in watch or () for feature in names.features(text)[0]]
-        tokens = [_target(text) for text in token or ()]
+        tokens = [target_of(text) for text in token or ()]
         how: Any = {"mode": mode, "layers": held}
         report(0.0, "running")
         outcome = swept = written = None
@@ -86,7 +86,7 @@ def steer(
             outcome = interventions.intervene(loaded, recording, changes, **how, watch=watched)
         if factors is not None:
             curves = [*tokens, int(recording.logits[-1].argmax())] if tokens else []
-            swept = steering.sweep(loaded, recording, changes, factors, tokens=curves, **how, progress=report)
+            swept = steering.sweep(loaded, recording, sweepable, factors, tokens=curves, **how, progress=report)
         if plot is not None and swept is not None:
             steering.plot_sweep(swept, plot, prompt or "")
         if generate is not None:
@@ -110,7 +110,7 @@ def _prompt(text: str | None, ids: bool, graph: Any = None) -> Any:
         if graph is None:
             raise OptionError("no prompt; give a PROMPT or a --graph")
         return list(graph.provenance.input_ids)
-    return _token_ids(text) if ids else text
+    return token_ids(text) if ids else text
 
 
 def _assignments(option: str, given: list[str] | None) -> list[tuple[str, float]]:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import OptionError, TargetError
-from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout
+from ..errors import OptionError
+from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout, target_of, token_ids
 
 
 def trace(
@@ -34,7 +34,7 @@ def trace(
     from ..export import slug_of, write_json
     from ..files import check_writable
 
-    given: str | list[int] = _token_ids(prompt) if ids else prompt
+    given: str | list[int] = token_ids(prompt) if ids else prompt
     out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
     if minus is not None and len(target or []) != 1:
         raise OptionError("--minus needs exactly one --target")
@@ -45,8 +45,8 @@ def trace(
         from ..summary import show, summarize
         from ..targets import Difference, TargetSpec
 
-        named = [_target(text) for text in target or []]
-        wanted: list[TargetSpec] | None = [Difference(named[0], _target(minus))] if minus is not None else [*named] or None
+        named = [target_of(text) for text in target or []]
+        wanted: list[TargetSpec] | None = [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
         loaded = load(model, transcoders, dtype=dtype, device=device)
         report(0.0, "tracing")
         graph = attribute(
@@ -69,21 +69,3 @@ def trace(
 
 def _save(graph: Any, path: Path) -> None:
     graph.save(path)
-
-
-def _token_ids(text: str) -> list[int]:
-    from ..errors import PromptError
-
-    parts = text.replace(",", " ").split()
-    wrong = next((part for part in parts if not part.isdecimal()), None)
-    if wrong is not None:
-        raise PromptError(f"--ids takes whole numbers, not {wrong!r}")
-    return [int(part) for part in parts]
-
-
-def _target(text: str) -> str | int:
-    if text.startswith("#") and text[1:].isdecimal():
-        return int(text[1:])
-    if not text:
-        raise TargetError("a target is empty; give a token such as ' Paris', or '#7042' for an id")
-    return text

@@ -65,14 +65,15 @@ def plot(path: str | Path, out: str | Path) -> Path:
         by_layer.bar(range(len(steps[-1]["fvu"])), steps[-1]["fvu"], color="#1f5fa8")
     by_layer.set(title="variance unexplained by layer, last step", xlabel="layer")
     active.plot(at, [_mean(event["l0"]) for event in steps], color="#1f5fa8", label="active features a token")
-    active.set(title="active features a token; dead share (dashed, right)", xlabel="tokens", ylim=(0, None))
+    highest = max((_mean(event["l0"]) for event in steps), default=1.0)
+    active.set(title="active features a token; dead share (dashed, right)", xlabel="tokens", ylim=(0, 1.15 * highest))
     dead = active.twinx()
     dead.plot(at, [_mean(event["dead"]) for event in steps], color="#b4551d", linestyle="--")
     dead.set(ylim=(0, None))
     names = [name for name, value in (evaluations[-1] if evaluations else {}).items() if isinstance(value, float) and name != "seconds"]
     for name in names:
         held.plot([event["tokens"] for event in evaluations], [event.get(name) for event in evaluations], marker="o", label=name.replace("_", " "))
-    held.set(title="held-out text", xlabel="tokens")
+    held.set(title="held-out text" if names else "held-out text: not evaluated yet", xlabel="tokens")
     if names:
         held.legend(fontsize="small")
     return write_atomically(out, lambda name: figure.savefig(name, format=out.suffix[1:]))

@@ -77,6 +77,8 @@ def prepare(model: LanguageModel, config: TrainConfig, folder: Path, report: Cal
         train += islice(token_blocks(model, texts(), config.context, held_out=config.held_out, part="train"), share)
     if not train:
         raise TextError(f"{', '.join(config.text)}: less text than one block of {config.context} tokens")
+    if not held and config.held_out:
+        report("no document fell into the held-out part, so there will be no evaluations; give a larger --held-out")
     empty = torch.empty(0, config.context, dtype=torch.int64)
     blocks = Blocks(torch.stack(train), torch.stack(held) if held else empty)
     tensors = {"train": blocks.train.int(), "held_out": blocks.held_out.int()}
