@@ -72,7 +72,8 @@ class _Sums:
         x, y = slice(0, d + 1), slice(d + 1, 2 * d + 1)
         mean = m[d, y]
         power = float(m[y, y].diagonal().sum())
-        ridge = 1e-6 * float(m[:d, :d].diagonal().mean()) * torch.eye(d + 1, dtype=torch.float64)
+        # The ridge fades as tokens outnumber dimensions; with few of them the map would fit noise.
+        ridge = (1e-6 + 0.01 * d / self.total) * float(m[:d, :d].diagonal().mean()) * torch.eye(d + 1, dtype=torch.float64)
         ridge[d, d] = 0.0
         affine = torch.linalg.solve(m[x, x] + ridge, m[x, y])  # [d + 1, d]
         scale_in = max(float(m[:d, :d].diagonal().mean()) ** 0.5, 1e-12)
