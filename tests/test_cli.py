@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 
-import huggingface_hub.constants
 import pytest
 import torch
 from conftest import LAYERS, PROMPT, WIDTHS, D, write_tiny_dictionary, write_tiny_model
@@ -13,26 +12,6 @@ import unweave
 from unweave import cli
 
 IDS = " ".join(map(str, PROMPT))
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Call the command line in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["unweave", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Figures of a dictionary against slow straightforward loops, perfect dictionaries, and one clear line for bad input."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,6 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import unweave
-from unweave import cli
 from unweave.errors import FileError, OptionError, TextError, TranscoderError
 from unweave.evaluation import baselines, blocks, table
 from unweave.evaluation.baselines import affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, token_weights
@@ -464,22 +462,13 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def run_eval(folders, monkeypatch, capsys, tmp_path):
+def run_eval(run, folders, monkeypatch):
     """`unweave eval` on the tiny model, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     root, model, dictionary = folders
     monkeypatch.setattr(blocks, "BUNDLED", root / "nothing")
 
     def call(*words, transcoders=dictionary):
-        monkeypatch.setattr(sys, "argv", ["unweave", "eval", "--model", str(model), "--transcoders", str(transcoders), *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        return run("eval", "--model", model, "--transcoders", transcoders, *words)
 
     return call
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROMPT, WIDTHS, write_tiny_dictionary, write_tiny_model
-from test_cli import IDS, refused, run  # noqa: F401
+from test_cli import IDS, refused
 
 import unweave
 from unweave import ablate, scale, set_to
@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def steer(run, folders):  # noqa: F811
+def steer(run, folders):
     def call(*words, prompt=IDS):
         return run("steer", "--ids", "-m", folders[0], "-t", folders[1], *words, *(["--", prompt] if prompt else []))
 
@@ -196,7 +196,7 @@ def test_no_prompt_at_all(steer):
     refused(steer("--ablate", "1_2_3", prompt=None), "no prompt; give a PROMPT or a --graph")
 
 
-def test_graphs_of_something_else(steer, run, folders, tmp_path):  # noqa: F811
+def test_graphs_of_something_else(steer, run, folders, tmp_path):
     graph = unweave.Graph.load(folders[2])
     absent = next(f"1_{feature}_2" for feature in range(WIDTHS[1]) if f"1_{feature}_2" not in graph.nodes.rows)
     refused(steer("--graph", folders[2], "--ablate", absent), f"no node '{absent}' in this graph")
@@ -213,7 +213,7 @@ def test_graphs_of_something_else(steer, run, folders, tmp_path):  # noqa: F811
     assert steer("--graph", "foreign.json", "--ablate", first)[0] == 0
 
 
-def test_the_documentation_lists_every_option(run):  # noqa: F811
+def test_the_documentation_lists_every_option(run):
     page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
     options = set(re.findall(r"--[a-z-]+", run("steer", "--help")[1])) - {"--help", "--no-ids"}
     assert len(options) > 20

@@ -356,6 +356,7 @@ def test_bad_input_is_refused_in_one_line(config, tmp_path, model_folder):
         ({"text": ["a"], "width": "0"}, "whole number above 0"),
         ({"text": ["a"], "checkpoint": 6}, "at most 5"),
         ({"text": ["a"], "kind": "cross-layer", "parallel": "layers"}, "use data"),
+        ({"text": ["a"], "on_policy": 0.5, "parallel": "layers"}, "needs the whole dictionary"),
         ({"text": 3}, "list of texts"),
         ({"text": ["a"], "on_policy": 2}, "between 0 and 1"),
     ],

@@ -87,6 +87,8 @@ class TrainConfig:
             raise OptionError(f"k_start is {self.k_start}; it must be 1 or more")
         if self.parallel == "layers" and self.cross_layer:
             raise OptionError(f"parallel is 'layers', but features of a {self.kind} dictionary write across layers; use data")
+        if self.parallel == "layers" and self.on_policy:
+            raise OptionError(f"on_policy is {self.on_policy}, which needs the whole dictionary, but parallel is 'layers'; use data")
         if self.cross_layer and self.activation == "topk":
             raise OptionError("activation is 'topk', which cross-layer folders do not hold; use batchtopk")
         if not self.text and not self.self_sample:

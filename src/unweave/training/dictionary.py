@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class Dictionary:
     """[layer] running mean of batchtopk's threshold; what is saved as JumpReLU's."""
     layers: range
     """The layers trained here; all, unless processes share them."""
-    widths: tuple[int, ...] = field(default=())
+    widths: tuple[int, ...]
 
     def sources(self, layer: int) -> range:
         """The layers whose features write at `layer`."""
@@ -60,7 +60,7 @@ class Dictionary:
         x = x / scale.input
         pre = self.pre_activations(layer, x)
         activations = finished(self, layer)(pre)
-        y = self.parameters[f"decoder_bias.{layer}"] + 0.0
+        y = self.parameters[f"decoder_bias.{layer}"]
         if f"skip.{layer}" in self.parameters:
             y = y + x @ self.parameters[f"skip.{layer}"].T
         for source in self.sources(layer):
