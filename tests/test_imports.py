@@ -12,19 +12,21 @@ import unweave
 SOURCE = Path(unweave.__file__).parent
 ORDER = (
     "version", "errors", "files",
-    "nodes", "influence", "graph", "pruning", "paths",
+    "nodes", "influence", "graph", "pruning", "paths", "totals",
     "architectures", "frozen", "smollm2", "models", "text", "hub", "transcoders", "formats", "replacement",
     "targets", "sources", "attribution", "features",
     "edits", "plans", "patching", "interventions", "steering", "generation", "naming",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
     "evaluation.response", "evaluation.texts", "evaluation.graphs", "evaluation.evaluate", "evaluation.blocks", "evaluation.table", "evaluation.card",
+    "validation.statistics", "validation.measured", "validation.sample", "validation.ablations", "validation.pairs", "validation.perturbations",
+    "validation.control", "validation.results", "validation.figures", "validation.verdict", "validation.validate", "validation.table",
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
     "export", "inspection", "summary", "effects", "terminal",
-    "commands.trace", "commands.steer", "commands.eval", "commands.train", "commands.files", "cli",
+    "commands.trace", "commands.steer", "commands.validate", "commands.eval", "commands.train", "commands.files", "cli",
 )  # fmt: skip
-GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")
+GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 
 
 def imported(name: str) -> tuple[set[str], set[str]]:

@@ -44,6 +44,8 @@ _HOMES = {
     "strongest_paths": "paths",
     "swap": "steering",
     "sweep": "steering",
+    "total_effects": "totals",
+    "validate": "validation.validate",
     "write_transcoders": "formats",
 }
 """Where each public name lives; loaded when first asked for, so that `unweave --help` needs no torch."""

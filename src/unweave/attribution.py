@@ -89,6 +89,7 @@ def attribute(
         tokens=tuple(language_model.token_text(int(i)) for i in ids),
         input_ids=tuple(ids.tolist()),
         logit_labels=tuple(target.label for target in logits),
+        target_tokens=tuple(target.tokens for target in logits),
         transcoders=model.transcoders.name,
         transcoders_kind=model.transcoders.kind,
         transcoders_sha256=model.transcoders.sha256,

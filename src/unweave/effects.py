@@ -11,16 +11,12 @@ from .features import promoted_tokens
 from .generation import Generation
 from .interventions import Outcome
 from .models import Recording
+from .plans import MODES
 from .replacement import ReplacementModel
 from .steering import Sweep
 
 SHOWN = 10
 """Changed features that are listed for people."""
-MODES = {
-    "frozen_attention": "attention patterns held, all else live",
-    "open": "all live",
-    "frozen": "all held but what the features write: linear",
-}
 
 
 def describe(

@@ -30,6 +30,8 @@ class Provenance:
     tokens: tuple[str, ...]
     input_ids: tuple[int, ...]
     logit_labels: tuple[str, ...]
+    target_tokens: tuple[tuple[int, ...], ...] = ()
+    """By logit node: the token, the two of a difference, or nothing for any other direction."""
     transcoders: str = ""
     transcoders_kind: str = ""
     transcoders_sha256: str = ""
@@ -274,7 +276,7 @@ _FULL = ("full_influence", "full_rank")
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
 
 
 def _check_header(path: Path, header: dict[str, str]) -> None:

@@ -114,27 +114,34 @@ def influence(
 
     def spread(group: Tensor, amounts: Tensor) -> Tensor:
         received = torch.zeros(len(depth), dtype=torch.float64)
-        for entries, amount in _spans(rows.start, group, amounts / size[group].clamp_min(1e-10)):
+        for entries, amount in spans(rows.start, group, amounts / size[group].clamp_min(1e-10)):
             received.index_add_(0, rows.column[entries].long(), rows.value[entries].abs().double() * amount)
         return received
 
     return sweep(depth, rows.start.diff() > 0, weight, spread)
 
 
-def _spans(start: Tensor, group: Tensor, passed: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Neighbouring rows as one slice of entries, with each entry's share of what its row passes on.
-
-    A layer's rows lie side by side, so a layer is usually one slice; at most 2^22 entries a piece bounds memory.
-    """
+def spans(start: Int[Tensor, " node_plus_one"], group: Int[Tensor, " row"], passed: Float[Tensor, " row"]) -> Iterator[tuple[slice, Tensor]]:
+    """Neighbouring rows as one slice of entries, with each entry's share of what its row passes on."""
     order = torch.argsort(group)
     group, passed = group[order], passed[order]
+    done = 0
+    for first, stop in runs(start, group):
+        rows = slice(done, done + stop - first)
+        yield slice(int(start[first]), int(start[stop])), torch.repeat_interleave(passed[rows], (start[group[rows] + 1] - start[group[rows]]))
+        done = rows.stop
+
+
+def runs(start: Int[Tensor, " node_plus_one"], group: Int[Tensor, " row"]) -> Iterator[tuple[int, int]]:
+    """Sorted rows as runs of neighbours, (first, one past the last); a layer's rows lie side by side.
+
+    At most about 2^22 entries a run bounds memory.
+    """
     lengths = start[group + 1] - start[group]
     piece = torch.cumsum(lengths, 0).div(1 << 22, rounding_mode="floor")
     breaks = torch.nonzero((group.diff() != 1) | (piece.diff() != 0)).flatten() + 1
-    bounds = [0, *breaks.tolist(), len(group)]
-    for first, last in pairwise(bounds):
-        entries = slice(int(start[group[first]]), int(start[group[last - 1] + 1]))
-        yield entries, torch.repeat_interleave(passed[first:last], lengths[first:last])
+    for first, last in pairwise([0, *breaks.tolist(), len(group)]):
+        yield int(group[first]), int(group[last - 1]) + 1
 
 
 def keep_share(values: Float[Tensor, " item"], share: float) -> Tensor:

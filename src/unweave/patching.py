@@ -152,8 +152,8 @@ class _Patch:
 
     def _read_at(self, layer: int, block: Any) -> None:
         """See what the encoders of a layer see, if anything depends on it."""
-        skips = layer in self.hold.layers and self.transcoders.layers[layer].skip is not None
-        if layer not in self.edits.layers and layer not in self.watch and not skips:
+        skips = (self.hold.replaced or layer in self.hold.layers) and self.transcoders.layers[layer].skip is not None
+        if layer not in self.edits.layers and layer not in self.watch and not skips and not self.hold.replaced:
             return
 
         def see(x: Tensor) -> None:
@@ -184,12 +184,24 @@ class _Patch:
             for at, decoder in self.decoders[layer].items():
                 target = self.pending.setdefault(at, torch.zeros_like(x))
                 target.index_put_((edits.row, edits.position), decoder * (new - activation)[:, None], accumulate=True)
+        if self.hold.replaced:
+            self._respond(layer, x)
         self.inputs[layer] = x
+
+    def _respond(self, layer: int, x: Float[Tensor, "batch pos d"]) -> None:
+        """What all features of a layer write more, or less, than on the unchanged prompt."""
+        assert self.recording is not None
+        _, clean = self.transcoders.encode(layer, read_points(self.model, self.recording, layer)[1:])
+        moved = self.transcoders.encode(layer, x[:, 1:].flatten(0, 1))[1].view(len(x), *clean.shape) - clean
+        index = moved.flatten(0, 1).any(0).nonzero().flatten()
+        for at in self._writes(layer) if len(index) else ():
+            target = self.pending.setdefault(at, torch.zeros_like(x))
+            target[:, 1:] += moved[..., index] @ self.transcoders.decoder_rows(layer, index, at, x.dtype)
 
     def _written(self, output: Tensor, at: int) -> Tensor | None:
         """What leaves the place where the dictionary writes at a layer; None: as it is."""
         added, x = self.pending.pop(at, None), self.inputs.pop(at, None)
-        if at in self.hold.layers and self.recording is not None:
+        if (self.hold.replaced or at in self.hold.layers) and self.recording is not None:
             base = self._clean_output(at).expand_as(output)
             skip = self.transcoders.layers[at].skip
             if skip is not None and x is not None:

@@ -17,7 +17,16 @@ from .replacement import ReplacementModel
 from .transcoders import JumpReLU, TopK, TranscoderLayer
 
 Mode = str
-"""`frozen_attention`, `frozen` or `open`; see `docs/interventions.md`."""
+"""`frozen_attention`, `frozen` or `open`; or, with the dictionary in place of the MLPs, `replacement`, `replacement_frozen` or
+`replacement_open`. See `docs/interventions.md`."""
+MODES = {
+    "frozen_attention": "attention patterns held, all else live",
+    "open": "all live",
+    "frozen": "all held but what the features write: linear",
+    "replacement": "the dictionary in place of the MLPs, errors constant; attention patterns held",
+    "replacement_frozen": "the dictionary in place of the MLPs, errors constant; attention patterns and norms held",
+    "replacement_open": "the dictionary in place of the MLPs, errors constant; all else live",
+}
 
 
 class Held(NamedTuple):
@@ -27,16 +36,22 @@ class Held(NamedTuple):
     norms: bool = False
     layers: range = range(0)
     """Whose MLP outputs are held, apart from what changed features write there."""
+    replaced: bool = False
+    """Whether MLP outputs are held apart from what features write there, all of which respond."""
 
 
 def held(mode: str, layers: range | None, n_layers: int) -> Held:
     """What a mode, perhaps constrained to a range of layers, holds fixed.
 
     Raises:
-        OptionError: an unknown mode, an empty range or one outside the model, a range in mode `frozen`.
+        OptionError: an unknown mode, an empty range or one outside the model, a range in a mode that holds all layers.
     """
-    if mode not in ("frozen_attention", "frozen", "open"):
-        raise OptionError(f"mode {mode!r} is unknown; use 'frozen_attention', 'frozen' or 'open'")
+    if mode not in MODES:
+        raise OptionError(f"mode {mode!r} is unknown; use {', '.join(repr(known) for known in list(MODES)[:-1])} or {list(MODES)[-1]!r}")
+    if mode.startswith("replacement"):
+        if layers is not None:
+            raise OptionError(f"mode {mode!r} replaces the MLPs of all layers; leave the range of layers out, or use 'frozen_attention'")
+        return Held(mode != "replacement_open", mode == "replacement_frozen", replaced=True)
     if layers is None:
         return Held(True, True, range(n_layers)) if mode == "frozen" else Held(patterns=mode == "frozen_attention")
     if not layers or layers.step != 1 or layers.start < 0 or layers.stop > n_layers:

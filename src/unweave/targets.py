@@ -56,6 +56,8 @@ class LogitTarget:
     bias: float
     value: float
     """What the real model gives here: the logit minus the mean of all logits, or the direction's read-out."""
+    tokens: tuple[int, ...] = ()
+    """The token, the two of a difference, or nothing for any other direction."""
 
 
 def resolve_position(n_positions: int, position: int) -> int:
@@ -115,13 +117,13 @@ def resolve_targets(
                 plus, minus = _token(model, spec.plus), _token(model, spec.minus)
                 label = f"{model.token_text(plus)} - {model.token_text(minus)}"
                 vector, bias = _unembedding(model, plus) - _unembedding(model, minus), _bias(model, plus) - _bias(model, minus)
-                resolved.append(LogitTarget(vocab + number, position, label, 1.0, vector, bias, float(raw[plus] - raw[minus])))
+                resolved.append(LogitTarget(vocab + number, position, label, 1.0, vector, bias, float(raw[plus] - raw[minus]), (plus, minus)))
             case _:
                 token = _token(model, spec)
                 vector = _unembedding(model, token) - model.unembedding_mean
                 bias = _bias(model, token) - _mean_bias(model)
                 value = float(raw[token] - raw.mean())
-                resolved.append(LogitTarget(token, position, model.token_text(token), float(probabilities[token]), vector, bias, value))
+                resolved.append(LogitTarget(token, position, model.token_text(token), float(probabilities[token]), vector, bias, value, (token,)))
     return resolved
 
 

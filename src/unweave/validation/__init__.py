@@ -1,0 +1,1 @@
+"""Does a graph predict what interventions on the real model do?"""

@@ -1,0 +1,69 @@
+"""The same questions asked of a dictionary of random features that is on as often."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxtyping import Int
+from torch import Tensor
+
+from ..attribution import attribute
+from ..evaluation.baselines import Fit, affine_maps, fit_baselines, random_dictionary
+from ..evaluation.blocks import named_sources, read_texts
+from ..graph import Graph
+from ..nodes import NodeKind
+from ..replacement import ReplacementModel
+from ..targets import Difference, TargetSpec
+
+CONTEXT = 64
+TOKENS = 4096
+"""Tokens of text to fit the random dictionary's skip matrices, scales and thresholds to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What random dictionaries for a model are made from; the text is read once, however many graphs are tested."""
+
+    model: ReplacementModel
+    blocks: Int[Tensor, "sequence pos"]
+    progress: Callable[[float], object]
+
+    @staticmethod
+    def on_text(model: ReplacementModel, sources: Sequence[str] = (), progress: Callable[[float], object] = lambda share: None) -> "Control":
+        """From text sources as `unweave eval` takes them; none: the bundled text.
+
+        Raises:
+            TextError: the text cannot be read or is too short.
+        """
+        named = named_sources(list(sources))
+        _, blocks = read_texts(model.language_model, named, tokens=len(named) * CONTEXT, context=CONTEXT)
+        return Control(model, blocks[: TOKENS // CONTEXT], progress)
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The moments of every MLP's inputs and outputs."""
+        return fit_baselines(self.model.language_model, self.blocks, self.model.transcoders.write, self.progress)
+
+    def random_graph(self, graph: Graph, seed: int) -> tuple[ReplacementModel, Graph]:
+        """The same prompt traced with random features, as many of them on in each layer."""
+        nodes, language_model = graph.nodes, self.model.language_model
+        seen = max(1, int(nodes.position.max()))
+        on = [int(((nodes.kind == NodeKind.FEATURE) & (nodes.layer == layer)).sum()) for layer in range(language_model.n_layers)]
+        l0 = tuple(max(count, 1) / seen for count in on)
+        affine = affine_maps(self.fit, language_model.engine_dtype)
+        model = ReplacementModel(language_model, random_dictionary(self.fit, self.model.transcoders, l0, affine, seed))
+        return model, retrace(model, graph)
+
+
+def retrace(model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None) -> Graph:
+    """A graph's prompt and targets traced again, whole: what pruning took out is there."""
+    facts, nodes = graph.provenance, graph.nodes
+    targets = [_spec(tokens) for tokens in facts.target_tokens if tokens] or [int(index) for index in nodes.index[nodes.logits].tolist()]
+    return attribute(
+        model, list(facts.input_ids), targets, position=int(nodes.position[nodes.logits.start]), max_features=facts.max_features,
+        position_zero=facts.position_zero, precision=facts.precision, progress=progress,
+    )  # fmt: skip
+
+
+def _spec(tokens: tuple[int, ...]) -> TargetSpec:
+    return tokens[0] if len(tokens) == 1 else Difference(*tokens)

@@ -1,0 +1,121 @@
+"""From measured rows to figures: correlations of what was predicted with what happened."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .ablations import divergence, target_change
+from .measured import Row
+from .pairs import Pairs
+from .perturbations import Travelled
+from .results import Figure
+from .statistics import Statistic, estimate, explained, log_log, mean, same_sign, spearman
+
+MODES = {"frozen_attention": "attention held", "open": "attention live"}
+SIZES = {"influence": "influence", "direct": "direct edge", "activation": "activation", "random": "random order"}
+SIGNED = {"total": "all paths", "edge": "direct edge", "gradient": "real model's slope"}
+LADDER = {
+    "replacement_frozen": "+ features switch on and off",
+    "replacement": "+ norms respond",
+    "replacement_open": "+ attention responds",
+}
+DISTANCES = (1, 2, 4, 8, 16)
+FOLLOWED = {"feature": "removed feature", "encoder": "push along an encoder", "random": "random direction"}
+
+
+def ablation_figures(
+    predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str, list[Row]], strong: Bool[Tensor, " sample"], group: str = ""
+) -> list[Figure]:
+    """How well what is known of a feature says what happens without it, by mode."""
+    figures = []
+    for mode, word in MODES.items():
+        n = len(rows.get(mode, ()))
+        if n < 3:
+            continue
+        kl, change, top = divergence(rows[mode]), target_change(rows[mode]), strong[:n]
+
+        def add(kind: str, name: str, x: Tensor, y: Tensor, how: Statistic = spearman, note: str = "") -> None:
+            figures.append(Figure.of(group + kind, name, estimate(how, x, y), note))
+
+        for key, name in SIZES.items():
+            x = predicted[key][:n]
+            add("ranks", f"{name} and KL, {word}", x, kl)
+            add("ranks", f"{name} and KL among the strongest half, {word}", x[top], kl[top])
+            add("ranks", f"{name} and size of the target's change, {word}", x, change.abs())
+            if key != "random":
+                add("ranks", f"log {name} and log KL, {word}", x, kl, log_log)
+        for key, name in SIGNED.items():
+            x = predicted["gradient_open" if (key, mode) == ("gradient", "open") else key][:n]
+            add("signs", f"{name} and the target's change, {word}", x, change)
+            add("signs", f"{name} and the target's change among the strongest half, {word}", x[top], change[top])
+            add("signs", f"{name}: share of the change with the right sign, {word}", x, change, same_sign)
+            add("signs", f"{name}: share of the change's squares explained, {word}", x, change, explained)
+    return figures
+
+
+def link_figures(predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str, list[Row]], rungs: dict[str, list[Row]]) -> list[Figure]:
+    """Where misses come from: the prediction made better one link at a time, against the real model with attention held."""
+    n = min([len(rows.get("frozen_attention", ())), *map(len, rungs.values())])
+    if n < 3:
+        return []
+    real = target_change(rows["frozen_attention"][:n])
+    figures = [Figure.of("links", "the graph: all held, errors constant", estimate(spearman, predicted["total"][:n], real))]
+    for mode in ("replacement_frozen", "replacement"):
+        figures.append(Figure.of("links", LADDER[mode], estimate(spearman, target_change(rungs[mode][:n]), real)))
+    note = "to first order: all paths of a graph whose errors and norms respond"
+    figures.append(Figure.of("links", "+ errors respond", estimate(spearman, predicted["gradient"][:n], real), note))
+    figures.append(Figure("links", "the real model, attention held", 1.0, n=n, note="what is to be predicted"))
+    both = min(n, len(rows.get("open", ())))
+    if both >= 3:
+        live = target_change(rows["open"][:both])
+        figures.append(Figure.of("links", "attention held and attention live", estimate(spearman, real[:both], live), "both are the real model"))
+    return figures
+
+
+def pair_figures(pairs: Pairs, held: Sequence[Row], live: Sequence[Row], group: str = "") -> list[Figure]:
+    """Predicted against measured changes of later features; intervals by resampling the removed features."""
+    n = min(len(held), len(live))
+    if n < 3:
+        return []
+    real_held, real = (torch.tensor(rows[:n], dtype=torch.float64).flatten() for rows in (held, live))
+    direct, total = pairs.direct[:n].flatten(), pairs.total[:n].flatten()
+    source = torch.arange(n)[:, None].expand_as(pairs.direct[:n]).flatten()
+    found = (
+        ("edge and change, MLPs between held", direct, real_held, "all but true by construction"),
+        ("all paths and change, MLPs live", total, real, ""),
+        ("edge and change, MLPs live", direct, real, ""),
+        ("paths over other features and what the MLPs between add", total - direct, real - real_held, "knock-on: two steps or more"),
+    )
+    figures = []
+    for name, x, y, note in found:
+        figures.append(Figure.of(f"{group}pairs", name, estimate(spearman, x, y, cluster=source), note))
+        figures.append(Figure.of(f"{group}pairs", f"{name}: right sign", estimate(same_sign, x, y, cluster=source), note))
+    return figures
+
+
+def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figure]:
+    """How alike a disturbance is in the two models, by the number of layers it has travelled."""
+    figures = []
+    for kind, name in FOLLOWED.items():
+        for distance in DISTANCES:
+            there = [one for one in travelled if one.kind == kind and len(one.cosine) > distance]
+            if len(there) < 3:
+                continue
+            cosine, error = (torch.tensor(values) for values in ([one.cosine[distance] for one in there], [one.error[distance] for one in there]))
+            figures.append(Figure.of(f"{group}faithfulness", f"{name}, {distance} layers on: cosine", mean(cosine)))
+            spread = error.quantile(torch.tensor([0.25, 0.5, 0.75]))
+            note = "median; the bounds are its quartiles"
+            figures.append(
+                Figure(
+                    f"{group}faithfulness",
+                    f"{name}, {distance} layers on: squared error",
+                    float(spread[1]),
+                    float(spread[0]),
+                    float(spread[2]),
+                    len(there),
+                    note,
+                )
+            )
+    return figures

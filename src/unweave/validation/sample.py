@@ -1,0 +1,83 @@
+"""What is tested: the strongest features and as many at random, in an order whose every beginning is a fair sample."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import GraphError, OptionError
+from ..graph import Graph
+from ..interventions import record
+from ..models import Recording
+from ..nodes import NodeKind
+from ..replacement import ReplacementModel
+
+
+@dataclass(frozen=True)
+class Question:
+    """A graph's prompt, run on the model, and the logit whose changes are measured."""
+
+    model: ReplacementModel
+    graph: Graph
+    recording: Recording
+    target: int
+    """The logit's row in the graph."""
+    tokens: tuple[int, ...]
+    """The token, or the two of a difference."""
+
+    @staticmethod
+    def of(model: ReplacementModel, graph: Graph) -> "Question":
+        """The question about a graph's likeliest target.
+
+        Raises:
+            GraphError: no target is a token or a difference of two, or there are no features.
+        """
+        nodes = graph.nodes
+        known = [row for row in range(nodes.logits.start, nodes.logits.stop) if _tokens(model, graph, row)]
+        if not known:
+            raise GraphError("none of the graph's targets is a token or a difference of tokens; only such logits can be measured")
+        if not bool((nodes.kind == NodeKind.FEATURE).any()):
+            raise GraphError("the graph has no features, so there is nothing to test; trace with a larger --max-features or prune less")
+        target = max(known, key=lambda row: float(nodes.activation[row]))
+        seen = int(nodes.position[target]) + 1
+        recording = record(model, list(graph.provenance.input_ids[:seen]))
+        return Question(model, graph, recording, target, _tokens(model, graph, target))
+
+    def value(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
+        """The target as the graph counts it: the logit less the mean of all logits, or the difference of two."""
+        first = logits[..., self.tokens[0]]
+        return first - (logits.mean(-1) if len(self.tokens) == 1 else logits[..., self.tokens[1]])
+
+
+def _tokens(model: ReplacementModel, graph: Graph, row: int) -> tuple[int, ...]:
+    known = graph.provenance.target_tokens
+    if known:
+        return known[row - graph.nodes.logits.start]
+    token = int(graph.nodes.index[row])
+    return (token,) if 0 <= token < model.language_model.unembedding.shape[0] else ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features of a graph (rows), and which of them are among the strongest."""
+
+    rows: Int[Tensor, " sample"]
+    strong: Bool[Tensor, " sample"]
+
+
+def sample_features(strength: Float[Tensor, " node"], allowed: Bool[Tensor, " node"], count: int, seed: int) -> Sample:
+    """Half of them the strongest that are allowed, half at random from the others, in random order.
+
+    Raises:
+        OptionError: fewer than two are asked for.
+    """
+    if count < 2:
+        raise OptionError(f"a sample of {count} is too small; test at least 2")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.argsort(torch.where(allowed, strength, -1.0), descending=True, stable=True)[: int(allowed.sum())]
+    strongest, others = order[: (count + 1) // 2], order[(count + 1) // 2 :]
+    chosen = others[torch.randperm(len(others), generator=generator)[: count // 2]]
+    rows, strong = torch.cat([strongest, chosen]), torch.arange(len(strongest) + len(chosen)) < len(strongest)
+    mixed = torch.randperm(len(rows), generator=generator)
+    return Sample(rows[mixed], strong[mixed])

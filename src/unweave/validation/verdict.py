@@ -1,0 +1,105 @@
+"""What the figures mean, in words: what was tested, what held, what failed, and whether the graph is worth reading."""
+
+from collections.abc import Callable, Sequence
+
+from .results import Figure, Verdict
+
+Lookup = Callable[[str, str], Figure | None]
+
+ENOUGH = 0.5
+"""Rank correlation with effects that a graph's ordering must surely (lower bound) exceed to be worth reading."""
+BARELY = 0.2
+GOOD = 0.7
+READABLE = 0.3
+"""Replacement score below which most of the answer is not explained at all."""
+
+
+def judge(figures: Sequence[Figure]) -> Verdict:
+    """The verdict on one graph, from its figures.
+
+    `good`: its order of features and its signs hold, and features explain at least half of the answer. `poor`: it orders features no
+    better than simpler rules, or than a random dictionary's graph, or features explain less than 0.3. `fair`: between.
+    """
+    known = {(figure.group, figure.name): figure for figure in figures}
+
+    def get(group: str, name: str) -> Figure | None:
+        return known.get((group, name))
+
+    replacement = get("explained", "replacement score")
+    rank, strong = get("ranks", "influence and KL, attention live"), get("ranks", "influence and KL among the strongest half, attention live")
+    rank = rank or get("ranks", "influence and KL, attention held")
+    sign = get("signs", "all paths and the target's change, attention held")
+    right = get("signs", "all paths: share of the change with the right sign, attention held")
+    reasons, failures = [], []
+    if replacement is not None:
+        lost = "the rest in errors, which no feature explains."
+        reasons.append(f"Followed back from the answer, {replacement.value:.0%} of all paths end in the prompt's tokens, {lost}")
+        if replacement.value < READABLE:
+            failures.append("most of the answer is not explained by features")
+    if rank is not None:
+        reasons.append(f"Influence ranks {rank.n} features by what happens without them at {rank} (Spearman with KL; 1 is perfect).")
+        _compare(get, rank, reasons, failures)
+        if rank.low <= ENOUGH:
+            failures.append("influence does not surely rank features by their effect")
+    if strong is not None:
+        word = "still ranks" if strong.low > BARELY else "hardly ranks"
+        reasons.append(f"Among the strongest half influence {word} them: {strong}.")
+    if sign is not None and right is not None:
+        word = "predicts" if sign.low > ENOUGH else "barely predicts" if sign.value < 0.4 else "roughly predicts"
+        reasons.append(f"The signed sum over paths {word} how the target moves: {sign}; {right.value:.0%} of the movement has the sign it says.")
+    cause = _cause(get)
+    if cause is not None:
+        reasons.append(cause)
+    knock = get("pairs", "paths over other features and what the MLPs between add")
+    edges = get("pairs", "edge and change, MLPs between held")
+    if knock is not None and edges is not None:
+        reasons.append(f"Edges between features hold with all else held ({edges}), as they must; effects by way of further features at {knock}.")
+    return _conclude(failures, reasons, replacement, rank, sign)
+
+
+def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str]) -> None:
+    """Beside simpler rules and a random dictionary."""
+    mode = rank.name.rpartition(", ")[2]
+    rivals = [(name, figure) for name in ("direct edge", "activation") if (figure := get("ranks", f"{name} and KL, {mode}")) is not None]
+    if rivals:
+        name, best = max(rivals, key=lambda rival: rival[1].value)
+        reasons.append(f"The best simpler rule, {name}, reaches {best}.")
+        if best.value >= rank.value:
+            failures.append(f"{name} alone ranks features as well as influence does")
+    control = get("control: ranks", rank.name)
+    if control is not None:
+        reasons.append(f"A random dictionary that is on as often gets {control} with its own graph.")
+        if control.value >= rank.value:
+            failures.append("a random dictionary's graph ranks its features as well")
+
+
+def _cause(get: Lookup) -> str | None:
+    """Which link the misses of the signed prediction come from."""
+    steps = [
+        ("features that switch on or off", "the graph: all held, errors constant", "+ features switch on and off"),
+        ("norms that respond", "+ features switch on and off", "+ norms respond"),
+        ("errors that respond, which the graph holds constant", "+ norms respond", "+ errors respond"),
+    ]
+    gains = []
+    for name, before, after in steps:
+        low, high = get("links", before), get("links", after)
+        if low is not None and high is not None:
+            gains.append((high.value - low.value, name, low, high))
+    if not gains:
+        return None
+    gain, name, low, high = max(gains)
+    if gain < 0.1:
+        return "No single link accounts for what the signed prediction misses."
+    return f"What it misses comes mostly from {name}: with them the prediction goes from {low.value:.2f} to {high.value:.2f}."
+
+
+def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None) -> Verdict:
+    if failures or rank is None:
+        why = "; ".join(failures) or "nothing was measured"
+        return Verdict("poor", f"Do not rely on this graph: {why}.", tuple(reasons))
+    signed = sign is not None and sign.low > ENOUGH
+    if signed and replacement is not None and replacement.value >= 0.5 and rank.low > GOOD:
+        return Verdict("good", "Worth reading: it says which features matter, and which way they push.", tuple(reasons))
+    if signed:
+        return Verdict("fair", "Worth reading for which features matter and which way they push; much of the answer is left to errors.", tuple(reasons))
+    return Verdict("fair", "Worth reading for which features matter; test by intervention which way, and how far, each one pushes.", tuple(reasons))
