@@ -23,7 +23,7 @@ ORDER = (
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
-    "export", "inspection", "summary", "effects", "terminal",
+    "export", "inspection", "summary", "effects", "terminal", "claimfile", "claims",
     "commands.trace", "commands.steer", "commands.validate", "commands.eval", "commands.train", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")

@@ -111,13 +111,14 @@ def test_a_range_of_layers_makes_no_sense_where_all_mlps_are_replaced(tiny):
 def test_first_order_effects_are_the_real_models_slope(tiny, mode, family, kind):
     model = tiny(family, kind, "float64")
     graph = unweave.attribute(model, PROMPT)
-    question, step = Question.of(model, graph), 1e-5
+    question, step = Question.of(model, graph), 1e-2  # transformers takes softmax in float32 even here, so smaller ones drown
     features = [feature_of(question, row) for row in range(0, graph.nodes.features.stop, 7)]
-    activation = graph.nodes.activation[:: 7][: len(features)].double()
+    activation = graph.nodes.activation[::7][: len(features)].double()
     found = first_order(question, features, activation, mode)
-    for number, outcome in enumerate(intervene_each(model, PROMPT, [[scale(feature, 1 - step)] for feature in features], mode)):
-        change = float(question.value(outcome.raw_logits[-1]) - question.value(outcome.recording.logits[-1]))
-        assert change / step == pytest.approx(float(found[number]), rel=1e-3, abs=1e-6)
+    variants = [[scale(feature, factor)] for feature in features for factor in (1 - step, 1 + step)]
+    values = [float(question.value(outcome.raw_logits[-1])) for outcome in intervene_each(model, PROMPT, variants, mode)]
+    for number, (less, more) in enumerate(zip(values[::2], values[1::2], strict=True)):
+        assert (less - more) / (2 * step) == pytest.approx(float(found[number]), rel=1e-2, abs=1e-4)
     assert all(parameter.grad is None for parameter in model.language_model.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.language_model.module.modules())
 
@@ -202,7 +203,7 @@ def test_disturbances_are_the_same_in_both_models_until_an_mlp_responds(question
         assert len(one.cosine) == len(one.error) == question.model.language_model.n_layers - one.start
         if one.kind != "encoder":
             assert one.cosine[0] == pytest.approx(1) and one.error[0] == pytest.approx(0, abs=1e-6)
-        assert -1.001 <= min(one.cosine) and max(one.cosine) <= 1.001
+        assert min(one.cosine) >= -1.001 and max(one.cosine) <= 1.001
     assert any(one.error[-1] > 1e-3 for one in travelled)
 
 
@@ -403,7 +404,7 @@ def test_claims_decide_the_exit_code(run, traced, tmp_path):
     code, out, _ = run("validate", "--claims", "false.yaml", *traced, "--json")
     assert code == 1 and json.loads(out)["holds"] is False
     code, _, error = run("validate", "--claims", "bad.yaml", *traced)
-    assert code == 2 and "line 2" in " ".join(error.split()) or "line 3" in " ".join(error.split())
+    assert code == 2 and "bad.yaml, line" in " ".join(error.split())
 
 
 def test_features_are_named_as_in_graphs(question):

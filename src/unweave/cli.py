@@ -32,7 +32,7 @@ def run() -> None:
 def main() -> None:
     """Entry point: any error a user can cause becomes one line and exit code 2."""
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UnweaveError as error:
         _refuse(str(error))
     except _UsageError as error:
@@ -40,6 +40,8 @@ def main() -> None:
     except KeyboardInterrupt:
         stderr.print("stopped")
         sys.exit(130)
+    if isinstance(code, int) and code:  # of a command that ends with typer.Exit
+        sys.exit(code)
 
 
 def _refuse(message: str) -> None:

@@ -9,6 +9,7 @@
   + TargetError           a target that is several tokens, a position outside the prompt
   + OptionError           a limit or threshold outside its range
   + InterventionError     a feature that does not exist, a change that cannot be made
+    x ClaimError          a claims file that cannot be read, or a claim that cannot be checked
   + InexactAttribution    the local replacement model does not reproduce the model
   + TextError             text that cannot be read, or too little of it
   + TrainingError         a training that cannot go on
@@ -53,6 +54,10 @@ class OptionError(UnweaveError):
 
 class InterventionError(UnweaveError):
     """A feature that does not exist, or a change that cannot be made."""
+
+
+class ClaimError(InterventionError):
+    """A claims file that cannot be read, or a claim that cannot be checked."""
 
 
 class InexactAttribution(UnweaveError):

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .errors import PromptError, TargetError
+from .errors import OptionError, PromptError, TargetError
 
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
@@ -54,6 +54,18 @@ def target_of(text: str) -> str | int:
     if not text:
         raise TargetError("a target is empty; give a token such as ' Paris', or '#7042' for an id")
     return text
+
+
+def layer_range(text: str, what: str = "layers") -> range:
+    """Layers given as the first and the last, such as `3-7`, or as one.
+
+    Raises:
+        OptionError: anything else; `what` says of which option.
+    """
+    first, sign, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() or not sign)):
+        raise OptionError(f"{what} {text}: give the first and the last layer, such as 3-7")
+    return range(int(first), int(last or first) + 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout, target_of, token_ids
+from ..terminal import AsJson, Dictionary, Model, escaped, layer_range, print_json, progress, stdout, target_of, token_ids
 
 
 def steer(
@@ -42,7 +42,7 @@ def steer(
     begin = time.perf_counter()
     scaled, set_, added = _assignments("--scale", scale), _assignments("--set", set_to), _assignments("--add", add)
     factors = None if sweep is None else _factors(sweep)
-    held = None if layers is None else _layers(layers)
+    held = None if layers is None else layer_range(layers, "--layers")
     if not (ablate or scaled or set_ or added or swap_from is not None):
         raise OptionError("nothing to change; give --ablate, --scale, --set, --add or --swap-from")
     for option, needed, complaint in (
@@ -124,13 +124,6 @@ def _assignments(option: str, given: list[str] | None) -> list[tuple[str, float]
         except ValueError as error:
             raise OptionError(f"{option} {text}: {value!r} is not a number") from error
     return found
-
-
-def _layers(text: str) -> range:
-    first, sign, last = text.partition("-")
-    if not (first.isdecimal() and (last.isdecimal() or not sign)):
-        raise OptionError(f"--layers {text}: give the first and the last layer, such as 3-7")
-    return range(int(first), int(last or first) + 1)
 
 
 def _factors(text: str) -> list[float]:

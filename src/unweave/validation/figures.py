@@ -10,7 +10,7 @@ from .ablations import divergence, target_change
 from .measured import Row
 from .pairs import Pairs
 from .perturbations import Travelled
-from .results import Figure
+from .results import Figure, Report
 from .statistics import Statistic, estimate, explained, log_log, mean, same_sign, spearman
 
 MODES = {"frozen_attention": "attention held", "open": "attention live"}
@@ -119,3 +119,13 @@ def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figu
                 )
             )
     return figures
+
+
+def pooled(reports: Sequence[Report]) -> list[Figure]:
+    """Every figure's mean over several graphs, with its interval over graphs."""
+    places = dict.fromkeys((figure.group, figure.name) for report in reports for figure in report.figures)
+    found = []
+    for group, name in places:
+        figures = [figure for report in reports if (figure := report.figure(group, name)) is not None]
+        found.append(Figure.of(group, name, mean(torch.tensor([figure.value for figure in figures])), figures[0].note.split(";")[0]))
+    return found

@@ -33,13 +33,9 @@ class Question:
         Raises:
             GraphError: no target is a token or a difference of two, or there are no features.
         """
-        nodes = graph.nodes
-        known = [row for row in range(nodes.logits.start, nodes.logits.stop) if _tokens(model, graph, row)]
-        if not known:
-            raise GraphError("none of the graph's targets is a token or a difference of tokens; only such logits can be measured")
+        nodes, target = graph.nodes, likeliest_target(model, graph)
         if not bool((nodes.kind == NodeKind.FEATURE).any()):
-            raise GraphError("the graph has no features, so there is nothing to test; trace with a larger --max-features or prune less")
-        target = max(known, key=lambda row: float(nodes.activation[row]))
+            raise GraphError("no feature is on in this prompt, or --max-features left none; there is nothing to test")
         seen = int(nodes.position[target]) + 1
         recording = record(model, list(graph.provenance.input_ids[:seen]))
         return Question(model, graph, recording, target, _tokens(model, graph, target))
@@ -48,6 +44,19 @@ class Question:
         """The target as the graph counts it: the logit less the mean of all logits, or the difference of two."""
         first = logits[..., self.tokens[0]]
         return first - (logits.mean(-1) if len(self.tokens) == 1 else logits[..., self.tokens[1]])
+
+
+def likeliest_target(model: ReplacementModel, graph: Graph) -> int:
+    """The row of the graph's likeliest target that is a token or a difference of two.
+
+    Raises:
+        GraphError: there is none.
+    """
+    nodes = graph.nodes
+    known = [row for row in range(nodes.logits.start, nodes.logits.stop) if _tokens(model, graph, row)]
+    if not known:
+        raise GraphError("none of the graph's targets is a token or a difference of tokens; only such logits can be measured")
+    return max(known, key=lambda row: float(nodes.activation[row]))
 
 
 def _tokens(model: ReplacementModel, graph: Graph, row: int) -> tuple[int, ...]:

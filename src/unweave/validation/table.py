@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .figures import DISTANCES, FOLLOWED, MODES
+from .figures import DISTANCES, FOLLOWED, MODES, pooled
 from .results import Figure, Report
 
 LEVELS = {"good": "bold green", "fair": "bold yellow", "poor": "bold red"}
@@ -40,13 +40,15 @@ def show_report(report: Report, console: Console, *, everything: bool = False) -
 
 
 def show_summary(reports: Sequence[Report], console: Console) -> None:
-    """One line a graph."""
+    """One line a graph, and the means with their intervals over graphs."""
+    places = (("explained", "replacement score"), ("ranks", RANK), ("control: ranks", RANK), ("signs", SIGN))
     table = _table("", ("prompt", "left"), ("verdict", "left"), *((name, "right") for name in ("replacement", "influence ~ KL", "random dict.", "signed")))
     for report in reports:
-        places = (("explained", "replacement score"), ("ranks", RANK), ("control: ranks", RANK), ("signs", SIGN))
         cells = [report.figure(*place) for place in places]
         words = ["–" if cell is None else f"{cell.value:.2f}" for cell in cells]
         table.add_row("", _text(report.prompt or " ".join(report.tokens))[:40], f"[{LEVELS[report.verdict.level]}]{report.verdict.level}[/]", *words)
+    means = {(figure.group, figure.name): figure for figure in pooled(reports)}
+    table.add_row("", "[bold]mean[/]", "", *(str(means[place]) if place in means else "–" for place in places))
     console.print()
     console.print(table)
 

@@ -20,7 +20,7 @@ from .measured import Measured, Progress
 from .pairs import choose_pairs, measure_pairs
 from .perturbations import measure_perturbations
 from .results import Figure, Report, Settings
-from .sample import Question, sample_features
+from .sample import Question, likeliest_target, sample_features
 from .verdict import judge
 
 RUNG_SHARE = 3
@@ -63,7 +63,7 @@ def validate(
     check_graph(graph, name or "the graph", model)
     if graph.provenance.origin != "unweave" or not graph.provenance.input_ids:
         raise GraphError(f"{name or 'the graph'} was not traced by unweave, so it does not say how to trace it again; trace its prompt with unweave trace")
-    Question.of(model, graph)
+    target = likeliest_target(model, graph)
     whole = graph
     if graph.provenance.pruning is not None:
         say(0.0, "tracing the whole graph")
@@ -84,7 +84,7 @@ def validate(
     return Report(
         prompt=facts.prompt,
         tokens=facts.tokens,
-        target=facts.logit_labels[Question.of(model, graph).target - graph.nodes.logits.start],
+        target=facts.logit_labels[target - graph.nodes.logits.start],
         model=facts.model,
         transcoders=facts.transcoders,
         transcoders_sha256=facts.transcoders_sha256,
