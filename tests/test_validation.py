@@ -15,9 +15,11 @@ from unweave.edits import Feature, scale, set_to
 from unweave.errors import GraphError, OptionError
 from unweave.interventions import intervene, intervene_each
 from unweave.nodes import NodeKind
+from unweave.plans import Held
+from unweave.slopes import slope_effects
 from unweave.totals import removals, total_effects
 from unweave.validation import statistics
-from unweave.validation.ablations import feature_of, first_order, measure, predictions
+from unweave.validation.ablations import feature_of, measure, predictions
 from unweave.validation.control import Control
 from unweave.validation.figures import ablation_figures
 from unweave.validation.measured import Measured
@@ -112,13 +114,13 @@ def test_first_order_effects_are_the_real_models_slope(tiny, mode, family, kind)
     model = tiny(family, kind, "float64")
     graph = unweave.attribute(model, PROMPT)
     question, step = Question.of(model, graph), 1e-2  # transformers takes softmax in float32 even here, so smaller ones drown
-    features = [feature_of(question, row) for row in range(0, graph.nodes.features.stop, 7)]
-    activation = graph.nodes.activation[::7][: len(features)].double()
-    found = first_order(question, features, activation, mode)
+    rows = range(0, graph.nodes.features.stop, 7)
+    features = [feature_of(question, row) for row in rows]
+    found = unweave.first_order_effects(model, graph, mode=mode)[rows]
     variants = [[scale(feature, factor)] for feature in features for factor in (1 - step, 1 + step)]
     values = [float(question.value(outcome.raw_logits[-1])) for outcome in intervene_each(model, PROMPT, variants, mode)]
     for number, (less, more) in enumerate(zip(values[::2], values[1::2], strict=True)):
-        assert (less - more) / (2 * step) == pytest.approx(float(found[number]), rel=1e-2, abs=1e-4)
+        assert (more - less) / (2 * step) == pytest.approx(float(found[number]), rel=1e-2, abs=1e-4)
     assert all(parameter.grad is None for parameter in model.language_model.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.language_model.module.modules())
 
@@ -282,7 +284,7 @@ def test_the_control_is_a_random_dictionary_that_is_on_as_often(question):
     assert graph.provenance.target_tokens == question.graph.provenance.target_tokens
     found = validate(question.model, question.graph, replace(LITTLE, control=True), control=control)
     assert found.complete and found.figure("control: ranks", "influence and KL, attention held") is not None
-    assert found.figure("control: links", "+ norms respond") is None
+    assert found.figure("control: links", "norms respond") is None
 
 
 def test_the_target_may_be_a_difference_but_not_a_direction(tiny):
@@ -291,8 +293,21 @@ def test_the_target_may_be_a_difference_but_not_a_direction(tiny):
     question = Question.of(model, graph)
     assert question.tokens == (3, 4)
     assert float(question.value(question.recording.logits[-1])) == pytest.approx(float(graph.preactivation[question.target]), abs=1e-5)
+    direction = unweave.attribute(model, PROMPT, targets=unweave.Direction(torch.ones(24), "sum"))
     with pytest.raises(GraphError, match="a token or a difference"):
-        Question.of(model, unweave.attribute(model, PROMPT, targets=unweave.Direction(torch.ones(24), "sum")))
+        Question.of(model, direction)
+    with pytest.raises(GraphError, match="is not the logit of a token"):
+        unweave.first_order_effects(model, direction, direction.nodes[direction.nodes.logits.start])
+
+
+def test_with_norms_held_too_slopes_follow_the_edges_where_the_dictionary_is_exact(tiny):
+    """In the last layer features act on the logits through the direct edge alone, so slope and edge must agree."""
+    model = tiny("llama", "relu", "float64")
+    graph = unweave.attribute(model, PROMPT)
+    question = Question.of(model, graph)
+    found = slope_effects(model, graph, question.recording, question.target, Held(patterns=True, norms=True))
+    last = (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer == graph.provenance.n_layers - 1)
+    torch.testing.assert_close(found[last], total_effects(graph, graph.nodes[question.target])[last], rtol=1e-6, atol=1e-8)
 
 
 def figure(group, name, value, low=None):
@@ -326,9 +341,9 @@ def test_verdicts(changes, level, word):
 
 
 def test_the_cause_of_misses_is_named():
-    links = [("the graph: all held, errors constant", 0.2), ("+ features switch on and off", 0.25), ("+ norms respond", 0.3), ("+ errors respond", 0.9)]
+    links = [("the graph: norms held, errors constant", 0.2), ("norms respond", 0.3), ("errors respond", 0.25), ("norms and errors respond", 0.9)]
     verdict = judge([*KNOWN, *(figure("links", name, value) for name, value in links)])
-    assert any("errors that respond" in reason and "0.30 to 0.90" in reason for reason in verdict.reasons)
+    assert any("0.30 if norms responded, 0.25 if errors did, 0.90 if both did" in reason for reason in verdict.reasons)
 
 
 @pytest.fixture

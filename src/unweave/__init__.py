@@ -31,6 +31,7 @@ _HOMES = {
     "attribute": "attribution",
     "average_path_length": "paths",
     "evaluate": "evaluation.evaluate",
+    "first_order_effects": "slopes",
     "generate": "generation",
     "intervene": "interventions",
     "intervene_each": "interventions",

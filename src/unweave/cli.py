@@ -31,6 +31,7 @@ def run() -> None:
 
 def main() -> None:
     """Entry point: any error a user can cause becomes one line and exit code 2."""
+    code: Any = 0
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UnweaveError as error:

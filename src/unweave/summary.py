@@ -6,12 +6,14 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from .features import promoted_tokens
 from .graph import Graph
 from .nodes import Node, NodeKind
 from .paths import Path, strongest_paths
 from .replacement import ReplacementModel
+from .slopes import first_order_effects, target_tokens
 
 
 def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None, *, paths: int = 5, features: int = 8) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
     strongest = strongest_paths(pruned, sources, logits[0], paths, direct=False) if logits else []
     influence = pruned.influence()
     ranked = sorted(list(pruned.nodes)[pruned.nodes.features], key=lambda node: -float(influence[node.row]))[:features]
+    effect = _effects(model, pruned)
     named = _promoted(model, [*ranked, *(node for path in strongest for node in path.nodes if node.kind == NodeKind.FEATURE)])
     kinds = [int((graph.nodes.kind == kind).sum()) for kind in NodeKind]
     return {
@@ -45,7 +48,10 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
         ],
         "input": _input_facts(graph),
         "paths": [_path_facts(path, pruned, named) for path in strongest],
-        "features": [{**_node_facts(node, pruned, named), "influence": float(influence[node.row])} for node in ranked],
+        "features": [
+            {**_node_facts(node, pruned, named), "influence": float(influence[node.row]), "effect": None if effect is None else float(effect[node.row])}
+            for node in ranked
+        ],
         "scores": {"replacement": honest.replacement, "completeness": honest.completeness},
         "scores_position_zero_dropped": {"replacement": dropped.replacement, "completeness": dropped.completeness},
         "exactness": {"logits": facts.logits_error, "residual": facts.residual},
@@ -63,6 +69,14 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
 def _promoted(model: ReplacementModel | None, nodes: list[Node]) -> dict[tuple[int, int], list[str]]:
     keys = sorted({(node.layer, node.index) for node in nodes})
     return dict(zip(keys, promoted_tokens(model, keys), strict=True)) if model is not None and keys else {}
+
+
+def _effects(model: ReplacementModel | None, graph: Graph) -> Tensor | None:
+    """What features add to the first target, if that is a token or a difference of tokens."""
+    first = graph.nodes.logits.start
+    if model is None or first >= graph.nodes.logits.stop or not target_tokens(graph, first, strict=False):
+        return None
+    return first_order_effects(model, graph, graph.nodes[first])
 
 
 def _node_facts(node: Node, graph: Graph, named: dict[tuple[int, int], list[str]]) -> dict[str, Any]:
@@ -157,13 +171,23 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     if not facts["features"]:
         return
     table = Table(title="Most influential features", title_style="bold", title_justify="left", box=None, padding=(0, 2), header_style="dim")
-    for heading, justify in (("node", "left"), ("on token", "left"), ("activation", "right"), ("influence", "right"), ("promotes", "left")):
+    for heading, justify in (
+        ("node", "left"),
+        ("on token", "left"),
+        ("activation", "right"),
+        ("influence", "right"),
+        ("effect", "right"),
+        ("promotes", "left"),
+    ):
         table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
     for node in facts["features"]:
         words = ", ".join(_token(word) for word in node["promotes"])
-        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", words)
+        effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
+        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, words)
     console.print()
     console.print(table)
+    goal = _token(facts["targets"][0]["token"])
+    console.print(f"  [dim]effect: what it adds to the logit of[/] {goal} [dim]in the real model, to first order, attention held[/]", highlight=False)
 
 
 def _show_trust(facts: dict[str, Any], console: Console) -> None:

@@ -24,7 +24,7 @@ def steer(
     swap_factor: Annotated[float, typer.Option(help="With --swap-from: how far to go; 1 is there, 2 twice as far.")] = 1.0,
     swap_at: Annotated[list[int] | None, typer.Option(metavar="POSITION", help="With --swap-from: features at this position alone; repeatable.")] = None,
     swap_only: Annotated[list[str] | None, typer.Option(metavar="NODE", help="With --swap-from: these features alone; repeatable.")] = None,
-    mode: Annotated[str, typer.Option(help="frozen_attention, open (all live) or frozen (all held: linear).")] = "frozen_attention",
+    mode: Annotated[str, typer.Option(help="frozen_attention, open (all live), frozen (all held), replacement[_frozen|_open].")] = "frozen_attention",
     layers: Annotated[str | None, typer.Option(metavar="A-B", help="Hold the MLP outputs of these layers, first and last included.")] = None,
     watch: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Show this feature's activation before and after; repeatable.")] = None,
     token: Annotated[list[str] | None, typer.Option(help="Report this token too, as text (' Paris') or #id; repeatable.")] = None,

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..smollm2 import DEFAULT_MODEL
 from ..terminal import AsJson, Dictionary, escaped, print_json, progress, stdout
 
 
@@ -45,7 +44,7 @@ def validate(
     if len(set(targets)) < len(targets):
         raise OptionError("two of the graphs would have the same report; give each graph once")
     reports = []
-    model = model or DEFAULT_MODEL
+    model = model or "smollm2"
     with progress(f"loading {model}") as report:
         from ..inspection import read_graph
         from ..naming import check_graph
@@ -89,7 +88,7 @@ def _check_claims(path: Path, model: str | None, transcoders: str | None, device
         from ..replacement import load
 
         file = read_claims(path)
-        name = model or file.model or DEFAULT_MODEL
+        name = model or file.model or "smollm2"
         report(0.0, f"loading {name}")
         loaded = load(name, transcoders or file.transcoders, device=device)
         report(0.0, "checking")

@@ -15,12 +15,7 @@ from .statistics import Statistic, estimate, explained, log_log, mean, same_sign
 
 MODES = {"frozen_attention": "attention held", "open": "attention live"}
 SIZES = {"influence": "influence", "direct": "direct edge", "activation": "activation", "random": "random order"}
-SIGNED = {"total": "all paths", "edge": "direct edge", "gradient": "real model's slope"}
-LADDER = {
-    "replacement_frozen": "+ features switch on and off",
-    "replacement": "+ norms respond",
-    "replacement_open": "+ attention responds",
-}
+SIGNED = {"total": "all paths", "edge": "direct edge", "slope": "real model's slope"}
 DISTANCES = (1, 2, 4, 8, 16)
 FOLLOWED = {"feature": "removed feature", "encoder": "push along an encoder", "random": "random direction"}
 
@@ -47,7 +42,7 @@ def ablation_figures(
             if key != "random":
                 add("ranks", f"log {name} and log KL, {word}", x, kl, log_log)
         for key, name in SIGNED.items():
-            x = predicted["gradient_open" if (key, mode) == ("gradient", "open") else key][:n]
+            x = predicted["slope_open" if (key, mode) == ("slope", "open") else key][:n]
             add("signs", f"{name} and the target's change, {word}", x, change)
             add("signs", f"{name} and the target's change among the strongest half, {word}", x[top], change[top])
             add("signs", f"{name}: share of the change with the right sign, {word}", x, change, same_sign)
@@ -56,21 +51,24 @@ def ablation_figures(
 
 
 def link_figures(predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str, list[Row]], rungs: dict[str, list[Row]]) -> list[Figure]:
-    """Where misses come from: the prediction made better one link at a time, against the real model with attention held."""
+    """Where misses come from: what a prediction gains that lets one link or another respond, against the real model with attention held."""
     n = min([len(rows.get("frozen_attention", ())), *map(len, rungs.values())])
     if n < 3:
         return []
     real = target_change(rows["frozen_attention"][:n])
-    figures = [Figure.of("links", "the graph: all held, errors constant", estimate(spearman, predicted["total"][:n], real))]
-    for mode in ("replacement_frozen", "replacement"):
-        figures.append(Figure.of("links", LADDER[mode], estimate(spearman, target_change(rungs[mode][:n]), real)))
-    note = "to first order: all paths of a graph whose errors and norms respond"
-    figures.append(Figure.of("links", "+ errors respond", estimate(spearman, predicted["gradient"][:n], real), note))
-    figures.append(Figure("links", "the real model, attention held", 1.0, n=n, note="what is to be predicted"))
+    replaced = {mode: target_change(part[:n]) for mode, part in rungs.items()}
+    found = (
+        ("the graph: norms held, errors constant", predicted["total"][:n], ""),
+        ("features switch on and off", replaced["replacement_frozen"], "the replacement model, norms held"),
+        ("norms respond", replaced["replacement"], "the replacement model: errors constant"),
+        ("errors respond", predicted["slope_norms_held"][:n], "to first order in the real model, norms held"),
+        ("norms and errors respond", predicted["slope"][:n], "to first order in the real model"),
+    )
+    figures = [Figure.of("links", name, estimate(spearman, x, real), note) for name, x, note in found]
     both = min(n, len(rows.get("open", ())))
     if both >= 3:
         live = target_change(rows["open"][:both])
-        figures.append(Figure.of("links", "attention held and attention live", estimate(spearman, real[:both], live), "both are the real model"))
+        figures.append(Figure.of("links", "attention held and attention live", estimate(spearman, real[:both], live), "both measured in the real model"))
     return figures
 
 

@@ -12,6 +12,7 @@ from ..interventions import record
 from ..models import Recording
 from ..nodes import NodeKind
 from ..replacement import ReplacementModel
+from ..slopes import likeliest_target, target_tokens, target_value
 
 
 @dataclass(frozen=True)
@@ -33,38 +34,16 @@ class Question:
         Raises:
             GraphError: no target is a token or a difference of two, or there are no features.
         """
-        nodes, target = graph.nodes, likeliest_target(model, graph)
+        nodes, target = graph.nodes, likeliest_target(graph)
         if not bool((nodes.kind == NodeKind.FEATURE).any()):
             raise GraphError("no feature is on in this prompt, or --max-features left none; there is nothing to test")
         seen = int(nodes.position[target]) + 1
         recording = record(model, list(graph.provenance.input_ids[:seen]))
-        return Question(model, graph, recording, target, _tokens(model, graph, target))
+        return Question(model, graph, recording, target, target_tokens(graph, target))
 
     def value(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
-        """The target as the graph counts it: the logit less the mean of all logits, or the difference of two."""
-        first = logits[..., self.tokens[0]]
-        return first - (logits.mean(-1) if len(self.tokens) == 1 else logits[..., self.tokens[1]])
-
-
-def likeliest_target(model: ReplacementModel, graph: Graph) -> int:
-    """The row of the graph's likeliest target that is a token or a difference of two.
-
-    Raises:
-        GraphError: there is none.
-    """
-    nodes = graph.nodes
-    known = [row for row in range(nodes.logits.start, nodes.logits.stop) if _tokens(model, graph, row)]
-    if not known:
-        raise GraphError("none of the graph's targets is a token or a difference of tokens; only such logits can be measured")
-    return max(known, key=lambda row: float(nodes.activation[row]))
-
-
-def _tokens(model: ReplacementModel, graph: Graph, row: int) -> tuple[int, ...]:
-    known = graph.provenance.target_tokens
-    if known:
-        return known[row - graph.nodes.logits.start]
-    token = int(graph.nodes.index[row])
-    return (token,) if 0 <= token < model.language_model.unembedding.shape[0] else ()
+        """The target as the graph counts it."""
+        return target_value(logits, self.tokens)
 
 
 @dataclass(frozen=True)

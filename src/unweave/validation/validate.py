@@ -12,6 +12,7 @@ from ..graph import Graph
 from ..naming import check_graph
 from ..nodes import NodeKind
 from ..replacement import ReplacementModel
+from ..slopes import likeliest_target
 from ..version import __version__
 from .ablations import RUNGS, measure, predictions
 from .control import Control, retrace
@@ -20,7 +21,7 @@ from .measured import Measured, Progress
 from .pairs import choose_pairs, measure_pairs
 from .perturbations import measure_perturbations
 from .results import Figure, Report, Settings
-from .sample import Question, likeliest_target, sample_features
+from .sample import Question, sample_features
 from .verdict import judge
 
 RUNG_SHARE = 3
@@ -63,7 +64,7 @@ def validate(
     check_graph(graph, name or "the graph", model)
     if graph.provenance.origin != "unweave" or not graph.provenance.input_ids:
         raise GraphError(f"{name or 'the graph'} was not traced by unweave, so it does not say how to trace it again; trace its prompt with unweave trace")
-    target = likeliest_target(model, graph)
+    target = likeliest_target(graph)
     whole = graph
     if graph.provenance.pruning is not None:
         say(0.0, "tracing the whole graph")

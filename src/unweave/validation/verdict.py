@@ -74,23 +74,14 @@ def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str])
 
 
 def _cause(get: Lookup) -> str | None:
-    """Which link the misses of the signed prediction come from."""
-    steps = [
-        ("features that switch on or off", "the graph: all held, errors constant", "+ features switch on and off"),
-        ("norms that respond", "+ features switch on and off", "+ norms respond"),
-        ("errors that respond, which the graph holds constant", "+ norms respond", "+ errors respond"),
-    ]
-    gains = []
-    for name, before, after in steps:
-        low, high = get("links", before), get("links", after)
-        if low is not None and high is not None:
-            gains.append((high.value - low.value, name, low, high))
-    if not gains:
+    """Which links the misses of the signed prediction come from."""
+    plain, norms, errors, both = (
+        get("links", name) for name in ("the graph: norms held, errors constant", "norms respond", "errors respond", "norms and errors respond")
+    )
+    if plain is None or norms is None or errors is None or both is None:
         return None
-    gain, name, low, high = max(gains)
-    if gain < 0.1:
-        return "No single link accounts for what the signed prediction misses."
-    return f"What it misses comes mostly from {name}: with them the prediction goes from {low.value:.2f} to {high.value:.2f}."
+    ways = f"{norms.value:.2f} if norms responded, {errors.value:.2f} if errors did, {both.value:.2f} if both did"
+    return f"Where its misses come from: on the same features the graph reaches {plain.value:.2f}, and would reach {ways}."
 
 
 def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None) -> Verdict:
