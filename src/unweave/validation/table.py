@@ -1,6 +1,7 @@
 """A trust report in the terminal, and one line a graph for several."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +26,11 @@ def show_report(report: Report, console: Console, *, everything: bool = False) -
     if everything:
         _show_list("All figures", report.figures, console)
     else:
-        _show_list("How much is explained", [figure for figure in report.figures if figure.group == "explained"], console)
+        found = [figure for figure in report.figures if figure.group == "explained"]
+        random = report.figure("control: explained", "replacement score")
+        _show_list(
+            "How much is explained", [*found, *([] if random is None else [replace(random, name="replacement score of the random dictionary")])], console
+        )
         _show_modes("Does influence say which features matter? (rank correlation with KL)", "ranks", RANKS, report, console)
         _show_modes("Does the graph say which way they push?", "signs", SIGNS, report, console)
         _show_list("Where its misses come from (rank correlation with the target's change)", [f for f in report.figures if f.group == "links"], console)

@@ -81,6 +81,7 @@ def validate(
             say(0.0, "tracing with a random dictionary")
             random = control or Control.on_text(model, progress=lambda share: say(share, "reading text for the control"))
             runs.append(("control: ", *random.random_graph(whole, settings.seed)))
+            figures += _explained(runs[-1][2], "control: ")[:3]
     facts = graph.provenance
     return Report(
         prompt=facts.prompt,
@@ -109,15 +110,15 @@ def _question(graph: Graph, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _explained(graph: Graph) -> list[Figure]:
+def _explained(graph: Graph, group: str = "") -> list[Figure]:
     scores, dropped, facts = graph.scores(), graph.scores("drop"), graph.provenance
     exact = math.nan if facts.logits_error is None else facts.logits_error
     return [
-        Figure("explained", "replacement score", scores.replacement, note="share of paths that end in tokens, not in errors"),
-        Figure("explained", "completeness score", scores.completeness),
-        Figure("explained", "replacement score, as the peer counts", dropped.replacement, note="position 0 left out"),
-        Figure("explained", "largest error of a logit", exact, note="local replacement model against the model"),
-        Figure("explained", "largest residual of a row", math.nan if facts.residual is None else facts.residual, note="relative"),
+        Figure(f"{group}explained", "replacement score", scores.replacement, note="share of paths that end in tokens, not in errors"),
+        Figure(f"{group}explained", "completeness score", scores.completeness),
+        Figure(f"{group}explained", "replacement score, as the peer counts", dropped.replacement, note="position 0 left out"),
+        Figure(f"{group}explained", "largest error of a logit", exact, note="local replacement model against the model"),
+        Figure(f"{group}explained", "largest residual of a row", math.nan if facts.residual is None else facts.residual, note="relative"),
     ]
 
 

@@ -17,8 +17,8 @@ READABLE = 0.3
 def judge(figures: Sequence[Figure]) -> Verdict:
     """The verdict on one graph, from its figures.
 
-    `good`: its order of features and its signs hold, and features explain at least half of the answer. `poor`: it orders features no
-    better than simpler rules, or than a random dictionary's graph, or features explain less than 0.3. `fair`: between.
+    `good`: its order of features and its signs hold, better than a random dictionary's, and features explain at least half of the
+    answer. `poor`: it orders features no better than simpler rules, or features explain less than 0.3. `fair`: between.
     """
     known = {(figure.group, figure.name): figure for figure in figures}
 
@@ -54,7 +54,9 @@ def judge(figures: Sequence[Figure]) -> Verdict:
     edges = get("pairs", "edge and change, MLPs between held")
     if knock is not None and edges is not None:
         reasons.append(f"Edges between features hold with all else held ({edges}), as they must; effects by way of further features at {knock}.")
-    return _conclude(failures, reasons, replacement, rank, sign)
+    control = None if rank is None else get("control: ranks", rank.name)
+    beaten = rank is not None and control is not None and control.value >= rank.value
+    return _conclude(failures, reasons, replacement, rank, sign, beaten)
 
 
 def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str]) -> None:
@@ -70,7 +72,7 @@ def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str])
     if control is not None:
         reasons.append(f"A random dictionary that is on as often gets {control} with its own graph.")
         if control.value >= rank.value:
-            failures.append("a random dictionary's graph ranks its features as well")
+            reasons.append("So this ranking says nothing for these features in particular.")
 
 
 def _cause(get: Lookup) -> str | None:
@@ -84,13 +86,16 @@ def _cause(get: Lookup) -> str | None:
     return f"Where its misses come from: on the same features the graph reaches {plain.value:.2f}, and would reach {ways}."
 
 
-def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None) -> Verdict:
+def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None, beaten: bool) -> Verdict:
     if failures or rank is None:
         why = "; ".join(failures) or "nothing was measured"
         return Verdict("poor", f"Do not rely on this graph: {why}.", tuple(reasons))
     signed = sign is not None and sign.low > ENOUGH
+    which = "Worth reading for which features matter"
+    if beaten:
+        return Verdict("fair", f"{which}, though a random dictionary's graph ranks its own as well; test by intervention what they do.", tuple(reasons))
     if signed and replacement is not None and replacement.value >= 0.5 and rank.low > GOOD:
         return Verdict("good", "Worth reading: it says which features matter, and which way they push.", tuple(reasons))
     if signed:
-        return Verdict("fair", "Worth reading for which features matter and which way they push; much of the answer is left to errors.", tuple(reasons))
-    return Verdict("fair", "Worth reading for which features matter; test by intervention which way, and how far, each one pushes.", tuple(reasons))
+        return Verdict("fair", f"{which} and which way they push; much of the answer is left to errors.", tuple(reasons))
+    return Verdict("fair", f"{which}; test by intervention which way, and how far, each one pushes.", tuple(reasons))
