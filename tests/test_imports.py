@@ -15,7 +15,7 @@ ORDER = (
     "nodes", "influence", "graph", "pruning", "paths",
     "architectures", "frozen", "smollm2", "models", "text", "hub", "transcoders", "formats", "replacement",
     "targets", "sources", "attribution", "features",
-    "edits", "plans", "patching", "interventions", "steering", "generation", "naming",
+    "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
     "evaluation.response", "evaluation.texts", "evaluation.graphs", "evaluation.evaluate", "evaluation.blocks", "evaluation.table", "evaluation.card",
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
