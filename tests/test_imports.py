@@ -15,7 +15,7 @@ ORDER = (
     "nodes", "influence", "graph", "pruning", "paths", "totals",
     "architectures", "frozen", "smollm2", "models", "text", "hub", "transcoders", "formats", "replacement",
     "targets", "sources", "attribution", "features",
-    "edits", "plans", "patching", "interventions", "steering", "generation", "naming", "slopes",
+    "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
     "evaluation.response", "evaluation.texts", "evaluation.graphs", "evaluation.evaluate", "evaluation.blocks", "evaluation.table", "evaluation.card",
     "validation.statistics", "validation.measured", "validation.sample", "validation.ablations", "validation.pairs", "validation.perturbations",

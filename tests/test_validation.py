@@ -15,7 +15,6 @@ from unweave.edits import Feature, scale, set_to
 from unweave.errors import GraphError, OptionError
 from unweave.interventions import intervene, intervene_each
 from unweave.nodes import NodeKind
-from unweave.plans import Held
 from unweave.slopes import slope_effects
 from unweave.totals import removals, total_effects
 from unweave.validation import statistics
@@ -306,7 +305,7 @@ def test_with_norms_held_too_slopes_follow_the_edges_where_the_dictionary_is_exa
     model = tiny("llama", "relu", "float64")
     graph = unweave.attribute(model, PROMPT)
     question = Question.of(model, graph)
-    found = slope_effects(model, graph, question.recording, question.target, Held(patterns=True, norms=True))
+    found = slope_effects(model, graph, question.recording, question.target, "frozen_norms")
     last = (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer == graph.provenance.n_layers - 1)
     torch.testing.assert_close(found[last], total_effects(graph, graph.nodes[question.target])[last], rtol=1e-6, atol=1e-8)
 

@@ -17,10 +17,11 @@ from .replacement import ReplacementModel
 from .transcoders import JumpReLU, TopK, TranscoderLayer
 
 Mode = str
-"""`frozen_attention`, `frozen` or `open`; or, with the dictionary in place of the MLPs, `replacement`, `replacement_frozen` or
+"""`frozen_attention`, `frozen_norms`, `frozen` or `open`; or, with the dictionary in place of the MLPs, `replacement`, `replacement_frozen` or
 `replacement_open`. See `docs/interventions.md`."""
 MODES = {
     "frozen_attention": "attention patterns held, all else live",
+    "frozen_norms": "attention patterns and norms held, MLPs live",
     "open": "all live",
     "frozen": "all held but what the features write: linear",
     "replacement": "the dictionary in place of the MLPs, errors constant; attention patterns held",
@@ -53,12 +54,12 @@ def held(mode: str, layers: range | None, n_layers: int) -> Held:
             raise OptionError(f"mode {mode!r} replaces the MLPs of all layers; leave the range of layers out, or use 'frozen_attention'")
         return Held(mode != "replacement_open", mode == "replacement_frozen", replaced=True)
     if layers is None:
-        return Held(True, True, range(n_layers)) if mode == "frozen" else Held(patterns=mode == "frozen_attention")
+        return Held(mode != "open", mode in ("frozen", "frozen_norms"), range(n_layers) if mode == "frozen" else range(0))
     if not layers or layers.step != 1 or layers.start < 0 or layers.stop > n_layers:
         raise OptionError(f"layers {layers.start} to {layers.stop - 1} are not a range within the model's layers 0 to {n_layers - 1}")
     if mode == "frozen" and len(layers) < n_layers:
         raise OptionError("mode 'frozen' holds all layers; leave the range of layers out, or use 'frozen_attention'")
-    everything = len(layers) == n_layers and mode != "open"
+    everything = mode == "frozen_norms" or (len(layers) == n_layers and mode != "open")
     return Held(patterns=mode != "open", norms=everything, layers=layers)
 
 

@@ -5,13 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import GraphError
+from .gradients import write_gradients
 from .graph import Graph
 from .interventions import record
 from .models import Recording
 from .naming import check_graph
 from .nodes import NodeKind
-from .patching import patched
-from .plans import Held, Mode, Plan, held
+from .plans import Mode
 from .replacement import ReplacementModel
 from .totals import NodeRef
 
@@ -24,7 +24,7 @@ def first_order_effects(model: ReplacementModel, graph: Graph, target: NodeRef |
 
     Args:
         target: a logit of the graph, a token or a difference of two; None: the likeliest.
-        mode: "frozen_attention" or "open", as in `intervene`.
+        mode: as in `intervene`.
 
     Returns:
         One value a node, 0 for nodes that are no features. In units of the logit, less the mean of all logits.
@@ -42,12 +42,13 @@ def first_order_effects(model: ReplacementModel, graph: Graph, target: NodeRef |
     row = likeliest_target(graph) if target is None else graph.nodes.find(target).row
     seen = int(graph.nodes.position[row]) + 1
     recording = record(model, list(graph.provenance.input_ids[:seen]))
-    return slope_effects(model, graph, recording, row, held(mode, None, model.language_model.n_layers))
+    return slope_effects(model, graph, recording, row, mode)
 
 
-def slope_effects(model: ReplacementModel, graph: Graph, recording: Recording, target: int, hold: Held) -> Float[Tensor, " node"]:
-    """`first_order_effects` on a prompt that was run before, whatever is held."""
-    slopes = _slopes(model, recording, target_tokens(graph, target), int(graph.nodes.position[target]), hold)
+def slope_effects(model: ReplacementModel, graph: Graph, recording: Recording, target: int, mode: Mode) -> Float[Tensor, " node"]:
+    """`first_order_effects` on a prompt that was run before, up to the target's position."""
+    tokens = target_tokens(graph, target)
+    slopes = write_gradients(model, recording, lambda logits: target_value(logits, tokens), mode, raw=True)
     nodes, transcoders = graph.nodes, model.transcoders
     found = torch.zeros(len(nodes), dtype=model.language_model.engine_dtype)
     features = nodes.kind == NodeKind.FEATURE
@@ -91,26 +92,3 @@ def target_value(logits: Float[Tensor, "*rows vocab"], tokens: tuple[int, ...]) 
     """A target as graphs count it: the logit less the mean of all logits, or the difference of two."""
     first = logits[..., tokens[0]]
     return first - (logits.mean(-1) if len(tokens) == 1 else logits[..., tokens[1]])
-
-
-def _slopes(model: ReplacementModel, recording: Recording, tokens: tuple[int, ...], position: int, hold: Held) -> list[Float[Tensor, "pos d"]]:
-    """By layer, the gradient of the target with respect to what is written where the dictionary writes."""
-    language_model = model.language_model
-    row = language_model.architecture
-    written = row.mlp_post_norm if model.transcoders.write == "residual" and row.mlp_post_norm else row.mlp
-    shape, place = (1, len(recording.input_ids), language_model.d_model), {"dtype": language_model.dtype, "device": language_model.device}
-    nudges, handles = [torch.zeros(shape, requires_grad=True, **place) for _ in language_model.blocks], []
-    try:
-        for block, nudge in zip(language_model.blocks, nudges, strict=True):
-            handles.append(block.get_submodule(written).register_forward_hook(lambda module, args, output, nudge=nudge: output + nudge))
-        with torch.enable_grad(), patched(model, Plan({}, ()), recording, hold) as seen:
-            language_model.module(input_ids=recording.input_ids[None].to(language_model.device), use_cache=False)
-            value = target_value(seen.logits[0, position].to(language_model.engine_dtype), tokens)
-            gradients = torch.autograd.grad(value, nudges, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [
-        (torch.zeros_like(nudge) if gradient is None else gradient)[0].to("cpu", language_model.engine_dtype)
-        for nudge, gradient in zip(nudges, gradients, strict=True)
-    ]

@@ -79,7 +79,7 @@ def swap(
         raise InterventionError(f"swap: position {unpaired} of the prompt has no counterpart in the other prompt, which is shorter there")
     changes = []
     for layer in range(model.language_model.n_layers) if layers is None else layers:
-        mine, theirs = _activations(model, here, layer), _activations(model, there, layer)
+        mine, theirs = activations(model, here, layer), activations(model, there, layer)
         for place in places:
             amounts = theirs[pairs[place]] - mine[place]
             wanted = amounts.nonzero().flatten().tolist() if named is None else [f.index for f in named if (f.layer, f.position) == (layer, place)]
@@ -98,10 +98,11 @@ def _placed(model: ReplacementModel, nodes: Sequence[NodeLike], n_positions: int
     return list(dict.fromkeys(found))
 
 
-def _activations(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos feature"]:
-    activations = model.transcoders.encode(layer, read_points(model, recording, layer))[1]
-    activations[0] = 0
-    return activations
+def activations(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos feature"]:
+    """The activations of one layer's features on a prompt; 0 at position 0, where no dictionary is trained."""
+    found = model.transcoders.encode(layer, read_points(model, recording, layer))[1]
+    found[0] = 0
+    return found
 
 
 class SweepRow(NamedTuple):

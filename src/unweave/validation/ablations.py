@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..edits import Feature, Intervention, ablate
 from ..interventions import intervene_each
-from ..plans import Held
+from ..plans import Mode
 from ..slopes import slope_effects
 from ..totals import total_effects
 from .measured import Measured, Progress, Row
@@ -44,14 +44,14 @@ def predictions(question: Question, sample: Sample, seed: int) -> dict[str, Floa
         "random": torch.rand(len(rows), generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
         "total": -total_effects(graph, graph.nodes[question.target])[rows],
         "edge": -edge[rows],
-        "slope": _slope(question, rows, Held(patterns=True)),
-        "slope_open": _slope(question, rows, Held()),
-        "slope_norms_held": _slope(question, rows, Held(patterns=True, norms=True)),
+        "slope": _slope(question, rows, "frozen_attention"),
+        "slope_open": _slope(question, rows, "open"),
+        "slope_norms_held": _slope(question, rows, "frozen_norms"),
     }
 
 
-def _slope(question: Question, rows: Int[Tensor, " sample"], hold: Held) -> Float[Tensor, " sample"]:
-    return -slope_effects(question.model, question.graph, question.recording, question.target, hold)[rows].double()
+def _slope(question: Question, rows: Int[Tensor, " sample"], mode: Mode) -> Float[Tensor, " sample"]:
+    return -slope_effects(question.model, question.graph, question.recording, question.target, mode)[rows].double()
 
 
 def measure(question: Question, sample: Sample, measured: Measured, name: str, modes: Sequence[str], count: int, progress: Progress) -> dict[str, list[Row]]:
