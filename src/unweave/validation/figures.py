@@ -41,6 +41,7 @@ def ablation_figures(
             add("ranks", f"{name} and size of the target's change, {word}", x, change.abs())
             if key != "random":
                 add("ranks", f"log {name} and log KL, {word}", x, kl, log_log)
+                add("ranks", f"log {name} and log size of the target's change, {word}", x, change, log_log)
         for key, name in SIGNED.items():
             x = predicted["slope_open" if (key, mode) == ("slope", "open") else key][:n]
             add("signs", f"{name} and the target's change, {word}", x, change)
@@ -94,7 +95,7 @@ def pair_figures(pairs: Pairs, held: Sequence[Row], live: Sequence[Row], group: 
 
 
 def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figure]:
-    """How alike a disturbance is in the two models, by the number of layers it has travelled."""
+    """How alike a disturbance is in the two models, by the number of layers it has travelled, and by the layer where it begins."""
     figures = []
     for kind, name in FOLLOWED.items():
         for distance in DISTANCES:
@@ -116,6 +117,11 @@ def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figu
                     note,
                 )
             )
+        for start in sorted({one.start for one in travelled}):
+            begun = [one for one in travelled if (one.kind, one.start) == (kind, start)]
+            one_on, at_end = (torch.tensor([one.cosine[place] for one in begun]) for place in (1, -1))
+            figures.append(Figure.of(f"{group}faithfulness", f"{name} at layer {start}, 1 layer on: cosine", mean(one_on)))
+            figures.append(Figure.of(f"{group}faithfulness", f"{name} at layer {start}, at the end: cosine", mean(at_end)))
     return figures
 
 
