@@ -23,7 +23,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = (
     "llama", "gemma2", "qwen3", "gpt2", "mistral", "qwen2", "gemma", "gemma3_text", "gemma3", "olmo2", "phi3", "granite", "gpt_oss", "gpt_neox",
-    "gpt_neox-sequential",
+    "gpt_neox-sequential", "starcoder2",
 )  # fmt: skip
 """Rows of `ARCHITECTURES`, and where a key chooses between two orders of computation, its other value."""
 DICTIONARIES = ("relu", "jumprelu", "topk", "skip", "clt")
@@ -81,6 +81,8 @@ def tiny_config(family: str) -> object:
             old = "rotary_pct" in transformers.GPTNeoXConfig().to_dict()
             rotary = {"rotary_pct": 0.5} if old else {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
             return transformers.GPTNeoXConfig(**several, **rotary, use_parallel_residual=family == "gpt_neox")
+        case "starcoder2":
+            return transformers.Starcoder2Config(**common | {"head_dim": 6}, sliding_window=3)
         case _:
             raise ValueError(family)
 

@@ -19,7 +19,7 @@ NORMS = {
     "olmo2": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
     "gpt2": ("ln_1", None, "ln_2", None),
 }  # fmt: skip
-LAYER_NORM = ("gpt2", "gpt_neox")
+LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2")
 PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3")
 PLACES = {
     "gpt2": ("transformer.h", "attn"),

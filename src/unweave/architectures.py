@@ -153,6 +153,14 @@ ARCHITECTURES: dict[str, Architecture] = {
             limits={"quantization_config": lambda value: dict(value).get("quant_method") == "mxfp4"},  # made dense on loading
         ),
         Architecture(
+            "starcoder2",
+            keys=_DECODER | {"sliding_window", "norm_epsilon", "use_bias", "residual_dropout", "embedding_dropout"},
+            norm="layer",
+            epsilon="norm_epsilon",
+            up="c_fc",
+            down="c_proj",
+        ),
+        Architecture(
             "gpt2",
             keys=frozenset(
                 "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop attn_pdrop layer_norm_epsilon "
