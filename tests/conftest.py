@@ -17,34 +17,74 @@ from safetensors.torch import save_file
 
 settings.register_profile("unweave", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("unweave")
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
-FAMILIES = ("llama", "gemma2", "qwen3", "gpt2")
+FAMILIES = (
+    "llama", "gemma2", "qwen3", "gpt2", "mistral", "qwen2", "gemma", "gemma3_text", "gemma3", "olmo2", "phi3", "granite", "gpt_oss", "gpt_neox",
+    "gpt_neox-sequential", "starcoder2",
+)  # fmt: skip
+"""Rows of `ARCHITECTURES`, and where a key chooses between two orders of computation, its other value."""
 DICTIONARIES = ("relu", "jumprelu", "topk", "skip", "clt")
 VOCAB, D, LAYERS, WIDTHS = 50, 24, 3, (30, 26, 34)
 PROMPT = [0, 7, 3, 41, 7, 12]
 
 
 def tiny_config(family: str) -> object:
-    from transformers import Gemma2Config, GPT2Config, LlamaConfig, Qwen3Config
+    import transformers
 
     common = {
         "vocab_size": VOCAB, "hidden_size": D, "intermediate_size": 40, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
     }  # fmt: skip
+    soft = {"sliding_window": 3, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0}
+    windows = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
     match family:
         case "llama":
             scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
-            rope = {"rope_scaling": scaling} if "rope_theta" in LlamaConfig().to_dict() else {"rope_parameters": scaling | {"rope_theta": 10000.0}}
-            return LlamaConfig(**common | {"head_dim": 6}, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, **rope)
+            old = "rope_theta" in transformers.LlamaConfig().to_dict()
+            rope = {"rope_scaling": scaling} if old else {"rope_parameters": scaling | {"rope_theta": 10000.0}}
+            return transformers.LlamaConfig(**common | {"head_dim": 6}, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, **rope)
         case "gemma2":
-            return Gemma2Config(**common, sliding_window=3, query_pre_attn_scalar=8, attn_logit_softcapping=5.0, final_logit_softcapping=4.0)
+            return transformers.Gemma2Config(**common, **soft)
         case "qwen3":
-            return Qwen3Config(**common, tie_word_embeddings=False)
+            return transformers.Qwen3Config(**common, tie_word_embeddings=False)
+        case "gpt2":
+            return transformers.GPT2Config(
+                vocab_size=VOCAB, n_positions=64, n_embd=D, n_layer=LAYERS, n_head=4, n_inner=40, bos_token_id=0, eos_token_id=0
+            )  # fmt: skip
+        case "mistral":
+            return transformers.MistralConfig(**common, sliding_window=3)
+        case "qwen2":
+            return transformers.Qwen2Config(**common | {"head_dim": 6}, use_sliding_window=True, max_window_layers=1, sliding_window=3)
+        case "gemma":
+            return transformers.GemmaConfig(**common, hidden_activation="gelu_pytorch_tanh")
+        case "gemma3_text":
+            return transformers.Gemma3TextConfig(**common, **soft | windows)
+        case "gemma3":
+            text = common | soft | windows | {"final_logit_softcapping": None}
+            vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+            tokens = {"boi_token_index": 47, "eoi_token_index": 48, "image_token_index": 49, "mm_tokens_per_image": 4}
+            return transformers.Gemma3Config(text_config=text, vision_config=vision, **tokens, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        case "olmo2":
+            return transformers.Olmo2Config(**common | {"head_dim": 6}, attention_bias=True)
+        case "phi3":
+            return transformers.Phi3Config(**common | {"head_dim": 6}, sliding_window=3)
+        case "granite":
+            multipliers = {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 2.5, "residual_multiplier": 0.7}
+            return transformers.GraniteConfig(**common | {"head_dim": 6}, **multipliers, attention_bias=True, mlp_bias=True)
+        case "gpt_oss":
+            return transformers.GptOssConfig(**common, num_local_experts=4, num_experts_per_tok=2, **windows)
+        case "gpt_neox" | "gpt_neox-sequential":
+            several = {key: value for key, value in common.items() if key not in ("num_key_value_heads", "head_dim")}
+            old = "rotary_pct" in transformers.GPTNeoXConfig().to_dict()
+            rotary = {"rotary_pct": 0.5} if old else {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+            return transformers.GPTNeoXConfig(**several, **rotary, use_parallel_residual=family == "gpt_neox")
+        case "starcoder2":
+            return transformers.Starcoder2Config(**common | {"head_dim": 6}, sliding_window=3)
         case _:
-            return GPT2Config(vocab_size=VOCAB, n_positions=64, n_embd=D, n_layer=LAYERS, n_head=4, n_inner=40, bos_token_id=0, eos_token_id=0)
+            raise ValueError(family)
 
 
 def write_tiny_model(family: str, folder: Path) -> Path:
@@ -55,7 +95,7 @@ def write_tiny_model(family: str, folder: Path) -> Path:
     model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name or family == "gemma2" else 1.0, std=0.2)
+            torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name or family.startswith("gemma") else 1.0, std=0.2)
         else:
             torch.nn.init.normal_(parameter, std=0.35)
     model.save_pretrained(folder)

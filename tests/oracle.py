@@ -11,34 +11,58 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+PRE = ("input_layernorm", None, "post_attention_layernorm", None)
+"""Norms before and after attention, before and after the MLP."""
+AROUND = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 NORMS = {
-    "llama": ("input_layernorm", None, "post_attention_layernorm", None),
-    "qwen3": ("input_layernorm", None, "post_attention_layernorm", None),
-    "gemma2": ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    "gemma2": AROUND, "gemma3_text": AROUND, "gemma3": AROUND,
+    "olmo2": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
     "gpt2": ("ln_1", None, "ln_2", None),
+}  # fmt: skip
+LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2")
+PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3")
+PLACES = {
+    "gpt2": ("transformer.h", "attn"),
+    "gpt_neox": ("gpt_neox.layers", "attention"),
+    "gemma3": ("model.language_model.layers", "self_attn"),
 }
+"""Blocks, and attention in a block."""
 
 
 def _norm(part, x: Tensor, family: str, gain: bool = True) -> Tensor:
-    if family == "gpt2":
+    if part is None:
+        return x
+    if family in LAYER_NORM:
         centred = x - x.mean(-1, keepdim=True)
         out = centred / (centred.square().mean(-1, keepdim=True) + part.eps).sqrt().detach()
         return out * part.weight + part.bias if gain else out
-    epsilon = part.eps if family == "gemma2" else part.variance_epsilon
+    epsilon = part.eps if family in PLUS_ONE else part.variance_epsilon
     out = x / (x.square().mean(-1, keepdim=True) + epsilon).sqrt().detach()
     if not gain:
         return out
-    return out * (1 + part.weight) if family == "gemma2" else out * part.weight
+    return out * (1 + part.weight) if family in PLUS_ONE else out * part.weight
 
 
 def _detached_queries_and_keys(part, family: str) -> list:
-    if family == "gpt2":
+    def gpt2(module, args, output):
+        q, k, v = output.chunk(3, -1)
+        return torch.cat([q.detach(), k.detach(), v], -1)
 
-        def cut(module, args, output):
-            q, k, v = output.chunk(3, -1)
-            return torch.cat([q.detach(), k.detach(), v], -1)
+    def gpt_neox(module, args, output):
+        q, k, v = output.unflatten(-1, (4, -1)).chunk(3, -1)
+        return torch.cat([q.detach(), k.detach(), v], -1).flatten(-2)
 
-        return [part.c_attn.register_forward_hook(cut)]
+    def phi3(module, args, output):
+        rest = output.shape[-1] - 12  # two key-value heads of 6
+        return torch.cat([output[..., :rest].detach(), output[..., rest:]], -1)
+
+    match family:
+        case "gpt2":
+            return [part.c_attn.register_forward_hook(gpt2)]
+        case "gpt_neox":
+            return [part.query_key_value.register_forward_hook(gpt_neox)]
+        case "phi3":
+            return [part.qkv_proj.register_forward_hook(phi3)]
     return [p.register_forward_hook(lambda module, args, output: output.detach()) for p in (part.q_proj, part.k_proj)]
 
 
@@ -74,14 +98,17 @@ class Dictionary:
 
 def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens: list[int], drop: bool) -> dict[str, Tensor]:
     """Edges [target, source], active features, pre-activations; node order as in a graph, rows only for features and logits."""
-    gpt2 = family == "gpt2"
-    blocks = module.transformer.h if gpt2 else module.model.layers
+    family = family.partition("-")[0]
+    place, attention = PLACES.get(family, ("model.layers", "self_attn"))
+    _, _, before_mlp, after_mlp = NORMS.get(family, PRE)
+    config, blocks = module.config.get_text_config(), module.get_submodule(place)
     dictionary = Dictionary(folder, len(blocks))
     reads, hook_out = dictionary.config["feature_input_hook"], dictionary.config["feature_output_hook"]
+    factor = getattr(config, "residual_multiplier", 1.0) if hook_out == "hook_mlp_out" else 1.0
     leaves, inputs, outputs, handles, saved = [], [], [], [], {}
     for part in module.modules():
         name = type(part).__name__
-        if (name.endswith("RMSNorm") and part.weight.shape[0] == module.config.hidden_size) or (gpt2 and name == "LayerNorm"):
+        if (name.endswith("RMSNorm") and part.weight.shape[0] == config.hidden_size) or (family in LAYER_NORM and name == "LayerNorm"):
             saved[part] = part.forward
             part.forward = lambda x, part=part: _norm(part, x, family)
 
@@ -92,30 +119,32 @@ def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens:
 
     handles.append(blocks[0].register_forward_pre_hook(on_input, with_kwargs=True))
     for number, block in enumerate(blocks):
-        handles += _detached_queries_and_keys(block.attn if gpt2 else block.self_attn, family)
-        before, after = block.get_submodule(NORMS[family][2]), NORMS[family][3]
+        handles += _detached_queries_and_keys(block.get_submodule(attention), family)
+        before = block.get_submodule(before_mlp) if before_mlp else None
         skip = dictionary.layers[number].get("W_skip")
 
-        def on_norm(norm_, args, number=number):
+        def on_norm(norm_, args, before=before):
             seen = {
                 "hook_resid_mid": lambda x: x,
-                "mlp.hook_in": lambda x: _norm(norm_, x, family),
-                "ln2.hook_normalized": lambda x: _norm(norm_, x, family, False),
+                "mlp.hook_in": lambda x: _norm(before, x, family),
+                "ln2.hook_normalized": lambda x: _norm(before, x, family, False),
             }
             inputs.append(seen[reads](args[0]))
 
         def on_output(mlp_, args, output, skip=skip):
+            several, output = isinstance(output, tuple), output[0] if isinstance(output, tuple) else output
             added = torch.zeros_like(output, requires_grad=True)
             leaves.append(added)
             through = 0.0 if skip is None else inputs[-1] @ skip.T
-            outputs.append((output.detach(), through.detach() if skip is not None else torch.zeros_like(output)))
-            return output.detach() + added + (0.0 if skip is None else through - through.detach())
+            outputs.append((factor * output.detach(), through.detach() if skip is not None else torch.zeros_like(output)))
+            made = output.detach() + (added + (0.0 if skip is None else through - through.detach())) / factor
+            return (made, None) if several else made
 
-        handles.append(before.register_forward_pre_hook(on_norm))
-        writer = block.get_submodule(after) if after and hook_out == "hook_mlp_out" else block.mlp
+        handles.append((before or block.mlp).register_forward_pre_hook(on_norm))
+        writer = block.get_submodule(after_mlp) if after_mlp and hook_out == "hook_mlp_out" else block.mlp
         handles.append(writer.register_forward_hook(on_output))
     raw = {}
-    handles.append(module.get_output_embeddings().register_forward_hook(lambda m, a, o: raw.update(logits=o)))
+    handles.append(module.get_output_embeddings().register_forward_hook(lambda m, a, o: raw.update(logits=o / getattr(config, "logits_scaling", 1.0))))
     module.requires_grad_(False)
     with torch.enable_grad():
         module(input_ids=torch.tensor([ids]), use_cache=False)
@@ -136,7 +165,7 @@ def _edges(dictionary: Dictionary, leaves, inputs, outputs, logits, logit_tokens
             features.append((layer, position, feature))
             pres.append(pre[position, feature])
             acts.append(active[position, feature])
-    n, layers = len(ids), len(inputs)
+    layers = len(inputs)
     explained = [torch.zeros_like(outputs[0][0][0]) for _ in range(layers)]
     for (layer, position, feature), activation in zip(features, acts, strict=True):
         for at in dictionary.writes(layer):
@@ -145,6 +174,12 @@ def _edges(dictionary: Dictionary, leaves, inputs, outputs, logits, logit_tokens
     if drop:
         for error in errors:
             error[0] = 0
+    written_at = []
+    for at in range(layers):
+        here = [(number, entry) for number, entry in enumerate(features) if at in dictionary.writes(entry[0])]
+        vectors = [acts[number] * dictionary.decoder(layer, feature, at) for number, (layer, _, feature) in here]
+        numbers, places = torch.tensor([number for number, _ in here], dtype=torch.int64), torch.tensor([p for _, (_, p, _) in here], dtype=torch.int64)
+        written_at.append((numbers, places, torch.stack(vectors) if vectors else torch.zeros(0, leaves[0].shape[-1], dtype=torch.float64)))
     targets = [*pres, *(logits[token] - logits.mean() for token in logit_tokens)]
     rows = []
     for target in targets:
@@ -152,11 +187,9 @@ def _edges(dictionary: Dictionary, leaves, inputs, outputs, logits, logit_tokens
             torch.zeros_like(leaf[0]) if g is None else g[0]
             for leaf, g in zip(leaves, torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True), strict=True)
         ]
-        row = [
-            sum(a * dictionary.decoder(layer, f, at) @ written[at][p] for at in dictionary.writes(layer))
-            for (layer, p, f), a in zip(features, acts, strict=True)
-        ]
-        row += [errors[at][p] @ written[at][p] for at in range(layers) for p in range(n)]
-        row += [leaves[0][0, p].detach() @ embedding[p] for p in range(n)]
-        rows.append(torch.stack([torch.as_tensor(entry, dtype=torch.float64) for entry in row]))
+        row = torch.zeros(len(features), dtype=torch.float64)
+        for at, (numbers, places, vectors) in enumerate(written_at):
+            row.index_add_(0, numbers, (vectors * written[at][places]).sum(-1))
+        unexplained = [(errors[at] * written[at]).sum(-1) for at in range(layers)]
+        rows.append(torch.cat([row, *unexplained, (leaves[0][0].detach() * embedding).sum(-1)]))
     return {"features": torch.tensor(features), "rows": torch.stack(rows).detach(), "preactivation": torch.stack(targets).detach()}

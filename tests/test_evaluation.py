@@ -30,6 +30,7 @@ from unweave.transcoders import JumpReLU, Matrix, ReLU, TranscoderLayer, Transco
 
 COMBINATIONS = [("llama", kind) for kind in ("relu", "jumprelu", "topk", "skip", "clt")] + [
     ("gemma2", "relu"), ("gemma2", "skip"), ("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "skip"), ("gpt2", "clt"),
+    ("gpt_neox", "skip"), ("granite", "clt"), ("gpt_oss", "relu"), ("olmo2", "clt"),
 ]  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -45,6 +46,7 @@ def slow_logits(model, ids, replaced):
     language_model, transcoders = model.language_model, model.transcoders
     row, dtype = language_model.architecture, language_model.engine_dtype
     writer = row.mlp_post_norm if transcoders.write == "residual" and row.mlp_post_norm else row.mlp
+    factor = language_model.config.residual_multiplier if row.family == "granite" and transcoders.write == "residual" else 1.0
     all_logits, all_made = [], []
     for sequence in ids:
         seen, active, made, handles = {}, {}, {}, []
@@ -69,15 +71,17 @@ def slow_logits(model, ids, replaced):
                         everything = torch.arange(active[source].shape[1])
                         total += active[source] @ transcoders.decoder_rows(source, everything, layer, dtype)
                 made[layer] = total[1:]
-                if layer in replaced:
-                    return torch.cat([output[:, :1], total[None, 1:].to(output.dtype)], dim=1)
-                return None
+                if layer not in replaced:
+                    return None
+                several, output = isinstance(output, tuple), output[0] if isinstance(output, tuple) else output
+                instead = torch.cat([output[:, :1], total[None, 1:].to(output.dtype) / factor], dim=1)
+                return (instead, None) if several else instead
 
             return hook
 
         for layer, block in enumerate(language_model.blocks):
             handles += [
-                block.get_submodule(row.mlp_norm).register_forward_pre_hook(keep("mid")),
+                block.get_submodule(row.mlp_norm or row.mlp).register_forward_pre_hook(keep("mid")),
                 block.get_submodule(row.mlp).register_forward_pre_hook(keep("in")),
                 block.get_submodule(writer).register_forward_hook(put_out(layer)),
             ]

@@ -13,7 +13,7 @@ SOURCE = Path(unweave.__file__).parent
 ORDER = (
     "version", "errors", "files",
     "nodes", "influence", "graph", "pruning", "paths", "totals",
-    "architectures", "frozen", "smollm2", "models", "text", "hub", "transcoders", "formats", "replacement",
+    "architectures", "weights", "frozen", "smollm2", "recording", "models", "text", "hub", "transcoders", "formats", "replacement",
     "targets", "sources", "attribution", "features",
     "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",

@@ -33,6 +33,13 @@ PAIRS = (
     ("gemma2", "skip"),
     ("llama", "relu"),
     ("gemma2", "jumprelu"),
+    ("olmo2", "skip"),
+    ("granite", "clt"),
+    ("gpt_oss", "clt"),
+    ("gpt_neox", "skip"),
+    ("gpt_neox", "clt"),
+    ("phi3", "jumprelu"),
+    ("gemma3", "skip"),
 )
 OTHER = [0, 7, 3, 20, 7, 12]
 
@@ -118,7 +125,10 @@ def test_edges_in_float32(tiny, family):
 
 
 @EVERY_MODE
-@pytest.mark.parametrize(("family", "kind"), [("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "skip")])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "skip"), ("gpt_neox", "skip"), ("granite", "clt"), ("gpt_oss", "skip"), ("olmo2", "clt"), ("phi3", "relu")],
+)
 def test_a_feature_set_to_its_own_value_changes_nothing(tiny, family, kind, how):
     model = tiny(family, kind, "float64")
     own = [change for feature, value in active(model)[:9] for change in (set_to(feature, value), add(feature, 0.0))]

@@ -7,10 +7,7 @@ wrong answer that looks right. To add a family, add a row; the exactness check a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
-
-from jaxtyping import Float
-from torch import Tensor, nn
+from typing import Any, Literal
 
 from .errors import UnsupportedModel
 
@@ -29,19 +26,18 @@ _BOOKKEEPING = frozenset(
         "early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p "
         "repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
         "num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values "
-        "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens cache_implementation"
+        "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens cache_implementation auto_map"
     ).split()
 )
 """Keys that say nothing about what the forward pass computes on a prompt in evaluation mode."""
 
-_SIZES = frozenset(("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings").split())
-_DECODER = frozenset(
-    (
-        "num_key_value_heads head_dim hidden_act rms_norm_eps rope_theta rope_scaling rope_parameters "
-        "attention_bias attention_dropout mlp_bias tie_word_embeddings"
-    ).split()
+_SIZES = frozenset("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings".split())
+_ROTARY = frozenset("rope_theta rope_scaling rope_parameters partial_rotary_factor original_max_position_embeddings".split())
+_DECODER = (
+    _SIZES | _ROTARY | frozenset("num_key_value_heads head_dim hidden_act rms_norm_eps attention_bias attention_dropout mlp_bias tie_word_embeddings".split())
 )
-_WINDOWS = frozenset(("sliding_window use_sliding_window max_window_layers layer_types").split())
+_WINDOWS = frozenset("sliding_window use_sliding_window max_window_layers layer_types".split())
+_GEMMA = frozenset("hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping use_bidirectional_attention".split())
 
 
 def _one_of(*values: Any) -> Callable[[Any], bool]:
@@ -76,45 +72,101 @@ class Architecture:
     blocks: str = "model.layers"
     final_norm: str = "model.norm"
     attention: str = "self_attn"
-    attention_norm: str = "input_layernorm"
+    attention_norm: str | None = "input_layernorm"
     attention_post_norm: str | None = None
     value: str = "v_proj"
-    value_part: Literal["whole", "last third"] = "whole"
+    value_part: Literal["whole", "tail", "each head"] = "whole"
+    """Where values are in a projection shared with queries and keys: after them, or after those of each head."""
     output: str = "o_proj"
     mlp: str = "mlp"
-    mlp_norm: str = "post_attention_layernorm"
+    mlp_norm: str | None = "post_attention_layernorm"
     mlp_post_norm: str | None = None
+    up: str | None = "up_proj"
+    """The MLP's linear map from its input to its neurons: the one that is not behind the activation function, where there are two."""
+    up_part: Literal["whole", "tail"] = "whole"
+    down: str = "down_proj"
+    parallel: str | None = None
+    """Config key that says whether the MLP reads what attention reads, instead of what attention made of it."""
+    residual_multiplier: str | None = None
+    """Config key of the factor on what attention and MLP add to the residual stream."""
+    logit_divisor: str | None = None
+    """Config key of what the logits are divided by."""
     softcap: str | None = None
     """Config key of the soft cap on the final logits."""
+    text: str | None = None
+    """Config key under which a model of several media keeps its language model's config."""
     limits: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
     """Which values of a key are covered, where not all are."""
 
 
+_GEMMA_NORMS: dict[str, Any] = {
+    "norm": "rms_plus_one",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+_GEMMA3_KEYS = _DECODER | _WINDOWS | _GEMMA | frozenset("rope_local_base_freq sliding_window_pattern".split())
+
 ARCHITECTURES: dict[str, Architecture] = {
     row.family: row
     for row in (
-        Architecture("llama", keys=_SIZES | _DECODER | {"pretraining_tp", "rope_interleaved"}),
+        Architecture("llama", keys=_DECODER | {"pretraining_tp", "rope_interleaved"}),
+        Architecture("mistral", keys=_DECODER | {"sliding_window"}),
+        Architecture("qwen2", keys=_DECODER | _WINDOWS),
+        Architecture("qwen3", keys=_DECODER | _WINDOWS),
+        Architecture("gemma", keys=_DECODER | {"hidden_activation", "use_bidirectional_attention"}, norm="rms_plus_one"),
+        Architecture("gemma2", keys=_DECODER | _WINDOWS | _GEMMA, softcap="final_logit_softcapping", **_GEMMA_NORMS),
+        Architecture("gemma3_text", keys=_GEMMA3_KEYS, softcap="final_logit_softcapping", **_GEMMA_NORMS),
         Architecture(
-            "gemma2",
-            keys=_SIZES | _DECODER | _WINDOWS
-            | {"hidden_activation", "query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention"},
-            norm="rms_plus_one",
-            attention_post_norm="post_attention_layernorm",
-            mlp_norm="pre_feedforward_layernorm",
-            mlp_post_norm="post_feedforward_layernorm",
-            softcap="final_logit_softcapping",
+            "gemma3",
+            keys=_GEMMA3_KEYS | frozenset("text_config vision_config boi_token_index eoi_token_index image_token_index mm_tokens_per_image".split()),
+            blocks="model.language_model.layers",
+            final_norm="model.language_model.norm",
+            text="text_config",
+            limits={"final_logit_softcapping": _one_of(None)},  # its model with a vision tower applies none, whatever the config says
+            **_GEMMA_NORMS,
         ),
-        Architecture("qwen3", keys=_SIZES | _DECODER | _WINDOWS),
+        Architecture(
+            "olmo2",
+            keys=_DECODER,
+            attention_norm=None,
+            attention_post_norm="post_attention_layernorm",
+            mlp_norm=None,
+            mlp_post_norm="post_feedforward_layernorm",
+        ),
+        Architecture(
+            "phi3", keys=_DECODER | {"sliding_window", "embd_pdrop", "resid_pdrop"}, value="qkv_proj", value_part="tail", up="gate_up_proj", up_part="tail"
+        ),
+        Architecture(
+            "granite",
+            keys=_DECODER | {"attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"},
+            residual_multiplier="residual_multiplier",
+            logit_divisor="logits_scaling",
+        ),
+        Architecture(
+            "gpt_oss",
+            keys=_DECODER | _WINDOWS | frozenset(
+                "num_local_experts num_experts_per_tok experts_per_token output_router_logits router_aux_loss_coef swiglu_alpha swiglu_limit "
+                "initial_context_length quantization_config".split()
+            ),
+            up=None,
+            limits={"quantization_config": lambda value: dict(value).get("quant_method") == "mxfp4"},  # made dense on loading
+        ),
+        Architecture(
+            "starcoder2",
+            keys=_DECODER | {"sliding_window", "norm_epsilon", "use_bias", "residual_dropout", "embedding_dropout"},
+            norm="layer",
+            epsilon="norm_epsilon",
+            up="c_fc",
+            down="c_proj",
+        ),
         Architecture(
             "gpt2",
             keys=frozenset(
-    (
-        "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop "
-        "embd_pdrop attn_pdrop layer_norm_epsilon summary_type summary_use_proj summary_activation "
-        "summary_proj_to_labels summary_first_dropout scale_attn_weights scale_attn_by_inverse_layer_idx "
-        "reorder_and_upcast_attn add_cross_attention tie_word_embeddings"
-    ).split()
-),
+                "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop attn_pdrop layer_norm_epsilon "
+                "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout scale_attn_weights "
+                "scale_attn_by_inverse_layer_idx reorder_and_upcast_attn add_cross_attention tie_word_embeddings".split()
+            ),
             norm="layer",
             epsilon="layer_norm_epsilon",
             blocks="transformer.h",
@@ -122,9 +174,26 @@ ARCHITECTURES: dict[str, Architecture] = {
             attention="attn",
             attention_norm="ln_1",
             value="c_attn",
-            value_part="last third",
+            value_part="tail",
             output="c_proj",
             mlp_norm="ln_2",
+            up="c_fc",
+            down="c_proj",
+        ),
+        Architecture(
+            "gpt_neox",
+            keys=_DECODER | frozenset("layer_norm_eps use_parallel_residual hidden_dropout classifier_dropout rotary_pct rotary_emb_base".split()),
+            norm="layer",
+            epsilon="layer_norm_eps",
+            blocks="gpt_neox.layers",
+            final_norm="gpt_neox.final_layer_norm",
+            attention="attention",
+            value="query_key_value",
+            value_part="each head",
+            output="dense",
+            up="dense_h_to_4h",
+            down="dense_4h_to_h",
+            parallel="use_parallel_residual",
         ),
     )
 }  # fmt: skip
@@ -143,6 +212,8 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     row = ARCHITECTURES.get(family)
     if row is None:
         raise UnsupportedModel(f"model family {family!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
+    if row.text is not None:
+        config = {**config, **config[row.text]}
     unknown = sorted(key for key in set(config) - row.keys - _BOOKKEEPING if not key.startswith("_"))
     if unknown:
         raise UnsupportedModel(f"{family}: config keys that are not frozen exactly: {unknown}; see docs/architectures.md")
@@ -151,68 +222,3 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if wrong:
         raise UnsupportedModel(f"{family}: config values that are not frozen exactly: {', '.join(wrong)}; see docs/architectures.md")
     return row
-
-
-class NormWeights(NamedTuple):
-    """The learned part of a norm."""
-
-    gain: Float[Tensor, " d"]
-    bias: Float[Tensor, " d"] | None
-    centred: bool
-
-
-class Linear(NamedTuple):
-    """A linear map in [out, in] orientation."""
-
-    weight: Float[Tensor, "out in"]
-    bias: Float[Tensor, " out"] | None
-
-
-class LayerWeights(NamedTuple):
-    """What one transformer block keeps once attention patterns and norm denominators are fixed."""
-
-    attention_norm: NormWeights
-    attention_post_norm: NormWeights | None
-    value: Linear
-    output: Linear
-    mlp_norm: NormWeights
-    mlp_post_norm: NormWeights | None
-
-
-def norm_weights(row: Architecture, module: Any) -> NormWeights:
-    """Gain and bias of a norm module of this family."""
-    gain = module.weight.detach().cpu()
-    match row.norm:
-        case "rms":
-            return NormWeights(gain, None, centred=False)
-        case "rms_plus_one":
-            return NormWeights(1 + gain, None, centred=False)
-        case "layer":
-            return NormWeights(gain, module.bias.detach().cpu(), centred=True)
-
-
-def layer_weights(row: Architecture, block: Any) -> LayerWeights:
-    """The frozen weights of one transformer block of this family."""
-
-    def norm(name: str | None) -> NormWeights | None:
-        return None if name is None else norm_weights(row, block.get_submodule(name))
-
-    attention = block.get_submodule(row.attention)
-    value = _linear(attention.get_submodule(row.value))
-    if row.value_part == "last third":
-        weight, bias = value.weight.chunk(3, 0)[2], None if value.bias is None else value.bias.chunk(3)[2]
-        value = Linear(weight, bias)
-    return LayerWeights(
-        attention_norm=norm_weights(row, block.get_submodule(row.attention_norm)),
-        attention_post_norm=norm(row.attention_post_norm),
-        value=value,
-        output=_linear(attention.get_submodule(row.output)),
-        mlp_norm=norm_weights(row, block.get_submodule(row.mlp_norm)),
-        mlp_post_norm=norm(row.mlp_post_norm),
-    )
-
-
-def _linear(module: Any) -> Linear:
-    bias = None if module.bias is None else module.bias.detach().cpu()
-    weight = module.weight.detach().cpu()
-    return Linear(weight if isinstance(module, nn.Linear) else weight.T, bias)  # GPT-2's Conv1D stores [in, out]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .architectures import Linear, NormWeights
+from .weights import Linear, NormWeights
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,23 @@ class FrozenNorm:
     centred: bool
 
     @staticmethod
-    def freeze(weights: NormWeights, x: Float[Tensor, "pos d"], epsilon: float) -> "FrozenNorm":
-        """Fix the denominator at its value for the input `x`."""
+    def uniform(factor: float, like: Float[Tensor, "pos d"]) -> "FrozenNorm":
+        """What stands where there is no norm: multiplication by a number."""
+        return FrozenNorm(torch.full_like(like[:, 0], factor), torch.ones_like(like[0]), None, centred=False)
+
+    @staticmethod
+    def freeze(weights: NormWeights | None, x: Float[Tensor, "pos d"], epsilon: float) -> "FrozenNorm":
+        """Fix the denominator at its value for the input `x`; without weights there is no norm, and nothing changes."""
+        if weights is None:
+            return FrozenNorm.uniform(1.0, x)
         centre = x - x.mean(-1, keepdim=True) if weights.centred else x
         scale = torch.rsqrt(centre.square().mean(-1) + epsilon)
-        bias = None if weights.bias is None else weights.bias.to(x.dtype)
-        return FrozenNorm(scale, weights.gain.to(x.dtype), bias, weights.centred)
+        return FrozenNorm(scale, weights.gain.to(x), None if weights.bias is None else weights.bias.to(x), weights.centred)
+
+    @property
+    def without_gain(self) -> "FrozenNorm":
+        """The norm before its gain and bias."""
+        return FrozenNorm(self.scale, torch.ones_like(self.gain), None, self.centred)
 
     def linear(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
         """The norm without its bias."""
@@ -147,7 +158,8 @@ class FrozenLayer:
 
     `read` takes the residual stream between attention and MLP to what the encoder sees (None: as it is); `write` takes
     decoder output to what is added to the residual stream (None: as it is). `skip` is the dictionary's skip matrix
-    between the two with both norms' gains folded in; `skip_scale` holds their per-position scales.
+    between the two with both norms' gains folded in; `skip_scale` holds their per-position scales. In a `parallel` block
+    the MLP reads what enters the block; wherever a residual stream before the MLP is meant, it is that one.
     """
 
     attention: FrozenAttention
@@ -156,12 +168,15 @@ class FrozenLayer:
     skip: Float[Tensor, "d d"] | None
     skip_scale: Float[Tensor, " pos"] | None
     skip_constant: Float[Tensor, " d"] | None
+    parallel: bool = False
 
     @staticmethod
-    def freeze(attention: FrozenAttention, read: FrozenNorm | None, write: FrozenNorm | None, skip: Float[Tensor, "d d"] | None) -> "FrozenLayer":
+    def freeze(
+        attention: FrozenAttention, read: FrozenNorm | None, write: FrozenNorm | None, skip: Float[Tensor, "d d"] | None, parallel: bool = False
+    ) -> "FrozenLayer":
         """Fold the skip matrix [out, in] (None: no skip path) with the norms around it."""
         if skip is None:
-            return FrozenLayer(attention, read, write, None, None, None)
+            return FrozenLayer(attention, read, write, None, None, None, parallel)
         folded, scale = skip.to(attention.mix.dtype), torch.ones_like(attention.constant[:, 0])
         constant = None
         if read is not None:
@@ -170,7 +185,7 @@ class FrozenLayer:
         if write is not None:
             constant = None if constant is None else write.fold_after(constant[:, None])[:, 0]
             folded, scale = write.fold_after(folded), scale * write.scale
-        return FrozenLayer(attention, read, write, folded.contiguous(), scale, constant)
+        return FrozenLayer(attention, read, write, folded.contiguous(), scale, constant, parallel)
 
     def read_forward(self, mid: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
         """What the encoder sees of the residual stream."""
@@ -212,9 +227,10 @@ class FrozenModel:
         """
         x, mids = start, []
         for layer, added in zip(self.layers, written, strict=True):
-            mid = x + layer.attention.forward(x) + layer.attention.constant
+            attended = x + layer.attention.forward(x) + layer.attention.constant
+            mid = x if layer.parallel else attended
             mids.append(mid)
-            x = mid + layer.skip_forward(mid) + layer.constant() + added
+            x = attended + layer.skip_forward(mid) + layer.constant() + added
         return mids, x
 
     def sweep(
@@ -246,13 +262,21 @@ class FrozenModel:
             attention, g = layer.attention.cut(position), whole[:batch]
             if batch:
                 yield number, g
+                scaled = None
                 if layer.skip is not None and layer.skip_scale is not None:
                     scaled = torch.mul(g, layer.skip_scale[:n, None], out=work.take("scaled", g.shape, g))
+                if scaled is not None and layer.skip is not None and not layer.parallel:
                     _add_product(g, scaled, layer.skip, multiply)
                 _add_attention(g, attention, work, multiply)
+                if scaled is not None and layer.skip is not None and layer.parallel:  # after attention, which must not see it
+                    _add_product(g, scaled, layer.skip, multiply)
             joining = starts.get(number)
             if joining is not None:
-                whole[batch : batch + len(joining)] = attention.start(joining, position)
+                part = whole[batch : batch + len(joining)]
+                if layer.parallel:
+                    part.zero_()[:, position] = joining
+                else:
+                    part.copy_(attention.start(joining, position))
                 batch += len(joining)
         yield -1, whole
 

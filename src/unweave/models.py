@@ -5,7 +5,7 @@ transformers is imported here and in `smollm2.py` alone, inside functions, so th
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MethodType
@@ -15,33 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .architectures import Architecture, NormWeights, architecture_of, layer_weights, norm_weights
+from .architectures import Architecture, architecture_of
 from .errors import ModelError, PromptError
 from .frozen import FrozenAttention, FrozenNorm
+from .recording import Recording, first_of
 from .smollm2 import DEFAULT_MODEL, default_model_folder, quiet, readable
+from .weights import NormWeights, attention_weights, norm_weights
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One forward pass of the real model on one prompt, on the CPU, in the dtype of the frozen engine."""
-
-    input_ids: Int[Tensor, " pos"]
-    embeddings: Float[Tensor, "pos d"]
-    """What enters layer 0: token (and learned position) embeddings, scaled as the model scales them."""
-    patterns: tuple[Float[Tensor, "heads pos pos"], ...]
-    attention_inputs: tuple[Float[Tensor, "pos d"], ...]
-    attention_outputs: tuple[Float[Tensor, "pos d"], ...]
-    mids: tuple[Float[Tensor, "pos d"], ...]
-    """The residual stream between attention and MLP."""
-    mlp_inputs: tuple[Float[Tensor, "pos d"], ...]
-    mlp_outputs: tuple[Float[Tensor, "pos d"], ...]
-    """What each MLP module returns, before a norm that may follow."""
-    final: Float[Tensor, "pos d"]
-    """The residual stream before the final norm."""
-    logits: Float[Tensor, "pos vocab"]
-    """Before a final soft cap."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +37,9 @@ class LanguageModel:
 
     @property
     def config(self) -> Any:
-        """The Hugging Face config."""
-        return self.module.config
+        """The Hugging Face config of the language model."""
+        config = self.module.config
+        return config if self.architecture.text is None else getattr(config, self.architecture.text)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,19 +73,39 @@ class LanguageModel:
 
     @cached_property
     def unembedding(self) -> Float[Tensor, "vocab d"]:
-        """The unembedding matrix."""
-        return self.module.get_output_embeddings().weight.detach().cpu()
+        """The unembedding matrix, divided by what the model divides its logits by."""
+        return self._scaled(self.module.get_output_embeddings().weight.detach().cpu())
 
     @cached_property
     def unembedding_bias(self) -> Float[Tensor, " vocab"] | None:
         """The unembedding's bias, if it has one."""
         bias = self.module.get_output_embeddings().bias
-        return None if bias is None else bias.detach().cpu()
+        return None if bias is None else self._scaled(bias.detach().cpu())
 
     @cached_property
     def unembedding_mean(self) -> Float[Tensor, " d"]:
         """The mean of all tokens' unembedding vectors."""
         return self.unembedding.to(self.engine_dtype).mean(0)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        key = self.architecture.logit_divisor
+        return logits if key is None else logits / getattr(self.config, key)
+
+    def raw_logits(self, output: Float[Tensor, "*rest vocab"]) -> Float[Tensor, "*rest vocab"]:
+        """The output of the model's last module as logits, before a final soft cap."""
+        return self._scaled(output)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether MLPs read what attention reads."""
+        key = self.architecture.parallel
+        return key is not None and bool(getattr(self.config, key))
+
+    @property
+    def residual_multiplier(self) -> float:
+        """The factor on what attention and MLP add to the residual stream."""
+        key = self.architecture.residual_multiplier
+        return 1.0 if key is None else float(getattr(self.config, key))
 
     @property
     def softcap(self) -> float | None:
@@ -180,7 +182,7 @@ class LanguageModel:
             return lambda module, args, kwargs: keep(name, layer, args[0] if args else kwargs["hidden_states"])
 
         def after(name: str, layer: int) -> Callable:
-            return lambda module, args, output: keep(name, layer, output)
+            return lambda module, args, output: keep(name, layer, first_of(output))
 
         def attention(layer: int) -> Callable:
             return lambda module, args, output: (keep("attention", layer, output[0]), keep("pattern", layer, output[1]), None)[-1]
@@ -190,11 +192,11 @@ class LanguageModel:
             for layer, block in enumerate(self.blocks):
                 hook(block.register_forward_pre_hook(before("input", layer), with_kwargs=True))
                 hook(block.get_submodule(row.attention).register_forward_hook(attention(layer)))
-                hook(block.get_submodule(row.mlp_norm).register_forward_pre_hook(before("mid", layer), with_kwargs=True))
+                hook(block.get_submodule(row.mlp_norm or row.mlp).register_forward_pre_hook(before("mid", layer), with_kwargs=True))
                 hook(block.get_submodule(row.mlp).register_forward_pre_hook(before("mlp_in", layer), with_kwargs=True))
                 hook(block.get_submodule(row.mlp).register_forward_hook(after("mlp_out", layer)))
             hook(self.module.get_submodule(row.final_norm).register_forward_pre_hook(before("final", 0), with_kwargs=True))
-            hook(head.register_forward_hook(after("logits", 0)))
+            hook(head.register_forward_hook(lambda module, args, output: keep("logits", 0, self.raw_logits(output))))
             with torch.no_grad():
                 self.module(input_ids=ids[None].to(self.device), use_cache=False)
         if not bool(saved["logits", 0].isfinite().all()):
@@ -223,20 +225,47 @@ class LanguageModel:
 
     def frozen_attention(self, recording: Recording, layer: int) -> FrozenAttention:
         """One layer's attention, frozen as it was in the recording."""
-        weights = layer_weights(self.architecture, self.blocks[layer])
-        norm = FrozenNorm.freeze(weights.attention_norm, recording.attention_inputs[layer], self.epsilon)
-        post = weights.attention_post_norm
-        frozen = None if post is None else FrozenNorm.freeze(post, recording.attention_outputs[layer], self.epsilon)
-        return FrozenAttention.freeze(norm, weights.value, recording.patterns[layer], weights.output, frozen)
+        value, output = attention_weights(self.architecture, self.blocks[layer])
+        norm, post = self.frozen_attention_norms(recording, layer)
+        return FrozenAttention.freeze(norm, value, recording.patterns[layer], output, post)
+
+    def frozen_attention_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
+        """What stands before and (if anything does) after one layer's attention, frozen as it was in the recording."""
+        row = self.architecture
+        before = FrozenNorm.freeze(self._norm(layer, row.attention_norm), recording.attention_inputs[layer], self.epsilon)
+        return before, self._after(layer, row.attention_post_norm, recording.attention_outputs[layer])
 
     def frozen_mlp_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
-        """The norms before and (if there is one) after one layer's MLP, frozen as they were in the recording."""
-        weights = layer_weights(self.architecture, self.blocks[layer])
-        post = weights.mlp_post_norm
-        return (
-            FrozenNorm.freeze(weights.mlp_norm, recording.mids[layer], self.epsilon),
-            None if post is None else FrozenNorm.freeze(post, recording.mlp_outputs[layer], self.epsilon),
-        )
+        """What stands before and (if anything does) after one layer's MLP, frozen as it was in the recording."""
+        return self.before_mlp(layer, recording.mids[layer]), self.after_mlp(layer, recording.mlp_outputs[layer])
+
+    def before_mlp(self, layer: int, mid: Float[Tensor, "pos d"]) -> FrozenNorm:
+        """What stands between the residual stream and one layer's MLP, frozen as it is for `mid`."""
+        return FrozenNorm.freeze(self._norm(layer, self.architecture.mlp_norm), mid, self.epsilon)
+
+    def after_mlp(self, layer: int, output: Float[Tensor, "pos d"]) -> FrozenNorm | None:
+        """What (if anything) stands between one layer's MLP and the residual stream, frozen as it is for `output`."""
+        return self._after(layer, self.architecture.mlp_post_norm, output)
+
+    def _norm(self, layer: int, name: str | None) -> NormWeights | None:
+        return None if name is None else norm_weights(self.architecture, self.blocks[layer].get_submodule(name))
+
+    def _after(self, layer: int, name: str | None, output: Float[Tensor, "pos d"]) -> FrozenNorm | None:
+        """A norm, a factor, both or nothing."""
+        factor, weights = self.residual_multiplier, self._norm(layer, name)
+        if weights is None:
+            return None if factor == 1 else FrozenNorm.uniform(factor, output)
+        norm = FrozenNorm.freeze(weights, output, self.epsilon)
+        return replace(norm, scale=norm.scale * factor)
+
+    def reader(self, layer: int) -> Any:
+        """The module that reads the residual stream for one MLP: its norm, or where there is none the MLP."""
+        return self.blocks[layer].get_submodule(self.architecture.mlp_norm or self.architecture.mlp)
+
+    def writer(self, layer: int, write: str) -> tuple[Any, float]:
+        """The module whose output a dictionary makes at one layer, and the factor from that output to what it makes."""
+        post = self.architecture.mlp_post_norm if write == "residual" else None
+        return self.blocks[layer].get_submodule(post or self.architecture.mlp), self.residual_multiplier if write == "residual" else 1.0
 
     @property
     def final_norm_weights(self) -> NormWeights:
@@ -282,6 +311,8 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would fill them with random numbers
         raise ModelError(f"model {name!r} lacks {len(missing)} tensors, {missing[0]} among them; its files are incomplete")
+    if hasattr(module, "set_experts_implementation"):  # the plain loop: grouped products know no float64
+        module.set_experts_implementation("eager")
     if dtype == "float64":
         _norms_in_float64(module, row)
     return LanguageModel(name, module, _tokenizer(path, revision), row)
@@ -338,7 +369,8 @@ def _norms_in_float64(module: nn.Module, row: Architecture) -> None:
 
 
 def _rms_norm(self: Any, x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
+    epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * self.weight
 
 
 def _rms_norm_plus_one(self: Any, x: Tensor) -> Tensor:

@@ -6,18 +6,18 @@ dictionary writes, so what no feature explains stays in the output untouched.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .architectures import layer_weights
 from .frozen import FrozenNorm
-from .models import Recording
 from .plans import Held, Plan, normalized, read, read_points
+from .recording import Recording, first_of, with_first
 from .replacement import ReplacementModel
+from .weights import value_channels
 
 
 @dataclass
@@ -90,14 +90,17 @@ class _Patch:
             if layer - 1 in residual:
                 self._before(block, lambda x, at=layer - 1: self._pushed(x, at, "residual"))
             self._read_at(layer, block)
-            post = self.row.mlp_post_norm if self.transcoders.write == "residual" else None
-            self.keep(block.get_submodule(post or self.row.mlp).register_forward_hook(lambda module, args, output, at=layer: self._written(output, at)))
+            writer, factor = self.language_model.writer(layer, self.transcoders.write)
+            self.keep(writer.register_forward_hook(lambda module, args, output, at=layer, f=factor: with_first(output, self._written(first_of(output), at, f))))
         final = self.language_model.module.get_submodule(self.row.final_norm)
         if self.language_model.n_layers - 1 in residual:
             self._before(final, lambda x: self._pushed(x, self.language_model.n_layers - 1, "residual"))
         if self.hold.norms and self.recording is not None:
             self._hold_norm(final, self.language_model.frozen_final_norm(self.recording))
-        self.keep(self.language_model.module.get_output_embeddings().register_forward_hook(lambda module, args, output: setattr(self.seen, "logits", output)))
+        self.keep(self.language_model.module.get_output_embeddings().register_forward_hook(self._see_logits))
+
+    def _see_logits(self, module: Any, args: tuple, output: Tensor) -> None:
+        self.seen.logits = self.language_model.raw_logits(output)
 
     def _before(self, module: Any, change: Callable[[Tensor], Tensor | None]) -> None:
         """Hook what enters a module; `change` returns what enters instead, or None."""
@@ -114,10 +117,10 @@ class _Patch:
         """Mix the values of this pass by the recorded pattern, whatever pattern the module computes."""
         assert self.recording is not None
         pattern, values = self.recording.patterns[layer], {}
-        part = 3 if self.row.value_part == "last third" else 1
+        channels = value_channels(self.row, attention)
 
         def save(module: Any, args: tuple, output: Tensor) -> None:
-            values["now"] = output.chunk(part, -1)[-1]
+            values["now"] = output[..., channels]
 
         def mix(x: Tensor) -> Tensor:
             batch, n, width = x.shape
@@ -131,18 +134,14 @@ class _Patch:
 
     def _hold_norms(self, layer: int, block: Any) -> None:
         assert self.recording is not None
-        model, recording = self.language_model, self.recording
-        weights = layer_weights(self.row, block)
-        before, after = model.frozen_mlp_norms(recording, layer)
-        self._hold_norm(
-            block.get_submodule(self.row.attention_norm), FrozenNorm.freeze(weights.attention_norm, recording.attention_inputs[layer], model.epsilon)
-        )
-        self._hold_norm(block.get_submodule(self.row.mlp_norm), before)
-        if self.row.attention_post_norm is not None and weights.attention_post_norm is not None:
-            post = FrozenNorm.freeze(weights.attention_post_norm, recording.attention_outputs[layer], model.epsilon)
-            self._hold_norm(block.get_submodule(self.row.attention_post_norm), post)
-        if self.row.mlp_post_norm is not None and after is not None:
-            self._hold_norm(block.get_submodule(self.row.mlp_post_norm), after)
+        model, row = self.language_model, self.row
+        (attention, attention_post), (mlp, mlp_post) = model.frozen_attention_norms(self.recording, layer), model.frozen_mlp_norms(self.recording, layer)
+        for name, frozen in ((row.attention_norm, attention), (row.mlp_norm, mlp)):
+            if name is not None:
+                self._hold_norm(block.get_submodule(name), frozen)
+        for name, frozen in ((row.attention_post_norm, attention_post), (row.mlp_post_norm, mlp_post)):
+            if name is not None and frozen is not None:  # the block itself multiplies what leaves these
+                self._hold_norm(block.get_submodule(name), replace(frozen, scale=frozen.scale / model.residual_multiplier))
 
     def _hold_norm(self, module: Any, frozen: FrozenNorm) -> None:
         def replaced(module: Any, args: tuple, output: Tensor) -> Tensor:
@@ -163,7 +162,8 @@ class _Patch:
                 x = torch.stack([normalized(self.language_model, layer, *pair) for pair in zip(x, like, strict=True)])
             self._read(layer, x)
 
-        self._before(block.get_submodule(self.row.mlp if self.transcoders.read == "mlp_in" else self.row.mlp_norm), see)
+        mlp = block.get_submodule(self.row.mlp)
+        self._before(mlp if self.transcoders.read == "mlp_in" else self.language_model.reader(layer), see)
 
     def _read(self, layer: int, x: Float[Tensor, "batch pos d"]) -> None:
         part = self.transcoders.layers[layer]
@@ -198,18 +198,18 @@ class _Patch:
             target = self.pending.setdefault(at, torch.zeros_like(x))
             target[:, 1:] += moved[..., index] @ self.transcoders.decoder_rows(layer, index, at, x.dtype)
 
-    def _written(self, output: Tensor, at: int) -> Tensor | None:
-        """What leaves the place where the dictionary writes at a layer; None: as it is."""
+    def _written(self, output: Tensor, at: int, factor: float) -> Tensor:
+        """What leaves the place where the dictionary writes at a layer; the residual stream takes it `factor` times."""
         added, x = self.pending.pop(at, None), self.inputs.pop(at, None)
         if (self.hold.replaced or at in self.hold.layers) and self.recording is not None:
             base = self._clean_output(at).expand_as(output)
             skip = self.transcoders.layers[at].skip
             if skip is not None and x is not None:
                 base = base + (x - read_points(self.model, self.recording, at)) @ skip.dense(x.dtype).T
-            output = (base if added is None else base + added).to(output)
+            output = ((base if added is None else base + added) / factor).to(output)
         elif added is not None:
-            output = output + added.to(output)
-        return self._pushed(output, at, "mlp_out")
+            output = output + added.to(output) / factor
+        return self._pushed(output, at, "mlp_out", factor)
 
     def _clean_output(self, layer: int) -> Float[Tensor, "pos d"]:
         assert self.recording is not None
@@ -217,10 +217,10 @@ class _Patch:
         post = self.language_model.frozen_mlp_norms(self.recording, layer)[1] if self.transcoders.write == "residual" else None
         return output if post is None else post.forward(output)
 
-    def _pushed(self, x: Tensor, layer: int, at: str) -> Tensor:
+    def _pushed(self, x: Tensor, layer: int, at: str, factor: float = 1.0) -> Tensor:
         here = [(row, position, push.vector) for row, position, push in self.edits.pushes if (push.layer, push.at) == (layer, at)]
         if here:
             x = x.clone()
         for row, position, vector in here:
-            x[row, position] += vector.to(x)
+            x[row, position] += vector.to(x) / factor
         return x

@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .architectures import layer_weights
 from .edits import Change, Feature, Intervention, Push, check_feature, goes_on, prompt_positions
 from .errors import InterventionError, OptionError
-from .frozen import FrozenNorm
 from .models import LanguageModel, Recording
 from .replacement import ReplacementModel
 from .transcoders import JumpReLU, TopK, TranscoderLayer
@@ -176,9 +174,7 @@ def read_points(model: ReplacementModel, recording: Recording, layer: int) -> Fl
 
 def normalized(model: LanguageModel, layer: int, x: Float[Tensor, "pos d"], like: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
     """`x` through the norm before an MLP, without its gain, the denominator being that of `like`."""
-    weights = layer_weights(model.architecture, model.blocks[layer]).mlp_norm
-    gain = torch.ones_like(weights.gain)
-    return FrozenNorm.freeze(weights._replace(gain=gain, bias=None), like, model.epsilon).forward(x)
+    return model.before_mlp(layer, like).without_gain.forward(x)
 
 
 def read(part: TranscoderLayer, x: Float[Tensor, "entry d"], index: Int[Tensor, " entry"]) -> tuple[Tensor, Tensor]:

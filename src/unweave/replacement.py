@@ -126,18 +126,14 @@ def _freeze(model: LanguageModel, transcoders: Transcoders, recording: Recording
     layers, outputs = [], []
     for number, part in enumerate(transcoders.layers):
         norm, post = model.frozen_mlp_norms(recording, number)
-        read = {"mid": None, "mlp_in": norm, "mlp_in_normalized": _without_gain(norm)}[transcoders.read]
+        read = {"mid": None, "mlp_in": norm, "mlp_in_normalized": norm.without_gain}[transcoders.read]
         write = post if transcoders.write == "mlp_out" else None
         skip = None if part.skip is None else part.skip.dense(recording.final.dtype)
-        layer = FrozenLayer.freeze(model.frozen_attention(recording, number), read, write, skip)
+        layer = FrozenLayer.freeze(model.frozen_attention(recording, number), read, write, skip, model.parallel)
         output = recording.mlp_outputs[number] if post is None else post.forward(recording.mlp_outputs[number])
         layers.append(layer)
         outputs.append(output - layer.skip_forward(recording.mids[number]) - layer.constant())
     return FrozenModel(tuple(layers), model.frozen_final_norm(recording)), outputs
-
-
-def _without_gain(norm: FrozenNorm) -> FrozenNorm:
-    return FrozenNorm(norm.scale, torch.ones_like(norm.gain), None, norm.centred)
 
 
 def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel) -> ActiveFeatures:

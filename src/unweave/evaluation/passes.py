@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..architectures import norm_weights
-from ..frozen import FrozenNorm
 from ..models import LanguageModel
+from ..recording import first_of
 from ..transcoders import ReadPoint, WritePoint
 
 TOKENS_PER_BATCH = 512
@@ -31,8 +30,10 @@ class Pass:
     """One forward pass of the real model over a batch of sequences."""
 
     ids: Int[Tensor, "sequence pos"]
+    entered: tuple[Float[Tensor, "sequence pos d"], ...]
+    """What enters each block."""
     mids: tuple[Float[Tensor, "sequence pos d"], ...]
-    """The residual stream before each MLP's norm."""
+    """The residual stream that each MLP (or its norm) reads."""
     inputs: tuple[Float[Tensor, "sequence pos d"], ...]
     """What each MLP sees: the norm's output."""
     outputs: tuple[Float[Tensor, "sequence pos d"], ...]
@@ -68,15 +69,16 @@ def run(model: LanguageModel, ids: Int[Tensor, "sequence pos"], write: WritePoin
     with ExitStack() as stack:
         saved = stack.enter_context(_watched(model))
 
-        def keep(layer: int) -> Callable:
-            return lambda module, args, output: saved.update({("output", layer): output})
+        def keep(layer: int, factor: float) -> Callable:
+            return lambda module, args, output: saved.update({("output", layer): first_of(output) if factor == 1 else first_of(output) * factor})
 
-        for layer, block in enumerate(model.blocks):
-            stack.callback(block.get_submodule(_writer(model, write)).register_forward_hook(keep(layer)).remove)
+        for layer in range(model.n_layers):
+            writer, factor = model.writer(layer, write)
+            stack.callback(writer.register_forward_hook(keep(layer, factor)).remove)
         stack.callback(model.blocks[0].register_forward_hook(lambda module, args, output: tuples.append(isinstance(output, tuple))).remove)
         made = _logits(model, ids) if logits else _hidden_only(model, ids)
-    mids, inputs, outputs = (tuple(saved[name, layer] for layer in range(model.n_layers)) for name in ("mid", "input", "output"))
-    return Pass(ids, mids, inputs, outputs, made, tuples[0])
+    entered, mids, inputs, outputs = (tuple(saved[name, layer] for layer in range(model.n_layers)) for name in ("entered", "mid", "input", "output"))
+    return Pass(ids, entered, mids, inputs, outputs, made, tuples[0])
 
 
 def read_at(model: LanguageModel, layer: int, point: ReadPoint, mid: Float[Tensor, "token d"], mlp_in: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
@@ -87,19 +89,7 @@ def read_at(model: LanguageModel, layer: int, point: ReadPoint, mid: Float[Tenso
         case "mlp_in":
             return mlp_in
         case "mlp_in_normalized":
-            return without_gain(mlp_norm(model, layer, mid)).forward(mid)
-
-
-def mlp_norm(model: LanguageModel, layer: int, mid: Float[Tensor, "token d"]) -> FrozenNorm:
-    """The norm before one layer's MLP, its denominators as they are for `mid`."""
-    weights = norm_weights(model.architecture, model.blocks[layer].get_submodule(model.architecture.mlp_norm))
-    weights = weights._replace(gain=weights.gain.to(mid.device), bias=None if weights.bias is None else weights.bias.to(mid.device))
-    return FrozenNorm.freeze(weights, mid, model.epsilon)
-
-
-def without_gain(norm: FrozenNorm) -> FrozenNorm:
-    """A norm before its gain and bias."""
-    return replace(norm, gain=torch.ones_like(norm.gain), bias=None)
+            return model.before_mlp(layer, mid).without_gain.forward(mid)
 
 
 def replaced_logits(
@@ -112,45 +102,41 @@ def replaced_logits(
     with ExitStack() as stack:
         saved = stack.enter_context(_watched(model))
 
-        def put_out(layer: int, first: Tensor) -> Tensor:
-            seen = read_at(model, layer, read, counted(saved.pop(("mid", layer)), dtype), counted(saved.pop(("input", layer)), dtype))
-            return _after_first(first, step(layer, seen))
+        def made(layer: int) -> Tensor:
+            return step(layer, read_at(model, layer, read, counted(saved.pop(("mid", layer)), dtype), counted(saved.pop(("input", layer)), dtype)))
 
-        for layer, block in enumerate(model.blocks):
-            mlp, writer = (block.get_submodule(name) for name in (model.architecture.mlp, _writer(model, write)))
-            if mlp is writer:
-                stack.enter_context(_acting(mlp, lambda true, x, layer=layer: put_out(layer, true(x[:, :1]))))
-            else:
-                stack.enter_context(_acting(mlp, lambda true, x: true(x[:, :1])))
-                stack.enter_context(_acting(writer, lambda true, y, layer=layer: put_out(layer, true(y))))
+        for layer in range(model.n_layers):
+            stack.enter_context(_putting_out(model, layer, write, lambda layer=layer: made(layer)))
         return _logits(model, ids)
 
 
 def logits_with_output(
     model: LanguageModel, clean: Pass, layer: int, output: Float[Tensor, "token d"], write: WritePoint
 ) -> Float[Tensor, "sequence pos vocab"]:
-    """The logits when one MLP puts out `output` from position 1 on; the layers up to it are not run again."""
-    added, post = _after_first(clean.outputs[layer], output), model.architecture.mlp_post_norm
-    if write == "mlp_out" and post is not None:
-        with torch.no_grad():
-            added = model.blocks[layer].get_submodule(post)(added)
-    hidden = clean.mids[layer] + added
+    """The logits when one MLP puts out `output` from position 1 on; the layers before it are not run again."""
+    hidden = clean.entered[layer]
     passed = (hidden,) if clean.tuples else hidden
     with ExitStack() as stack:
-        for block in model.blocks[: layer + 1]:
+        for block in model.blocks[:layer]:
             stack.enter_context(_acting(block, lambda true, x: passed))
+        stack.enter_context(_putting_out(model, layer, write, lambda: output))
         return _logits(model, clean.ids)
+
+
+@contextmanager
+def _putting_out(model: LanguageModel, layer: int, write: WritePoint, made: Callable[[], Tensor]) -> Iterator[None]:
+    """Let one MLP put out what is made for it, from position 1 on."""
+    mlp, (writer, factor) = model.blocks[layer].get_submodule(model.architecture.mlp), model.writer(layer, write)
+    with ExitStack() as stack:
+        if mlp is not writer:
+            stack.enter_context(_acting(mlp, lambda true, x: true(x[:, :1])))
+        stack.enter_context(_acting(writer, lambda true, x: _after_first(true(x[:, :1]), made() / factor)))
+        yield
 
 
 def _after_first(own: Float[Tensor, "sequence _ d"], made: Float[Tensor, "token d"]) -> Float[Tensor, "sequence pos d"]:
     """The model's own output at position 0, and what was made at all others."""
     return torch.cat([own[:, :1], made.to(own.dtype).view(len(own), -1, own.shape[-1])], dim=1)
-
-
-def _writer(model: LanguageModel, write: WritePoint) -> str:
-    """The module, by its name within a block, whose output a dictionary makes."""
-    row = model.architecture
-    return row.mlp_post_norm if write == "residual" and row.mlp_post_norm is not None else row.mlp
 
 
 def _logits(model: LanguageModel, ids: Int[Tensor, "sequence pos"]) -> Float[Tensor, "sequence pos vocab"]:
@@ -165,24 +151,36 @@ def _hidden_only(model: LanguageModel, ids: Int[Tensor, "sequence pos"]) -> None
 
 @contextmanager
 def _watched(model: LanguageModel) -> Iterator[dict[tuple[str, int], Tensor]]:
-    """Keeps, under ("mid" or "input", layer), what enters every MLP's norm and every MLP."""
+    """Keeps, under ("entered", "mid" or "input", layer), what enters every block, every MLP's norm and every MLP."""
     saved: dict[tuple[str, int], Tensor] = {}
 
     def keep(name: str, layer: int) -> Callable:
-        return lambda module, args: saved.update({(name, layer): args[0]})
+        return lambda module, args, kwargs: saved.update({(name, layer): args[0] if args else kwargs["hidden_states"]})
 
     with ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
-            for name, module in (("mid", model.architecture.mlp_norm), ("input", model.architecture.mlp)):
-                stack.callback(block.get_submodule(module).register_forward_pre_hook(keep(name, layer)).remove)
+            for name, module in (("entered", block), ("mid", model.reader(layer)), ("input", block.get_submodule(model.architecture.mlp))):
+                stack.callback(module.register_forward_pre_hook(keep(name, layer), with_kwargs=True).remove)
         yield saved
 
 
 @contextmanager
 def _acting(module: Any, act: Callable[[Callable[[Tensor], Tensor], Tensor], Any]) -> Iterator[None]:
-    """Let a module compute `act(its own forward, its first argument)`; hooks still run."""
+    """Let a module compute `act(its own forward, its first argument)`, with the first output if it has several; hooks still run."""
     before, true = module.__dict__.get("forward"), module.forward
-    module.forward = lambda x, *args, **kwargs: act(true, x)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        others: list[Any] = []
+
+        def first(x: Tensor) -> Tensor:
+            output = true(x)
+            others[:] = output[1:] if isinstance(output, tuple) else ()
+            return first_of(output)
+
+        made = act(first, args[0] if args else kwargs["hidden_states"])
+        return (made, *others) if others else made
+
+    module.forward = forward
     try:
         yield
     finally:

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..architectures import layer_weights
 from ..frozen import FrozenNorm
 from ..models import LanguageModel
+from ..recording import first_of
 from ..transcoders import WritePoint
-from .passes import Pass, counted, mlp_norm, read_at, without_gain
+from .passes import Pass, counted, read_at
 from .results import Response
 from .standins import AffineMaps, Dictionary
 
@@ -61,8 +61,8 @@ class Responses:
 
     def _moved(self, model: LanguageModel, layer: int, dictionary: Dictionary, mid: Float[Tensor, "token d"]) -> list[Changed]:
         """Inputs moved within the space of the norm's output before its gain, the norm's denominators held as in a graph."""
-        norm = mlp_norm(model, layer, mid)
-        bare = without_gain(norm)
+        norm = model.before_mlp(layer, mid)
+        bare = norm.without_gain
         normalized = bare.forward(mid)
         other = normalized[torch.randperm(len(mid), generator=self.generator, device=mid.device)]
         low, high = SHARES
@@ -133,25 +133,22 @@ def _without(
     """Inputs without what one upstream feature added, through the norm, whose denominators follow."""
     if not layer:
         return None
-    norm, after = mlp_norm(model, layer, mid), mid - vector
-    mlp_in = mlp_norm(model, layer, after).forward(after)
-    held = {"mid": -vector, "mlp_in": norm.linear(-vector), "mlp_in_normalized": without_gain(norm).linear(-vector)}[dictionary.read]
+    norm, after = model.before_mlp(layer, mid), mid - vector
+    mlp_in = model.before_mlp(layer, after).forward(after)
+    held = {"mid": -vector, "mlp_in": norm.linear(-vector), "mlp_in_normalized": norm.without_gain.linear(-vector)}[dictionary.read]
     return Changed(mlp_in, read_at(model, layer, dictionary.read, after, mlp_in), held, -direct)
 
 
 def _output(model: LanguageModel, layer: int, mlp_in: Float[Tensor, "token d"], write: WritePoint) -> Float[Tensor, "token d"]:
     """What the true MLP puts out, where the dictionary writes."""
-    row, block = model.architecture, model.blocks[layer]
+    mlp, (writer, factor) = model.blocks[layer].get_submodule(model.architecture.mlp), model.writer(layer, write)
     with torch.no_grad():
-        output = block.get_submodule(row.mlp)(mlp_in[None].to(model.dtype))
-        if write == "residual" and row.mlp_post_norm is not None:
-            output = block.get_submodule(row.mlp_post_norm)(output)
-    return output[0].to(mlp_in.dtype)
+        output = first_of(mlp(mlp_in[None].to(model.dtype)))
+        if writer is not mlp:
+            output = writer(output)
+    return output[0].to(mlp_in.dtype) * factor
 
 
 def _post_norm(model: LanguageModel, layer: int, output: Float[Tensor, "token d"], write: WritePoint) -> FrozenNorm | None:
-    """The norm between what is written and the residual stream, its denominators as they are."""
-    weights = layer_weights(model.architecture, model.blocks[layer]).mlp_post_norm
-    if write == "residual" or weights is None:
-        return None
-    return FrozenNorm.freeze(weights._replace(gain=weights.gain.to(output.device)), output, model.epsilon)
+    """What stands between what is written and the residual stream, as it is for `output`."""
+    return None if write == "residual" else model.after_mlp(layer, output)

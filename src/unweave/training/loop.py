@@ -94,8 +94,8 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
         check_same(path, kept.config, config)
     watcher.stage(f"loading {config.model}")
     model = load_model(config.model, device=device)
-    if model.architecture.mlp_post_norm is not None and config.cross_layer:
-        raise ModelError(f"{config.model} has a norm after its MLPs, which features that write at later layers do not pass; train a per-layer kind")
+    if config.cross_layer and (model.architecture.mlp_post_norm is not None or model.residual_multiplier != 1):
+        raise ModelError(f"{config.model} has a norm or a factor after its MLPs, which features that write at later layers do not pass; train a per-layer kind")
     model.module.set_attn_implementation("sdpa")
     config.check(model.n_layers)
     blocks = prepare(model, config, folder, watcher.stage) if processes.first else None

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models import LanguageModel
+from ..recording import first_of, with_first
 
 Replace = Callable[[int, Float[Tensor, "token d"]], Float[Tensor, "token d"]]
 """(layer, inputs of its MLP) to what stands in for its outputs; called for all layers in order."""
@@ -29,8 +30,8 @@ def record(
     chosen = None if where is None or not bool(where.any()) else where.any(1).nonzero()[:, 0].to(model.device)
 
     def hook(layer: int) -> Callable[..., Any]:
-        def after(module: Any, args: tuple, output: Tensor) -> Tensor | None:
-            x = args[0]
+        def after(module: Any, args: tuple, put_out: Any) -> Any:
+            x, output = args[0], first_of(put_out)
             if layer in layers:
                 inputs.append(x[:, 1:].reshape(-1, x.shape[-1]).float())
                 outputs.append(output[:, 1:].reshape(-1, x.shape[-1]).float())
@@ -41,7 +42,7 @@ def record(
             use = where[chosen.cpu(), layer].to(output.device)
             output = output.clone()
             output[chosen, 1:] = torch.where(use[:, None, None], instead, output[chosen, 1:])
-            return output
+            return with_first(put_out, output)
 
         return after
 
