@@ -36,8 +36,8 @@ def write_gradients(
 ) -> Float[Tensor, "layer pos d"]:
     """The gradient of a measure with respect to what is written where the dictionary writes, at each layer and position.
 
-    The pass is that of `intervene` in the same mode with the same changes; that changed features would read something
-    else is left out. In mode `frozen` a gradient times a decoder row is a feature's edge to what is measured.
+    The pass is that of `intervene` in the same mode with the same changes. In mode `frozen` a gradient times a decoder row
+    is what a feature does through the graph's edges, all other features staying as they are.
 
     Raises:
         PromptError, OptionError: as in `intervene`.

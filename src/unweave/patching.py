@@ -156,7 +156,7 @@ class _Patch:
             return
 
         def see(x: Tensor) -> None:
-            x = x.detach().to("cpu", self.language_model.engine_dtype)
+            x = x.to("cpu", self.language_model.engine_dtype)
             if self.transcoders.read == "mlp_in_normalized":
                 like = self.recording.mids[layer].expand_as(x) if self.hold.norms and self.recording is not None else x
                 x = torch.stack([normalized(self.language_model, layer, *pair) for pair in zip(x, like, strict=True)])

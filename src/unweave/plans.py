@@ -180,7 +180,8 @@ def normalized(model: LanguageModel, layer: int, x: Float[Tensor, "pos d"], like
 def read(part: TranscoderLayer, x: Float[Tensor, "entry d"], index: Int[Tensor, " entry"]) -> tuple[Tensor, Tensor]:
     """Pre-activation and activation of one feature per row of `x`."""
     if isinstance(part.activation, TopK):  # whether one is among the largest, all must tell
-        rows, place = torch.unique(x, dim=0, return_inverse=True)
+        different, place = torch.unique(x.detach(), dim=0, return_inverse=True)
+        rows = x[place.new_empty(len(different)).scatter_(0, place, torch.arange(len(x)))]  # unique itself has no gradient
         pre = rows @ part.encoder.dense(x.dtype).T + part.encoder_bias.to(x.dtype)
         return pre[place, index], part.activation(pre)[place, index]
     pre = (x * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index]

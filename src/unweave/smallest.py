@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .edits import Feature, Intervention, ablate, dosed
+from .edits import Feature, Intervention, ablate, dosed, prompt_positions
 from .errors import InterventionError, OptionError
 from .gradients import lead, predicted_effects, write_gradients
 from .interventions import Outcome, Prompt, intervene_each, record, token_ids
@@ -124,15 +124,22 @@ def smallest_ablation(
 
 
 def active_features(model: ReplacementModel, recording: Recording, positions: Sequence[int] | None = None) -> list[Intervention]:
-    """The ablation of each active feature of a prompt, by layer, position and number."""
+    """The ablation of each active feature of a prompt (at some positions), by layer, position and number.
+
+    Raises:
+        InterventionError: a position outside the prompt, or none at which a feature is active.
+    """
     n = len(recording.input_ids)
-    wanted = set(range(n) if positions is None else (position % n for position in positions))
-    return [
+    wanted = range(n) if positions is None else [place for position in positions for place in prompt_positions("ablation", position, n)]
+    found = [
         ablate((layer, position, index))
         for layer in range(model.language_model.n_layers)
         for position, index in activations(model, recording, layer).nonzero().tolist()
         if position in wanted
     ]
+    if not found:
+        raise InterventionError(f"no feature is active at position {', '.join(map(str, wanted))}; give others (position 0 never has any)")
+    return found
 
 
 def _search(
