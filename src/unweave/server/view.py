@@ -1,0 +1,177 @@
+"""What the page is shown of a graph: columns of nodes, the strongest edges, scores, provenance."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import GraphError
+from ..graph import Graph, Provenance
+from ..nodes import NodeKind
+
+VIEW_VERSION = 1
+MOST_EDGES = 200_000
+"""Edges in a view unless more are asked for."""
+EDGES_PER_NODE = 8
+"""So many of the strongest edges into a node are in every view."""
+
+
+def view(graph: Graph, slug: str, *, edges: int = MOST_EDGES, validation: Any = None, live: bool = False) -> dict[str, Any]:
+    """The graph as the page takes it, see docs/server.md; columns are NumPy arrays, fit for orjson.
+
+    Args:
+        edges: at most so many edges, beside the strongest few into every node.
+    """
+    facts = graph.provenance
+    size = input_sizes(graph)
+    entries = strongest(graph, size, edges)
+    source, target, weight = graph.rows.column[entries], _targets(graph, entries), graph.rows.value[entries]
+    title = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
+    return {
+        "version": VIEW_VERSION, "slug": slug, "title": title or slug, "prompt": title, "tokens": list(facts.tokens),
+        "model": facts.model, "transcoders": facts.transcoders, "layers": facts.n_layers,
+        "nodes": _node_columns(graph, size),
+        "edges": {
+            "source": _column(source), "target": _column(target), "weight": _column(weight),
+            "share": _column((weight.abs() / size[target].clamp_min(1e-10)).float()),
+        },
+        "shown_edges": len(entries), "total_edges": graph.n_edges,
+        "influence_total": None if graph.full_influence is not None or facts.origin != "unweave" else _finite(graph.influence().sum()),
+        "scores": _scores(graph), "residual": facts.residual, "logits_error": facts.logits_error,
+        "provenance": _provenance(facts), "validation": validation, "live": live,
+    }  # fmt: skip
+
+
+def input_sizes(graph: Graph) -> Float[Tensor, " node"]:
+    """All absolute input of every node, what pruning took out included."""
+    return graph.rows.row_sizes() + graph.removed_size.double()
+
+
+def strongest(graph: Graph, size: Float[Tensor, " node"], most: int) -> Int[Tensor, " shown"]:
+    """Numbers of the edges to show, those with the largest share of their target's input first.
+
+    At most `most`, and in any case the few strongest into every node, without which a node would seem to have no cause.
+    """
+    start, value = graph.rows.start, graph.rows.value
+    counts = start.diff()
+    share = value.abs() * torch.repeat_interleave((1 / size.clamp_min(1e-10)).float(), counts)
+    if len(value) <= most:
+        return torch.argsort(share, descending=True, stable=True)
+    chosen = torch.zeros(len(value), dtype=torch.bool)
+    chosen[torch.topk(share, most, sorted=False).indices] = True
+    running = torch.cat([torch.zeros(1, dtype=torch.int64), chosen.cumsum(0)])
+    have = running[start[1:]] - running[start[:-1]]
+    for row in torch.nonzero(have < counts.clamp_max(EDGES_PER_NODE)).flatten().tolist():
+        first, last = int(start[row]), int(start[row + 1])
+        few = torch.topk(share[first:last], min(EDGES_PER_NODE, last - first), sorted=False).indices
+        chosen[first + few] = True
+    entries = torch.nonzero(chosen).flatten()
+    return entries[torch.argsort(share[entries], descending=True, stable=True)]
+
+
+def node_edges(graph: Graph, row: int, direction: str, limit: int, offset: int) -> dict[str, Any]:
+    """The edges of one node, from the whole graph, the strongest first.
+
+    Raises:
+        GraphError: no such row.
+    """
+    if not 0 <= row < len(graph.nodes):
+        raise GraphError(f"no node {row} in this graph of {len(graph.nodes)} nodes")
+    if direction == "in":
+        entries = torch.arange(int(graph.rows.start[row]), int(graph.rows.start[row + 1]))
+        other = graph.rows.column[entries].long()
+        target = torch.full_like(other, row)
+    else:
+        entries = torch.nonzero(graph.rows.column == row).flatten()
+        other = target = _targets(graph, entries)
+    weight = graph.rows.value[entries]
+    order = torch.argsort(weight.abs(), descending=True, stable=True)[offset : offset + limit]
+    here, there = weight[order], target[order]
+    share = here.abs().double() / _sizes_of(graph, there).clamp_min(1e-10)
+    rows = [[node, value, part] for node, value, part in zip(other[order].tolist(), here.tolist(), share.tolist(), strict=True)]
+    return {"edges": rows, "total": len(entries), "weight_total": float(weight.abs().double().sum())}
+
+
+def _sizes_of(graph: Graph, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    """`input_sizes` of some rows alone."""
+    unique, place = torch.unique(rows, return_inverse=True)
+    sums = [graph.rows.value[int(graph.rows.start[r]) : int(graph.rows.start[r + 1])].abs().double().sum() for r in unique.tolist()]
+    found = torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)
+    return (found + graph.removed_size[unique].double())[place]
+
+
+def _targets(graph: Graph, entries: Int[Tensor, " edge"]) -> Int[Tensor, " edge"]:
+    return torch.searchsorted(graph.rows.start, entries, right=True) - 1
+
+
+def _column(values: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(values.numpy())
+
+
+def _node_columns(graph: Graph, size: Tensor) -> dict[str, Any]:
+    nodes, n = graph.nodes, len(graph.nodes)
+    named = graph.provenance.extra.get("promotes") or {}
+    keys = [f"{layer}_{index}" for layer, index in zip(nodes.layer.tolist(), nodes.index.tolist(), strict=True)]
+    feature = (nodes.kind == NodeKind.FEATURE).tolist()
+    promotes = [named.get(key) if yes else None for key, yes in zip(keys, feature, strict=True)] if named else None
+    return {
+        "id": [node.id for node in nodes], "kind": _column(nodes.kind), "layer": _column(nodes.layer), "position": _column(nodes.position),
+        "index": _column(nodes.index), "activation": _column(nodes.activation.float()), "influence": _column(_influence(graph, n).float()),
+        "rank": _column(_rank(graph, n).float()), "label": _labels(graph), "promotes": promotes, "input_total": _column(size.float()),
+        "inputs": _column(graph.rows.start.diff()), "outputs": _column(torch.bincount(graph.rows.column.long(), minlength=n)),
+    }  # fmt: skip
+
+
+def _influence(graph: Graph, n: int) -> Tensor:
+    try:
+        return graph.influence()
+    except GraphError:  # a foreign graph with a cycle: its influence is not defined, its picture is
+        return torch.full((n,), torch.nan)
+
+
+def _rank(graph: Graph, n: int) -> Tensor:
+    try:
+        return graph.influence_rank()
+    except GraphError:
+        return torch.full((n,), torch.nan)
+
+
+def _labels(graph: Graph) -> list[str]:
+    facts, given = graph.provenance, graph.provenance.extra.get("labels") or {}
+    first = graph.nodes.logits.start
+    labels = []
+    for node in graph.nodes:
+        match node.kind:
+            case NodeKind.LOGIT:
+                labels.append(facts.logit_labels[node.row - first] if node.row - first < len(facts.logit_labels) else f"#{node.index}")
+            case NodeKind.EMBEDDING:
+                labels.append(facts.tokens[node.position] if 0 <= node.position < len(facts.tokens) else f"#{node.index}")
+            case _:
+                labels.append(str(given.get(node.id, "")))
+    return labels
+
+
+def _scores(graph: Graph) -> dict[str, float | None]:
+    names = ("replacement", "completeness")
+    stored = graph.provenance.scores or (None, None)
+    scores: dict[str, float | None] = dict(zip(names, stored, strict=True))
+    for suffix, mode in (("file", None), ("peer", "drop")):
+        try:
+            found = [_finite(value) for value in graph.scores(mode)]
+        except GraphError:
+            found = [None, None]
+        scores |= {f"{name}_{suffix}": value for name, value in zip(names, found, strict=True)}
+    return scores
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if np.isfinite(number) else None
+
+
+def _provenance(facts: Provenance) -> dict[str, Any]:
+    shown = {field.name: getattr(facts, field.name) for field in fields(Provenance) if field.name not in ("extra", "tokens")}
+    return shown | {"metadata": facts.extra.get("metadata")}
