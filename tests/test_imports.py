@@ -21,8 +21,9 @@ ORDER = (
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
-    "export", "inspection", "summary", "effects",
-    "server.answers", "server.security", "server.page", "server.library", "server.view", "server.app", "server.run",
+    "export", "inspection", "comparison", "summary", "effects",
+    "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
+    "server.annotations", "server.jobs", "server.live", "server.state", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
     "terminal", "commands.trace", "commands.steer", "commands.serve", "commands.eval", "commands.train", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")

@@ -14,9 +14,10 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
     """Show graphs in the browser: explore, annotate, steer, compare."""
-    from ..server.app import Server, create_app
+    from ..server.app import create_app
     from ..server.library import open_library
     from ..server.run import address_of, listen, run
+    from ..server.state import Server
 
     library = open_library(sources or [Path("graphs")])
     listening = listen(port)

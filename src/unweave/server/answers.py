@@ -4,11 +4,34 @@ import gzip
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+
+class StrictRequest(Request):
+    """A request whose JSON is read strictly: no NaN, no half characters, no numbers that cannot be written back."""
+
+    async def json(self) -> Any:
+        """The body as JSON."""
+        return orjson.loads(await self.body())
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its requests strictly."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of requests."""
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strict
+
 
 GZIP_FROM = 2048
 """Bytes from which compressing is worth it."""

@@ -1,49 +1,34 @@
-"""The application: which address does what."""
+"""The application: pages and addresses behind their checks; every refusal in one line."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+import logging
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ..errors import GraphError, UnweaveError
+from ..errors import UnweaveError
 from ..version import __version__
-from . import view as views
-from .answers import Kept, answer, refusal, tag_of, to_bytes
-from .library import Library, validation_of
+from . import graphs_api, live_api, notes_api
+from .answers import answer, refusal
 from .page import served_page, static_file
-from .security import App, guarded, new_token
+from .security import App, guarded
+from .state import Server, Shared
 
-
-@dataclass(frozen=True)
-class Server:
-    """What all requests share."""
-
-    library: Library
-    token: str = field(default_factory=new_token)
-    kept: Kept = field(default_factory=Kept)
-
-
-def _server(request: Request) -> Server:
-    return request.app.state.server
-
-
-Shared = Annotated[Server, Depends(_server)]
+logger = logging.getLogger(__name__)
 
 
 def create_app(server: Server) -> App:
     """The whole application behind its checks."""
-    app = FastAPI(title="unweave", version=__version__, openapi_url="/api/openapi.json", docs_url=None, redoc_url=None)
+    app = FastAPI(title="unweave", version=__version__, openapi_url="/api/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.server = server
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(UnweaveError, _user_error)
+    app.add_exception_handler(Exception, _our_error)
     app.get("/", include_in_schema=False)(index)
     app.get("/static/{name}", include_in_schema=False)(static)
-    app.get("/api/graphs")(list_graphs)
-    app.get("/api/graphs/{slug}")(show_graph)
-    app.get("/api/graphs/{slug}/edges")(show_edges)
+    for router in (graphs_api.router, notes_api.router, live_api.router):
+        app.include_router(router)
     return guarded(app, server.token)
 
 
@@ -60,7 +45,11 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _user_error(request: Request, error: Exception) -> Response:
-    return refusal(404 if isinstance(error, GraphError) and str(error).startswith("no ") else 422, str(error))
+    return refusal(422, str(error))
+
+
+def _our_error(request: Request, error: Exception) -> Response:
+    return refusal(500, "this failed for a reason that is no fault of yours; the server's output says more")
 
 
 def index(request: Request, server: Shared) -> Response:
@@ -72,31 +61,3 @@ def static(request: Request, name: str) -> Response:
     """A file of the page."""
     found = static_file(name)
     return refusal(404, f"no file {name!r}") if found is None else answer(request, *found)
-
-
-def list_graphs(request: Request, server: Shared) -> Response:
-    """All graphs, the newest first."""
-    graphs = [server.library.summary(slug) for slug in server.library.paths()]
-    return answer(request, to_bytes({"graphs": graphs, "live": False, "model": None, "transcoders": None}))
-
-
-def show_graph(request: Request, server: Shared, slug: str, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
-    """A graph's view."""
-    graph, stamp = server.library.graph(slug)
-    validation, validated = validation_of(server.library.path(slug))
-    tag = tag_of(__version__, slug, stamp, validated, edges)
-    return server.kept.answer(request, tag, lambda: to_bytes(views.view(graph, slug, edges=edges, validation=validation)))
-
-
-def show_edges(
-    request: Request,
-    server: Shared,
-    slug: str,
-    node: Annotated[int, Query(ge=0, lt=1 << 31)],
-    direction: Literal["in", "out"] = "in",
-    limit: Annotated[int, Query(ge=0, le=100_000)] = 300,
-    offset: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
-) -> Response:
-    """The edges of one node, the strongest first."""
-    graph, _ = server.library.graph(slug)
-    return answer(request, to_bytes(views.node_edges(graph, node, direction, limit, offset)))

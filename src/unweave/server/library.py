@@ -35,6 +35,8 @@ class Library:
     """The graphs in some files and folders; files may come and go while the server runs."""
 
     roots: tuple[Path, ...]
+    adding: threading.Lock = field(default_factory=threading.Lock)
+    """Held from the choice of a free name until the file is there."""
     _slugs: dict[str, Path] = field(default_factory=dict)
     _graphs: OrderedDict[tuple[Path, Stamp], Graph] = field(default_factory=OrderedDict)
     _summaries: dict[Path, tuple[Stamp, dict[str, Any]]] = field(default_factory=dict)
@@ -58,30 +60,28 @@ class Library:
             present = sorted((path for path, stamp in found.items() if stamp), key=lambda path: (-(found[path] or Stamp(0, 0)).modified, path))
             return {known[path]: path for path in present}
 
-    def path(self, slug: str) -> Path:
-        """The file of a slug.
-
-        Raises:
-            GraphError: there is none.
-        """
+    def path(self, slug: str) -> Path | None:
+        """The file of a slug, if there is one."""
         path = self._slugs.get(slug) or self.paths().get(slug)
-        if path is None or not path.is_file():
-            raise GraphError(f"no graph {slug!r} here")
-        return path
+        return path if path is not None and path.is_file() else None
 
-    def graph(self, slug: str) -> tuple[Graph, Stamp]:
+    def slug(self, path: Path) -> str:
+        """The slug of a file that lies in one of the folders."""
+        self.paths()
+        return next(slug for slug, known in self._slugs.items() if known == path)
+
+    def graph(self, path: Path) -> tuple[Graph, Stamp]:
         """A graph, read once for each state of its file, and that state.
 
         Raises:
-            GraphError: no such slug, or the file cannot be read.
+            GraphError: the file cannot be read.
         """
-        path = self.path(slug)
         with self._lock:
             reading = self._reading.setdefault(path, threading.Lock())
         with reading:
             stamp = _stamp(path)
             if stamp is None:
-                raise GraphError(f"no graph {slug!r} here")
+                raise GraphError(f"no graph file at {path}")
             with self._lock:
                 if (path, stamp) in self._graphs:
                     self._graphs.move_to_end((path, stamp))
@@ -93,14 +93,13 @@ class Library:
                     self._graphs.popitem(last=False)
             return graph, stamp
 
-    def summary(self, slug: str) -> dict[str, Any]:
+    def summary(self, slug: str, path: Path) -> dict[str, Any]:
         """What the list says of a graph, or why it cannot be read."""
-        path = self.path(slug)
         stamp = _stamp(path)
         kept = self._summaries.get(path)
         if kept is None or kept[0] != stamp or stamp is None:
             try:
-                facts = _summary(path) if path.suffix == ".safetensors" else _summary_of(self.graph(slug)[0])
+                facts = _summary(path) if path.suffix == ".safetensors" else _summary_of(self.graph(path)[0])
             except UnweaveError as error:
                 facts = {"error": str(error)}
             kept = (stamp or Stamp(0, 0), facts)

@@ -118,7 +118,7 @@ def _node_columns(graph: Graph, size: Tensor) -> dict[str, Any]:
     feature = (nodes.kind == NodeKind.FEATURE).tolist()
     promotes = [named.get(key) if yes else None for key, yes in zip(keys, feature, strict=True)] if named else None
     return {
-        "id": [node.id for node in nodes], "kind": _column(nodes.kind), "layer": _column(nodes.layer), "position": _column(nodes.position),
+        "id": nodes.ids, "kind": _column(nodes.kind), "layer": _column(nodes.layer), "position": _column(nodes.position),
         "index": _column(nodes.index), "activation": _column(nodes.activation.float()), "influence": _column(_influence(graph, n).float()),
         "rank": _column(_rank(graph, n).float()), "label": _labels(graph), "promotes": promotes, "input_total": _column(size.float()),
         "inputs": _column(graph.rows.start.diff()), "outputs": _column(torch.bincount(graph.rows.column.long(), minlength=n)),
@@ -140,17 +140,14 @@ def _rank(graph: Graph, n: int) -> Tensor:
 
 
 def _labels(graph: Graph) -> list[str]:
-    facts, given = graph.provenance, graph.provenance.extra.get("labels") or {}
-    first = graph.nodes.logits.start
-    labels = []
-    for node in graph.nodes:
-        match node.kind:
-            case NodeKind.LOGIT:
-                labels.append(facts.logit_labels[node.row - first] if node.row - first < len(facts.logit_labels) else f"#{node.index}")
-            case NodeKind.EMBEDDING:
-                labels.append(facts.tokens[node.position] if 0 <= node.position < len(facts.tokens) else f"#{node.index}")
-            case _:
-                labels.append(str(given.get(node.id, "")))
+    facts, nodes = graph.provenance, graph.nodes
+    given = facts.extra.get("labels") or {}
+    labels = [str(given.get(name, "")) for name in nodes.ids]
+    for row in range(nodes.embeddings.start, nodes.embeddings.stop):
+        position = int(nodes.position[row])
+        labels[row] = facts.tokens[position] if 0 <= position < len(facts.tokens) else f"#{int(nodes.index[row])}"
+    for number, row in enumerate(range(nodes.logits.start, nodes.logits.stop)):
+        labels[row] = facts.logit_labels[number] if number < len(facts.logit_labels) else f"#{int(nodes.index[row])}"
     return labels
 
 
