@@ -23,8 +23,8 @@ ORDER = (
     "training.curves",
     "export", "inspection", "comparison", "summary", "effects",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
-    "server.annotations", "server.jobs", "server.live", "server.state", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
-    "terminal", "commands.trace", "commands.steer", "commands.serve", "commands.eval", "commands.train", "commands.files", "cli",
+    "server.annotations", "server.jobs", "server.live", "server.state", "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
+    "notebook", "terminal", "commands.serve", "commands.trace", "commands.steer", "commands.export", "commands.eval", "commands.train", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")
 

@@ -1,9 +1,7 @@
 """A graph as one HTML file: the page, its styles and all data inside; opens from disk, offline."""
 
-from pathlib import Path
 from typing import Any
 
-from .files import write_atomically
 from .graph import Graph
 from .server.answers import to_bytes
 from .server.page import whole_page
@@ -24,12 +22,3 @@ def to_html(
         edges: at most so many edges, the strongest by share, beside the 8 strongest into every node.
     """
     return html_document(view(graph, slug, edges=edges), annotations or {}, features or {})
-
-
-def write_html(document: bytes, path: str | Path) -> Path:
-    """Write a document, whole or not at all.
-
-    Raises:
-        FileError: the folder cannot be written.
-    """
-    return write_atomically(path, lambda name: Path(name).write_bytes(document))

@@ -7,22 +7,19 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from ..comparison import compare
-from ..export import to_json, with_annotations
+from ..errors import GraphError
 from ..files import write_atomically
-from ..html import html_document
+from ..features import with_promoted
 from ..inspection import read_graph
 from ..version import __version__
-from . import annotations as notes
 from . import view as views
 from .answers import StrictRoute, answer, tag_of, to_bytes
-from .library import GRAPH_SUFFIXES, Library, validation_of
-from .live import with_promoted
+from .library import GRAPH_SUFFIXES, validation_of
+from .sharing import shared_html, shared_json
 from .state import Asked, Opened, Problem, Server, Shared, opened, raw_body
 
 NAMED_IN_VIEW = 1024
 """Features that the loaded model names where the file does not."""
-DETAILS_IN_EXPORT = 300
-"""Features whose details go into an HTML file: those pinned or grouped, then the most influential."""
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 403, 404, 409, 413, 422)}
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
@@ -44,23 +41,24 @@ def upload(server: Shared, name: Annotated[str, Query(max_length=200)], body: An
     """Take a graph file, ours or JSON, if it is one."""
     if not name.endswith(GRAPH_SUFFIXES):
         raise HTTPException(422, f"cannot tell what {name!r} is; a graph's name ends in .graph.safetensors or .json")
-    return {"slug": server.library.slug(_stored(server.library, name, body))}
+    return {"slug": server.library.add(name, lambda path: _store(path, body))}
 
 
-def _stored(library: Library, name: str, body: bytes) -> Path:
-    with library.adding:
-        path = library.free_path(name)
+def _store(path: Path, body: bytes) -> None:
+    """Write a file if a graph can be read from it, under a hidden name until then."""
 
-        def checked(temporary: str) -> None:
-            file = Path(temporary).with_name(f"{Path(temporary).name}{'.json' if name.endswith('.json') else '.safetensors'}")
-            try:
-                file.write_bytes(body)
-                read_graph(file)
-                file.replace(temporary)
-            finally:
-                file.unlink(missing_ok=True)
+    def write(temporary: str) -> None:
+        hidden = Path(temporary + path.suffix)  # the suffix says how it is read
+        try:
+            hidden.write_bytes(body)
+            read_graph(hidden)
+            hidden.replace(temporary)
+        except GraphError as error:
+            raise GraphError(str(error).replace(str(hidden), path.name)) from error
+        finally:
+            hidden.unlink(missing_ok=True)
 
-        return write_atomically(path, checked)
+    write_atomically(path, write)
 
 
 @router.get("/graphs/{slug}")
@@ -110,18 +108,14 @@ def show_feature(request: Request, server: Shared, asked: Asked, layer: int, ind
 @router.get("/graphs/{slug}/neuronpedia.json")
 def neuronpedia(request: Request, asked: Asked) -> Response:
     """The graph with its annotations, as JSON that Neuronpedia accepts."""
-    document = with_annotations(to_json(asked.graph, asked.slug), notes.read(asked.path, asked.graph).annotations)
-    return answer(request, to_bytes(document), **_download(f"{asked.slug}.json"))
+    return answer(request, shared_json(asked.path, asked.graph, asked.slug), **_download(f"{asked.slug}.json"))
 
 
 @router.get("/graphs/{slug}/export.html", response_class=Response)
 def export_html(request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
     """The graph with its annotations, as one HTML file that needs no server."""
-    saved = notes.read(asked.path, asked.graph).annotations
-    keys = notes.mentioned(asked.graph, saved, DETAILS_IN_EXPORT)
-    details = {f"{layer}_{index}": found for layer, index in keys if (found := server.details(asked.graph, layer, index)) is not None}
-    view = view_of(server, asked, edges) | {"live": False}
-    return answer(request, html_document(view, saved, details), "text/html", **_download(f"{asked.slug}.html"))
+    document = shared_html(server, asked.path, asked.graph, view_of(server, asked, edges))
+    return answer(request, document, "text/html", **_download(f"{asked.slug}.html"))
 
 
 def _download(name: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +35,7 @@ class Library:
     """The graphs in some files and folders; files may come and go while the server runs."""
 
     roots: tuple[Path, ...]
-    adding: threading.Lock = field(default_factory=threading.Lock)
-    """Held from the choice of a free name until the file is there."""
+    _adding: threading.Lock = field(default_factory=threading.Lock)
     _slugs: dict[str, Path] = field(default_factory=dict)
     _graphs: OrderedDict[tuple[Path, Stamp], Graph] = field(default_factory=OrderedDict)
     _summaries: dict[Path, tuple[Stamp, dict[str, Any]]] = field(default_factory=dict)
@@ -64,11 +63,6 @@ class Library:
         """The file of a slug, if there is one."""
         path = self._slugs.get(slug) or self.paths().get(slug)
         return path if path is not None and path.is_file() else None
-
-    def slug(self, path: Path) -> str:
-        """The slug of a file that lies in one of the folders."""
-        self.paths()
-        return next(slug for slug, known in self._slugs.items() if known == path)
 
     def graph(self, path: Path) -> tuple[Graph, Stamp]:
         """A graph, read once for each state of its file, and that state.
@@ -106,16 +100,20 @@ class Library:
             self._summaries[path] = kept
         return {"slug": slug, "file": path.name, **kept[1], "has_validation": beside(path, ".validation.json").is_file()}
 
-    def free_path(self, name: str) -> Path:
-        """A path in `folder` that no file has, after a wished name.
+    def add(self, name: str, write: Callable[[Path], object]) -> str:
+        """Let `write` make a file in `folder`, under a name after `name` that no graph there has; its slug.
 
         Raises:
             FileError: the folder cannot be written.
         """
         suffix = next((end for end in GRAPH_SUFFIXES if name.endswith(end)), ".graph.safetensors")
         stem = _clean(name.removesuffix(suffix))
-        taken = {stem_of(path) for path in self.folder.glob("*")} if self.folder.is_dir() else set()
-        return check_writable(self.folder / f"{_free(stem, taken)}{suffix}")
+        with self._adding:
+            taken = {stem_of(path) for path in self.folder.glob("*")} if self.folder.is_dir() else set()
+            path = check_writable(self.folder / f"{_free(stem, taken)}{suffix}")
+            write(path)
+        self.paths()
+        return next(slug for slug, known in self._slugs.items() if known == path)
 
 
 def open_library(given: Sequence[Path]) -> Library:

@@ -1,9 +1,7 @@
 """The loaded model behind the page: tracing, steering, and what features promote."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,7 +11,7 @@ from .. import edits, effects, generation, interventions, steering
 from ..attribution import attribute
 from ..errors import GraphError, InterventionError
 from ..export import slug_of
-from ..features import logit_effects, promoted_tokens
+from ..features import logit_effects, with_promoted
 from ..graph import Graph
 from ..naming import Names, check_graph
 from ..nodes import NodeKind
@@ -23,12 +21,6 @@ from .jobs import Report
 
 TOKENS_OF_A_FEATURE = 10
 """Promoted and suppressed tokens in a feature's details."""
-MOST_NAMED = 4096
-"""Features of a graph that get the tokens they promote, the most influential first: a few seconds' work."""
-
-FEATURES_AT_ONCE = 128
-"""Bounds the memory for features times vocabulary."""
-
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Token = str | Annotated[int, Field(ge=0, lt=1 << 31)]
 PromptText = Annotated[str, Field(max_length=1_000_000)] | list[Annotated[int, Field(ge=0, lt=1 << 31)]]
@@ -93,11 +85,11 @@ class Live:
         return graph.provenance.origin == "unweave"
 
 
-def trace(live: Live, wanted: TraceRequest, free_path: Callable[[str], Path], report: Report) -> Path:
-    """Trace a prompt, prune, name the features, save; the file.
+def trace(live: Live, wanted: TraceRequest, report: Report) -> Graph:
+    """Trace a prompt, prune, name the features.
 
     Raises:
-        UnweaveError: the prompt cannot be traced like this, or the file not be written.
+        UnweaveError: the prompt cannot be traced like this.
     """
     report(0.0, "tracing")
     with live.lock:
@@ -107,24 +99,12 @@ def trace(live: Live, wanted: TraceRequest, free_path: Callable[[str], Path], re
         )  # fmt: skip
     report(0.9, "pruning")
     pruned = prune(graph, wanted.node_threshold, wanted.edge_threshold)
-    named = with_promoted(pruned, live.model, report=lambda share, title: report(0.92 + 0.07 * share, title))
-    report(0.99, "saving")
-    words = wanted.prompt if isinstance(wanted.prompt, str) else " ".join(map(str, wanted.prompt))
-    return named.save(free_path(f"{slug_of(words)}.graph.safetensors"))
+    return with_promoted(pruned, live.model, progress=lambda share: report(0.92 + 0.07 * share, "naming features"))
 
 
-def with_promoted(graph: Graph, model: ReplacementModel, most: int = MOST_NAMED, report: Report = lambda share, title: None) -> Graph:
-    """The graph with the tokens that its `most` most influential features promote written into it, to be read without the model."""
-    rows = torch.arange(graph.nodes.features.start, graph.nodes.features.stop)
-    if len(rows) > most:
-        rows = rows[graph.influence()[rows].topk(most).indices]
-    features = sorted({(int(graph.nodes.layer[row]), int(graph.nodes.index[row])) for row in rows})
-    named = {}
-    for begin in range(0, len(features), FEATURES_AT_ONCE):
-        part = features[begin : begin + FEATURES_AT_ONCE]
-        report(begin / len(features), "naming features")
-        named |= {f"{layer}_{index}": words for (layer, index), words in zip(part, promoted_tokens(model, part), strict=True)}
-    return graph.with_provenance(extra={**graph.provenance.extra, "promotes": named})
+def name_of(wanted: TraceRequest) -> str:
+    """A file's name for what is traced."""
+    return slug_of(wanted.prompt if isinstance(wanted.prompt, str) else " ".join(map(str, wanted.prompt)))
 
 
 def decoder_details(live: Live, layer: int, index: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..naming import check_graph
 from .answers import StrictRoute, to_bytes
 from .graphs_api import PROBLEMS
 from .jobs import Job, Report, events
-from .live import SteerRequest, TraceRequest, steer, trace
+from .live import SteerRequest, TraceRequest, name_of, steer, trace
 from .state import Asked, Model, Server, Shared
 
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
@@ -23,9 +23,9 @@ def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, 
     live.model.language_model.tokenize(wanted.prompt)  # refuses at once what cannot be run
 
     def work(report: Report) -> dict[str, Any]:
-        with server.library.adding:
-            path = trace(live, wanted, server.library.free_path, report)
-        return {"slug": server.library.slug(path)}
+        graph = trace(live, wanted, report)
+        report(0.99, "saving")
+        return {"slug": server.library.add(f"{name_of(wanted)}.graph.safetensors", graph.save)}
 
     return {"job": server.jobs.start(work).id}
 

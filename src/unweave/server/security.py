@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 
 from .answers import to_bytes
 
@@ -53,37 +54,35 @@ def guarded(app: App, token: str) -> App:
             return
         headers = Headers(scope=scope)
         most = MOST_UPLOAD if scope["path"] == "/api/graphs" else MOST_BODY
-        seen = 0
+        seen, over, started = 0, False, False
 
         async def secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                answered = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    answered[name] = value
-            await send(message)
+            nonlocal started
+            if over and not started:
+                started = True
+                await _refuse(send, 413, _too_large(most))
+            elif not over:
+                started = True
+                await send(_with_headers(message))
 
         async def limited() -> Message:
-            nonlocal seen
+            nonlocal seen, over
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > most:
-                raise TooLarge
-            return message
+            over = over or seen > most
+            return {"type": "http.disconnect"} if over else message
 
         problem = _problem(scope["method"], headers, token, most)
         if problem is not None:
-            await _refuse(secured, *problem)
+            await _refuse(send, *problem)
             return
         try:
             await app(scope, limited, secured)
-        except TooLarge:
-            await _refuse(secured, 413, _too_large(most))
+        except ClientDisconnect:
+            if over and not started:
+                await _refuse(send, 413, _too_large(most))
 
     return serve
-
-
-class TooLarge(Exception):
-    """A body that goes on past its limit."""
 
 
 def _problem(method: str, headers: Headers, token: str, most: int) -> tuple[int, str] | None:
@@ -118,8 +117,16 @@ def _too_large(most: int) -> str:
     return f"the request is larger than {most >> 20} MiB"
 
 
+def _with_headers(message: Message) -> Message:
+    if message["type"] == "http.response.start":
+        answered = MutableHeaders(scope=message)
+        for name, value in HEADERS.items():
+            answered[name] = value
+    return message
+
+
 async def _refuse(send: Send, status: int, message: str) -> None:
     body = to_bytes({"error": message})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send(_with_headers({"type": "http.response.start", "status": status, "headers": headers}))
     await send({"type": "http.response.body", "body": body})
