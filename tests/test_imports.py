@@ -23,7 +23,8 @@ ORDER = (
     "training.curves",
     "export", "inspection", "comparison", "summary", "effects",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
-    "server.annotations", "server.jobs", "server.live", "server.state", "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
+    "server.annotations", "server.jobs", "server.live", "server.state",
+    "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
     "notebook", "terminal", "commands.serve", "commands.trace", "commands.steer", "commands.export", "commands.eval", "commands.train", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")

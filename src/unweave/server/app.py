@@ -29,6 +29,7 @@ def create_app(server: Server) -> App:
     app.get("/static/{name}", include_in_schema=False)(static)
     for router in (graphs_api.router, notes_api.router, live_api.router):
         app.include_router(router)
+    app.openapi()  # routes are else made at the first request, by several threads that trip over each other's warning filters
     return guarded(app, server.token)
 
 

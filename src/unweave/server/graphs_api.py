@@ -8,8 +8,8 @@ from starlette.exceptions import HTTPException
 
 from ..comparison import compare
 from ..errors import GraphError
-from ..files import write_atomically
 from ..features import with_promoted
+from ..files import write_atomically
 from ..inspection import read_graph
 from ..version import __version__
 from . import view as views

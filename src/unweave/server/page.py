@@ -1,5 +1,7 @@
 """The built page: its files, and its document as served or whole in one file."""
 
+import base64
+import hashlib
 import html
 import re
 from pathlib import Path
@@ -32,11 +34,18 @@ def whole_page(title: str, data: bytes) -> bytes:
         data: JSON; `<` is escaped here, so that no text in it can end the script element it stands in.
     """
     safe = data.decode().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    style, script = _text("app.css"), re.sub(r"</(?=script)", r"<\\/", _text("app.js"), flags=re.IGNORECASE)
+    style, script = _text("app.css"), re.sub(r"<(?=/script|!--)", r"<\\", _text("app.js"), flags=re.IGNORECASE)
     if "</style" in style.lower():
         raise FileError("app.css ends its own style element; build the page again")
-    document = _filled(f"<style>{style}</style>", f'<script type="application/json" id="unweave-data">{safe}</script><script>{script}</script>')
+    policy = f"default-src 'none'; img-src data: blob:; font-src data:; style-src {_allowed(style)}; script-src {_allowed(script)}"
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style>'
+    document = _filled(head, f'<script type="application/json" id="unweave-data">{safe}</script><script>{script}</script>')
     return re.sub(r"<title>.*?</title>", lambda _: f"<title>{html.escape(title)}</title>", document, count=1, flags=re.DOTALL).encode()
+
+
+def _allowed(text: str) -> str:
+    """The name by which a content policy allows one inline script or style, and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _filled(head: str, body: str) -> str:
