@@ -1,11 +1,11 @@
 // The frame: top bar, four panes that resize, a drawer, dialogs.
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useRef } from "preact/hooks";
 import { inlined } from "./api.ts";
 import { cycleTheme, toggleDrawer } from "./commands.ts";
 import { token } from "./format.ts";
 import type { Graph } from "./graph.ts";
-import { Compare, OtherGraph, pair } from "./panels/Compare.tsx";
+import { Compare, OtherGraph } from "./panels/Compare.tsx";
 import { Export } from "./panels/Export.tsx";
 import { Filters } from "./panels/Filters.tsx";
 import { Help } from "./panels/Help.tsx";
@@ -117,10 +117,7 @@ const split = signal(store.stored("split", { top: 0.62, bottom: 0.6, upper: 0.58
 
 function Panes({ graph }: { graph: Graph }) {
   const frame = useRef<HTMLDivElement>(null);
-  const comparing = pair.value;
-  useEffect(() => {
-    pair.value = null;
-  }, [graph]);
+  const comparing = store.pair.value;
   const { top, bottom, upper } = split.value;
   const full = maximised.value;
   const one = (row: "upper" | "lower"): string => (full === null ? "" : (row === "upper") === (full === "link" || full === "connections") ? "only" : "gone");

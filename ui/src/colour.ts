@@ -11,6 +11,8 @@ export interface Theme {
   nodeStrong: string;
   outline: string;
   accent: string;
+  /** Nodes of two compared graphs: in both, and in one only. */
+  shared: string;
   positive: readonly string[];
   negative: readonly string[];
 }
@@ -29,6 +31,7 @@ export const LIGHT: Theme = {
   nodeStrong: "#c9d3e6",
   outline: "#3c4558",
   accent: "#b8246d",
+  shared: "#4c78a8",
   positive: GREENS,
   negative: PURPLES,
 };
@@ -46,6 +49,7 @@ export const DARK: Theme = {
   nodeStrong: "#4a5672",
   outline: "#aeb8cc",
   accent: "#ff7ab6",
+  shared: "#6fa3d8",
   positive: ["#3a5f46", "#478a58", "#63b577", "#8fd69c", "#c9f5cf"],
   negative: ["#56476a", "#75599a", "#9d7bc4", "#c2a0e2", "#e6d3f8"],
 };

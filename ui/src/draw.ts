@@ -32,6 +32,8 @@ export interface Scene {
   linked: ReadonlyMap<number, number> | null;
   pinned: ReadonlySet<number>;
   marked: ReadonlyMap<number, string>;
+  /** Colours of nodes while nothing is selected: which graph they are in, in a comparison. */
+  tinted?: ReadonlyMap<number, string>;
   faint: readonly Link[];
   strong: readonly Link[];
   logitNames: (row: number) => string;
@@ -103,7 +105,8 @@ function drawNodes(pen: Pen, scene: Scene): void {
     if (x < -20 || y < -20 || x > scene.box.width + 20 || y > scene.box.height + 20) continue;
     const share = linked?.get(row);
     const importance = 1 - Math.min(1, graph.rank[row]);
-    const fill = linked ? (share ? linkColour(theme, share) : theme.node) : kind[row] === Kind.Feature ? mix(theme.node, theme.nodeStrong, importance) : theme.node;
+    const tint = linked ? undefined : scene.tinted?.get(row);
+    const fill = tint ? tint : linked ? (share ? linkColour(theme, share) : theme.node) : kind[row] === Kind.Feature ? mix(theme.node, theme.nodeStrong, importance) : theme.node;
     const emphasised = pinned.has(row) || share !== undefined;
     pen.glyph(kind[row], x, y, radius * (pinned.has(row) ? 1.25 : 1), fill, {
       colour: pinned.has(row) ? theme.ink : theme.outline,
@@ -140,7 +143,7 @@ function drawLabels(pen: Pen, scene: Scene): void {
     if (x < box.left || x > box.width || x - previous < 13) continue;
     previous = x;
     pen.line(x, base, x, base + 5, { colour: theme.outline, width: 0.7 });
-    pen.text(x + 3, base + 11, clipped(token(graph.view.tokens[position[row]]), 12), { fill: theme.ink, size: 12, anchor: "end", angle: -45 });
+    pen.text(x + 3, base + 11, clipped(token(graph.view.tokens[position[row]]), Math.min(12, Math.floor(x / 4.9))), { fill: theme.ink, size: 12, anchor: "end", angle: -45 });
   }
   const logits = [...kind.keys()].filter((row) => kind[row] === Kind.Logit && scene.mask[row]);
   const placed: number[] = [];

@@ -70,6 +70,18 @@ function totals(view: View, into: Sparse, weight: Float32Array, share: Float32Ar
   return total;
 }
 
+/**
+ * Influence of all nodes before pruning: as the server says; else from the top node, whose rank is its share of all;
+ * else what the nodes of this file hold.
+ */
+function influenceOfAll(view: View, influence: Float64Array, rank: Float64Array): number {
+  const held = influence.reduce((sum, value) => sum + value, 0);
+  if (view.influence_total) return view.influence_total;
+  const top = influence.reduce((best, value, row) => (value > influence[best] ? row : best), 0);
+  const all = view.provenance.origin === "json" || !(rank[top] > 0) ? held : influence[top] / rank[top];
+  return Math.max(all, held);
+}
+
 export function buildGraph(view: View): Graph {
   const size = view.nodes.id.length;
   const { edges } = view;
@@ -80,6 +92,7 @@ export function buildGraph(view: View): Graph {
   const order = strongestFirst(share);
   const into = grouped(target, source, size, order);
   const influence = numbers(view.nodes.influence, size, 0);
+  const rank = numbers(view.nodes.rank, size, 0);
   view.edges = { source: [], target: [], weight: [], share: [] }; // a million edges are held once, as typed arrays
   return {
     view,
@@ -93,8 +106,8 @@ export function buildGraph(view: View): Graph {
     outOf: grouped(source, target, size, order),
     inputTotal: totals(view, into, weight, share, size),
     influence,
-    rank: numbers(view.nodes.rank, size, 0),
-    influenceTotal: view.influence_total ?? influence.reduce((sum, value) => sum + value, 0),
+    rank,
+    influenceTotal: influenceOfAll(view, influence, rank),
     whole: weight.length >= view.total_edges,
   };
 }

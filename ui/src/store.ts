@@ -7,7 +7,7 @@ import * as edits from "./edits.ts";
 import { applyFilters, everything, type Filters, type Shown } from "./filters.ts";
 import { buildGraph, edgesAt, featureKey, type Graph } from "./graph.ts";
 import { merge, nothing } from "./merge.ts";
-import type { Annotations, EdgePage, FeatureDetails, ListedEdge } from "./types.ts";
+import type { Annotations, Comparison, EdgePage, FeatureDetails, ListedEdge } from "./types.ts";
 
 export const graph = signal<Graph | null>(null);
 export const failure = signal<string | null>(null);
@@ -199,6 +199,7 @@ export async function open(slug: string, nodeId?: string): Promise<void> {
       features.value = new Map();
       hovered.value = null;
       gathering.value = null;
+      pair.value = null;
       filters.value = { ...everything, influence: thresholds.node ?? 1, edge: thresholds.edge ?? 0, errors: (thresholds.errors ?? 1) !== 0 };
       selected.value = nodeId && built.row.has(nodeId) ? nodeId : null;
       graph.value = built;
@@ -302,6 +303,15 @@ export function detailsOf(now: Graph, row: number): FeatureDetails | string | un
     });
   return undefined;
 }
+
+// ---- comparison ----
+export interface Pair {
+  other: Graph;
+  comparison: Comparison;
+}
+
+/** The graph beside this one, and what both have. */
+export const pair = signal<Pair | null>(null);
 
 // ---- gathering nodes into a supernode ----
 export function gather(id: string): void {

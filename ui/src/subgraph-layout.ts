@@ -16,7 +16,7 @@ export interface Placed {
 
 /** A card is as wide as its longer line of text, within limits. */
 export function cardWidth(name: string, below = ""): number {
-  return Math.round(Math.max(72, Math.min(210, 40 + Math.max(7.6 * [...name].length, 6.2 * [...below].length))));
+  return Math.round(Math.max(78, Math.min(220, 50 + Math.max(7.6 * [...name].length, 6.2 * [...below].length))));
 }
 
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
@@ -34,7 +34,7 @@ export function placeCards(
   fixed: Record<string, [number, number]>,
 ): Map<string, Placed> {
   const drawing = new dagre.graphlib.Graph();
-  drawing.setGraph({ rankdir: "BT", nodesep: 24, ranksep: 46 });
+  drawing.setGraph({ rankdir: "BT", nodesep: 24, ranksep: 38 });
   drawing.setDefaultEdgeLabel(() => ({}));
   const position = (entity: Entity): number => mean(entity.members.map((row) => graph.view.nodes.position[row]));
   const ordered = list.slice().sort((a, b) => position(a) - position(b));

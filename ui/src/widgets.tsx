@@ -1,7 +1,7 @@
 // Small parts that panes and panels share.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { linkColour, textOn } from "./colour.ts";
 import { GLYPHS } from "./format.ts";
 import * as store from "./store.ts";
@@ -92,7 +92,7 @@ export function Glyph({ kind }: { kind: Kind }) {
 /** A small bar from the left whose colour tells the sign, beside text that does too. */
 export function ShareBar({ share }: { share: number }) {
   const colour = linkColour(store.theme.value, share);
-  return <span class="share-bar" style={{ width: `${Math.min(100, Math.abs(share) * 250)}%`, background: colour, color: textOn(colour) }} />;
+  return <span class="share-bar" style={{ width: `${Math.sqrt(Math.min(1, Math.abs(share))) * 100}%`, background: colour, color: textOn(colour) }} />;
 }
 
 /** Text that becomes a field when clicked; Enter or leaving saves, Escape does not. */
@@ -133,9 +133,9 @@ export function Editable(props: { text: string; label: string; editing: boolean;
 /** A dialog over the page: takes the focus, keeps it, gives it back; Escape and a click beside it close it. */
 export function Dialog({ label, onClose, children, wide }: { label: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement as HTMLElement | null;
-    dialog.current?.showModal();
+    dialog.current?.showModal(); // before the next key is typed
     return () => before?.focus?.();
   }, []);
   return (

@@ -7,31 +7,25 @@ import { count, featureName, nodeLine, nodeName, percent, quoted } from "../form
 import { buildGraph, featureKey, type Graph } from "../graph.ts";
 import { nothing } from "../merge.ts";
 import { LinkCanvas } from "../panes/LinkCanvas.tsx";
-import { featurePlaces } from "../panes/LinkGraph.tsx";
+import { featurePlaces, sharedTint } from "../panes/LinkGraph.tsx";
 import * as store from "../store.ts";
-import type { Comparison, GraphEntry } from "../types.ts";
+import type { GraphEntry } from "../types.ts";
 import { Glyph, IconButton } from "../widgets.tsx";
 
-export interface Pair {
-  other: Graph;
-  comparison: Comparison;
-}
-
-export const pair = signal<Pair | null>(null);
 const choices = signal<GraphEntry[]>([]);
 /** Where a shared feature is in the other graph, by place and by feature anywhere. */
-const counterpart = computed(() => new Map(pair.value?.comparison.shared ?? []));
+const counterpart = computed(() => new Map(store.pair.value?.comparison.shared ?? []));
 
 async function load(graph: Graph, slug: string): Promise<void> {
   if (!slug) {
-    pair.value = null;
+    store.pair.value = null;
     return;
   }
   try {
     const [view, comparison] = await Promise.all([api.loadView(slug), api.compare(graph.view.slug, slug)]);
-    pair.value = { other: buildGraph(view), comparison };
+    store.pair.value = { other: buildGraph(view), comparison };
   } catch (error) {
-    pair.value = null;
+    store.pair.value = null;
     store.say((error as Error).message, true);
   }
 }
@@ -43,7 +37,7 @@ export function Compare({ graph }: { graph: Graph }) {
     if (api.inlined) return;
     api.listGraphs().then(({ graphs }) => (choices.value = graphs.filter((entry) => !entry.error && entry.slug !== graph.view.slug)), () => {});
   }, [graph]);
-  const now = pair.value;
+  const now = store.pair.value;
   if (api.inlined) return <p class="panel notice">This file holds one graph; compare two in `unweave serve`.</p>;
   return (
     <div class="panel compare">
@@ -62,9 +56,10 @@ export function Compare({ graph }: { graph: Graph }) {
   );
 }
 
-function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: Pair }) {
+function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: store.Pair }) {
   const influence = (of: Graph, row: number): number => (of.influenceTotal > 0 ? of.influence[row] / of.influenceTotal : 0);
   const shared = comparison.shared
+    .filter(([a]) => featureKey(graph, a))
     .map(([a, b], place) => ({ a, b, delta: comparison.delta_influence?.[place] ?? other.influence[b] - graph.influence[a] }))
     .sort((x, y) => Math.max(influence(graph, y.a), influence(other, y.b)) - Math.max(influence(graph, x.a), influence(other, x.b)));
   const features = (of: Graph, rows: number[]): number[] => rows.filter((row) => featureKey(of, row)).sort((a, b) => of.influence[b] - of.influence[a]);
@@ -74,13 +69,13 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: Pai
   return (
     <>
       <p class="status-text" role="status">
-        {count(shared.length)} shared, {count(onlyA.length)} features only in A, {count(onlyB.length)} only in B; {count(anywhere.length)} features are in both whatever the token.
+        {count(shared.length)} features shared on aligned tokens, {count(onlyA.length)} only in A, {count(onlyB.length)} only in B; {count(anywhere.length)} are in both on some token.
       </p>
       <details open>
         <summary>Shared ({count(shared.length)})</summary>
         <ul class="rows">
           {shared.slice(0, MOST).map(({ a, b, delta }) => (
-            <Row of={graph} row={a} twin={a} value={`${percent(influence(graph, a))} → ${percent(influence(other, b))}`} note={`${delta < 0 ? "−" : "+"}`} />
+            <Row of={graph} row={a} twin={a} value={`${percent(influence(graph, a))} → ${percent(influence(other, b))} ${delta < 0 ? "▾" : "▴"}`} />
           ))}
         </ul>
       </details>
@@ -117,7 +112,7 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: Pai
 /** Row of the other graph that is pointed at there; set by its canvas and by lists of what only it has. */
 const hoveredOther = signal<number | null>(null);
 
-function Row({ of, row, twin, value, note }: { of: Graph; row: number; twin: number | null; value: string; note?: string }) {
+function Row({ of, row, twin, value }: { of: Graph; row: number; twin: number | null; value: string }) {
   const point = (on: boolean): void => {
     if (twin !== null) store.hovered.value = on ? twin : null;
     else hoveredOther.value = on ? row : null;
@@ -128,16 +123,14 @@ function Row({ of, row, twin, value, note }: { of: Graph; row: number; twin: num
         <Glyph kind={of.view.nodes.kind[row]} />
         <span class="name">{nodeName(of, of === store.graph.value ? store.annotations.value : nothing, row)}</span>
         <span class="where">{featureKey(of, row) ? featureName(of, row) : ""}</span>
-        <span class="value">
-          {note} {value}
-        </span>
+        <span class="value">{value}</span>
       </button>
     </li>
   );
 }
 
 /** The other graph beside the first: its own canvas, with hover linked both ways. */
-export function OtherGraph({ graph, pair: { other, comparison } }: { graph: Graph; pair: Pair }) {
+export function OtherGraph({ graph, pair: { other, comparison } }: { graph: Graph; pair: store.Pair }) {
   const theme = store.theme.value;
   const shown = applyFilters(other, { ...store.filters.value, layers: [0, Infinity], positions: [0, Infinity] }, new Set());
   const places = featurePlaces(other);
@@ -148,15 +141,15 @@ export function OtherGraph({ graph, pair: { other, comparison } }: { graph: Grap
   const sharedB = new Map(comparison.shared.map(([a, b]) => [b, a]));
   const scene = {
     selected: new Set<number>(), linked: null, faint: [], strong: [], pinned: new Set<number>(),
-    marked: new Map(comparison.shared.filter(([, b]) => featureKey(other, b)).map(([, b]) => [b, theme.positive[2]] as const)),
+    marked: new Map<number, string>(), tinted: sharedTint(other, comparison.shared.map(([, b]) => b), theme),
     logitNames: (row: number) => nodeName(other, nothing, row),
   }; // prettier-ignore
   return (
     <div class="other-graph">
       <div class="other-head">
         <strong>B</strong> <span>{other.view.title}</span>
-        <span class="muted">ringed: also in A</span>
-        <IconButton label="Close the comparison" icon="close" onClick={() => (pair.value = null)} />
+        <span class="muted">filled: in both</span>
+        <IconButton label="Close the comparison" icon="close" onClick={() => (store.pair.value = null)} />
       </div>
       <LinkCanvas
         graph={other}

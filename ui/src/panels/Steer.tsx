@@ -202,13 +202,13 @@ function Result({ graph, facts }: { graph: Graph; facts: SteerFacts }) {
               <tr>
                 <th scope="row">{token(next.text)}</th>
                 <td>
-                  <span class="bar before" style={{ width: `${next.probability_before * 56}px` }} /> {percent(next.probability_before)}
+                  <span class="bar before" style={{ width: `${next.probability_before * 36}px` }} /> {percent(next.probability_before)}
                 </td>
                 <td>
-                  <span class="bar after" style={{ width: `${next.probability_after * 56}px` }} /> {percent(next.probability_after)}
+                  <span class="bar after" style={{ width: `${next.probability_after * 36}px` }} /> {percent(next.probability_after)}
                 </td>
                 <td class="logit">
-                  <span class={`bar ${next.logit_change < 0 ? "negative" : "positive"}`} style={{ width: `${(Math.abs(next.logit_change) / largest) * 40}px` }} />
+                  <span class={`bar ${next.logit_change < 0 ? "negative" : "positive"}`} style={{ width: `${(Math.abs(next.logit_change) / largest) * 26}px` }} />
                   {next.logit_change < 0 ? "−" : "+"}
                   {Math.abs(next.logit_change).toFixed(2)}
                 </td>
@@ -241,7 +241,7 @@ function Result({ graph, facts }: { graph: Graph; facts: SteerFacts }) {
         </>
       )}
       {facts.idle && facts.idle.length > 0 && <p class="hint">Writes nowhere: {facts.idle.join(", ")}</p>}
-      {facts.changed && <p class="hint">{count(facts.changed.length)} features changed</p>}
+      {facts.changed && <p class="hint">{facts.changed.length === 1 ? "1 feature changed" : `${count(facts.changed.length)} features changed`}</p>}
       {facts.generation && (
         <div class="answers text">
           <div>

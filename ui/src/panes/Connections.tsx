@@ -1,12 +1,12 @@
 // The connections pane: what drives the selected node, and what it drives; raw weight and share of all input.
 import { useState } from "preact/hooks";
 import { edgePasses } from "../filters.ts";
-import { count, layerName, nodeLine, nodeName, number, percent, quoted, weight } from "../format.ts";
+import { count, featureName, layerName, nodeLine, nodeName, number, percent, quoted, weight } from "../format.ts";
 import type { Graph } from "../graph.ts";
 import { type Connection, connections, inputMix, type Side } from "../links.ts";
 import * as store from "../store.ts";
 import { Kind } from "../types.ts";
-import { Glyph, IconButton, Pane, ShareBar } from "../widgets.tsx";
+import { Glyph, Icon, IconButton, Pane, ShareBar } from "../widgets.tsx";
 
 const PAGE = 40;
 const MIX_NAMES = ["features", "errors", "tokens", "", "not in this file"];
@@ -54,7 +54,7 @@ function Selected({ graph, rows }: { graph: Graph; rows: number[] }) {
   return (
     <>
       <div class="selected-head">
-        {group ? <span class="glyph">⧉</span> : <Glyph kind={graph.view.nodes.kind[row]} />}
+        {group ? <Icon name="group" /> : <Glyph kind={graph.view.nodes.kind[row]} />}
         <div>
           <strong>{group ? group.name : nodeName(graph, annotations, row)}</strong>
           <span class="muted">{group ? `supernode of ${rows.length} nodes` : `${nodeLine(graph, annotations, row).split(", ").at(-1)} · ${id}`}</span>
@@ -141,6 +141,7 @@ function Row({ graph, from, connection }: { graph: Graph; from: number; connecti
   const { id, kind, position } = graph.view.nodes;
   const away = position[row] - position[from];
   const pinned = store.pinnedIds.value.has(id[row]);
+  const name = nodeName(graph, store.annotations.value, row);
   return (
     <li>
       <button
@@ -154,11 +155,11 @@ function Row({ graph, from, connection }: { graph: Graph; from: number; connecti
         onFocus={() => (store.hovered.value = row)}
       >
         <Glyph kind={kind[row]} />
-        <span class="name">{nodeName(graph, store.annotations.value, row)}</span>
+        <span class="name">{name}</span>
         <span class="where">
-          {away !== 0 && kind[row] !== Kind.Embedding ? `${away < 0 ? "←" : "→"} ${quoted(graph.view.tokens[position[row]])} ` : ""}
-          {layerName(graph, row)}
+          {away !== 0 && kind[row] !== Kind.Embedding ? `${away < 0 ? "←" : "→"} ${quoted(graph.view.tokens[position[row]])}` : ""}
         </span>
+        {!(kind[row] === Kind.Feature && name === featureName(graph, row)) && <span class="layer">{layerName(graph, row)}</span>}
         <span class="value">{weight(connection.weight)}</span>
         <span class="share">
           <ShareBar share={share} />

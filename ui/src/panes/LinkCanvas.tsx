@@ -25,7 +25,7 @@ export interface LinkCanvasProps {
   mask: Uint8Array;
   theme: Theme;
   /** All that the drawing needs beyond geometry. */
-  scene: Pick<Scene, "selected" | "linked" | "pinned" | "marked" | "faint" | "strong" | "logitNames">;
+  scene: Pick<Scene, "selected" | "linked" | "pinned" | "marked" | "tinted" | "faint" | "strong" | "logitNames">;
   hovered: number | null;
   /** Rows ringed with a dashed line: the same feature elsewhere. */
   echoes: readonly number[];

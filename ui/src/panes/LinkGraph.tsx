@@ -1,5 +1,6 @@
 // The link-graph pane: what is drawn for the present selection, filters and pins, and the keyboard walk.
 import { useMemo, useRef } from "preact/hooks";
+import type { Theme } from "../colour.ts";
 import { type Link, strongestFlows } from "../draw.ts";
 import { edgePasses } from "../filters.ts";
 import { count, nodeLine, nodeName, percent, quoted } from "../format.ts";
@@ -28,6 +29,7 @@ export function useScene(graph: Graph) {
   const kind = store.linkType.value;
   const gathered = store.gathering.value;
   const theme = store.theme.value;
+  const comparing = store.pair.value;
   return useMemo(() => {
     const { mask } = shown;
     const faint: Link[] = [];
@@ -67,8 +69,14 @@ export function useScene(graph: Graph) {
     strong.sort((a, b) => Math.abs(b.share) - Math.abs(a.share)).splice(STRONG);
     strong.reverse(); // the strongest are drawn last, on top
     const marked = new Map((gathered?.ids ?? []).flatMap((id) => (graph.row.has(id) ? [[graph.row.get(id)!, theme.accent] as const] : [])));
-    return { selected: new Set(rows), linked, pinned, marked, faint, strong, logitNames: (row: number) => nodeName(graph, annotations, row) };
-  }, [graph, shown, filters, rows, pinned, annotations, kind, gathered, theme, flows]);
+    const tinted = comparing ? sharedTint(graph, comparing.comparison.shared.map(([a]) => a), theme) : undefined;
+    return { selected: new Set(rows), linked, pinned, marked, tinted, faint, strong, logitNames: (row: number) => nodeName(graph, annotations, row) };
+  }, [graph, shown, filters, rows, pinned, annotations, kind, gathered, theme, flows, comparing]);
+}
+
+/** Features of a graph that the other has too, coloured. */
+export function sharedTint(graph: Graph, rows: readonly number[], theme: Theme): Map<number, string> {
+  return new Map(rows.filter((row) => featureKey(graph, row)).map((row) => [row, theme.shared]));
 }
 
 export function shownLine(): string {
@@ -111,7 +119,7 @@ export function LinkGraph({ graph }: { graph: Graph }) {
       title="Link graph"
       extra={
         <>
-          <button type="button" class={`status ${filtered ? "filtered" : ""}`} title="Filters" onClick={() => (store.drawer.value = store.drawer.value === "filters" ? null : "filters")}>
+          <button type="button" class={`status ${filtered ? "filtered" : ""}`} title={`${shownLine()}. Click for filters.`} onClick={() => (store.drawer.value = store.drawer.value === "filters" ? null : "filters")}>
             {shownLine()}
           </button>
           <select aria-label="Which links of pinned nodes are drawn" value={store.linkType.value} onChange={(event) => (store.linkType.value = event.currentTarget.value as "both")}>

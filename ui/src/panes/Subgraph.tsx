@@ -296,9 +296,13 @@ function CardFace({ graph, entity, name, place, theme, selected }: { graph: Grap
       {own && <rect {...rect} x={4} y={-4} opacity={0.6} />}
       {own && <rect {...rect} x={2} y={-2} opacity={0.8} />}
       <rect {...rect} stroke-dasharray={!own && entity.group ? "3 2" : undefined} />
-      <text x={13} y={CARD_HEIGHT / 2} font-size="12" font-family={FONT} text-anchor="middle" dominant-baseline="central" fill={theme.muted}>
-        {own ? "⧉" : GLYPHS[graph.view.nodes.kind[row]]}
-      </text>
+      {own ? (
+        <path d="M8 13h7v7h-7zM11 13v-3h7v7h-3" fill="none" stroke={theme.muted} stroke-width="1.2" />
+      ) : (
+        <text x={13} y={CARD_HEIGHT / 2} font-size="12" font-family={FONT} text-anchor="middle" dominant-baseline="central" fill={theme.muted}>
+          {GLYPHS[graph.view.nodes.kind[row]]}
+        </text>
+      )}
       <text x={23} y={14} font-size="13" font-family={FONT} dominant-baseline="central" fill={theme.ink} font-weight={own ? 600 : 400}>
         {clipped(name, Math.floor(room / 7.2))}
       </text>
