@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from ..comparison import compare
@@ -16,12 +17,17 @@ from . import view as views
 from .answers import StrictRoute, answer, tag_of, to_bytes
 from .library import GRAPH_SUFFIXES, validation_of
 from .sharing import shared_html, shared_json
-from .state import Asked, Opened, Problem, Server, Shared, opened, raw_body
+from .state import Asked, Opened, Server, Shared, opened, raw_body
 
 NAMED_IN_VIEW = 1024
 """Features that the loaded model names where the file does not."""
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 403, 404, 409, 413, 422)}
+_ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
+_REASONS = {
+    400: "not what the address takes", 403: "another host or origin, or no token", 404: "no such thing", 409: "an old revision, or no model that fits",
+    413: "too large", 422: "understood, but cannot be done", 428: "no If-Match",
+}  # fmt: skip
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"description": reason, "content": {"application/json": _ERROR}} for status, reason in _REASONS.items()}
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
 
 Place = Annotated[int, Query(ge=0, lt=1 << 31)]
@@ -111,7 +117,7 @@ def neuronpedia(request: Request, asked: Asked) -> Response:
     return answer(request, shared_json(asked.path, asked.graph, asked.slug), **_download(f"{asked.slug}.json"))
 
 
-@router.get("/graphs/{slug}/export.html", response_class=Response)
+@router.get("/graphs/{slug}/export.html", response_class=HTMLResponse)
 def export_html(request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
     """The graph with its annotations, as one HTML file that needs no server."""
     document = shared_html(server, asked.path, asked.graph, view_of(server, asked, edges))

@@ -9,9 +9,9 @@ from starlette.exceptions import HTTPException
 from . import annotations as notes
 from .answers import StrictRoute, answer, refusal, to_bytes
 from .graphs_api import PROBLEMS
-from .state import Asked, Problem
+from .state import Asked
 
-router = APIRouter(prefix="/api/graphs/{slug}/annotations", route_class=StrictRoute, responses=PROBLEMS | {428: {"model": Problem}})
+router = APIRouter(prefix="/api/graphs/{slug}/annotations", route_class=StrictRoute, responses=PROBLEMS)
 
 
 class Save(BaseModel):

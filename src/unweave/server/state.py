@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ..errors import FileError
@@ -16,12 +15,6 @@ from .jobs import Jobs
 from .library import Library, Stamp
 from .live import Live, decoder_details
 from .security import new_token
-
-
-class Problem(BaseModel):
-    """A refusal."""
-
-    error: str
 
 
 @dataclass(frozen=True)
