@@ -17,7 +17,6 @@ from serving import document, large_graph, listening, page_of, write_document
 import unweave
 from unweave.server import security
 from unweave.server.library import open_library
-from unweave.server.run import listen
 from unweave.server.state import Server
 
 REAL = SHARED / "graphs"
@@ -344,40 +343,3 @@ def test_a_large_graph_is_served_strongest_first(tmp_path):
     assert view["total_edges"] == graph.n_edges > 300_000
     assert 20_000 <= view["shown_edges"] < 20_000 + 8 * 2000
     assert min(view["edges"]["target"].count(row) for row in range(2000) if view["nodes"]["inputs"][row] >= 8) >= 8
-
-
-def test_listening_says_when_a_port_is_taken():
-    with listen(0) as taken, pytest.raises(unweave.UnweaveError, match=r"cannot listen on port \d+: .*in use; give another with --port"):
-        listen(taken.getsockname()[1])
-    with pytest.raises(unweave.UnweaveError, match="cannot listen on port 99999"):
-        listen(99999)
-    with listen(None) as first, listen(None) as second:
-        assert first.getsockname()[0] == second.getsockname()[0] == "127.0.0.1"
-        assert first.getsockname()[1] != second.getsockname()[1]
-
-
-def test_the_command_refuses_in_one_line(run, tmp_path, graph):
-    for words, said in (
-        (("serve",), "nothing at graphs; give graph files or folders"),
-        (("serve", tmp_path), "no graphs in"),
-        (("serve", "no.json"), "nothing at no.json"),
-        (("serve", tmp_path, "--port", "99999"), "cannot listen on port 99999"),
-    ):
-        code, out, err = run(*words, "--no-browser")
-        assert (code, out) == (2, "")
-        assert said in " ".join(err.split())
-    write_document(tmp_path / "x.json")
-    code, _, err = run("serve", tmp_path, "--no-browser", "--features", tmp_path / "none")
-    assert code == 2 and "no feature pages in" in " ".join(err.split())
-
-
-def test_the_command_serves(run, tmp_path, monkeypatch):
-    from unweave.server import run as running
-
-    write_document(tmp_path / "x.json")
-    served = []
-    monkeypatch.setattr(running, "run", lambda app, listening, open_at: served.append((app, open_at)))
-    code, out, _ = run("serve", tmp_path / "x.json", "--port", "0")
-    assert code == 0
-    assert "1 graph at http://127.0.0.1:" in out and "--model smollm2 adds tracing and steering" in out
-    assert served[0][1].startswith("http://127.0.0.1:")

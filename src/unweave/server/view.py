@@ -15,6 +15,8 @@ from ..nodes import NodeKind
 VIEW_VERSION = 1
 MOST_EDGES = 200_000
 """Edges in a view unless more are asked for."""
+MOST_SCORED = 4_000_000
+"""Edges up to which scores are computed where the file does not have them: each takes a sweep over all edges."""
 EDGES_PER_NODE = 8
 """So many of the strongest edges into a node are in every view."""
 
@@ -55,21 +57,18 @@ def strongest(graph: Graph, size: Float[Tensor, " node"], most: int) -> Int[Tens
 
     At most `most`, and in any case the few strongest into every node, without which a node would seem to have no cause.
     """
-    start, value = graph.rows.start, graph.rows.value
-    counts = start.diff()
-    share = value.abs() * torch.repeat_interleave((1 / size.clamp_min(1e-10)).float(), counts)
-    if len(value) <= most:
-        return torch.argsort(share, descending=True, stable=True)
-    chosen = torch.zeros(len(value), dtype=torch.bool)
-    chosen[torch.topk(share, most, sorted=False).indices] = True
-    running = torch.cat([torch.zeros(1, dtype=torch.int64), chosen.cumsum(0)])
-    have = running[start[1:]] - running[start[:-1]]
-    for row in torch.nonzero(have < counts.clamp_max(EDGES_PER_NODE)).flatten().tolist():
-        first, last = int(start[row]), int(start[row + 1])
-        few = torch.topk(share[first:last], min(EDGES_PER_NODE, last - first), sorted=False).indices
-        chosen[first + few] = True
-    entries = torch.nonzero(chosen).flatten()
-    return entries[torch.argsort(share[entries], descending=True, stable=True)]
+    start, counts = graph.rows.start.numpy(), graph.rows.start.diff().numpy()
+    share = graph.rows.value.abs().float().numpy() * np.repeat((1 / size.clamp_min(1e-10)).float().numpy(), counts)
+    if len(share) <= most:
+        return torch.from_numpy(np.argsort(-share, kind="stable"))
+    chosen = np.zeros(len(share), dtype=bool)
+    chosen[np.argpartition(share, len(share) - most)[len(share) - most :]] = True
+    have = np.diff(np.concatenate([[0], np.cumsum(chosen)])[start])
+    for row in np.flatnonzero(have < np.minimum(counts, EDGES_PER_NODE)):
+        first, few = start[row], min(EDGES_PER_NODE, int(counts[row]))
+        chosen[first + np.argpartition(share[first : start[row + 1]], int(counts[row]) - few)[int(counts[row]) - few :]] = True
+    entries = np.flatnonzero(chosen)
+    return torch.from_numpy(entries[np.argsort(-share[entries], kind="stable")])
 
 
 def node_edges(graph: Graph, row: int, direction: str, limit: int, offset: int) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def node_edges(graph: Graph, row: int, direction: str, limit: int, offset: int) 
         other = graph.rows.column[entries].long()
         target = torch.full_like(other, row)
     else:
-        entries = torch.nonzero(graph.rows.column == row).flatten()
+        entries = torch.from_numpy(np.flatnonzero(graph.rows.column.numpy() == row))
         other = target = _targets(graph, entries)
     weight = graph.rows.value[entries]
     order = torch.argsort(weight.abs(), descending=True, stable=True)[offset : offset + limit]
@@ -153,15 +152,15 @@ def _labels(graph: Graph) -> list[str]:
 
 def _scores(graph: Graph) -> dict[str, float | None]:
     names = ("replacement", "completeness")
-    stored = graph.provenance.scores or (None, None)
-    scores: dict[str, float | None] = dict(zip(names, stored, strict=True))
-    for suffix, mode in (("file", None), ("peer", "drop")):
-        try:
-            found = [_finite(value) for value in graph.scores(mode)]
-        except GraphError:
-            found = [None, None]
-        scores |= {f"{name}_{suffix}": value for name, value in zip(names, found, strict=True)}
-    return scores
+    facts = graph.provenance
+    found: dict[str, Any] = {"": facts.scores, "_file": facts.scores if facts.pruning is None else None, "_peer": None}
+    if graph.n_edges <= MOST_SCORED:
+        for suffix, mode in (("_file", None), ("_peer", "drop")):
+            try:
+                found[suffix] = found[suffix] or graph.scores(mode)
+            except GraphError:  # a cycle
+                found[suffix] = None
+    return {f"{name}{suffix}": _finite(pair[place]) if pair else None for suffix, pair in found.items() for place, name in enumerate(names)}
 
 
 def _finite(value: Any) -> float | None:
