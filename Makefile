@@ -7,6 +7,7 @@ STAMP := $(VENV)/installed
 
 demo: $(STAMP)  ## set up, trace a real prompt, show it
 	$(BIN)/unweave trace "The capital of France is"
+	@echo "Open it in the browser: $(BIN)/unweave serve --model smollm2"
 
 test: check  ## set up, lint, check types, run all tests
 	$(BIN)/python -m pytest -q

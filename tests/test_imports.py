@@ -23,8 +23,12 @@ ORDER = (
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
-    "export", "inspection", "summary", "effects", "terminal", "claimfile", "claims",
-    "commands.trace", "commands.steer", "commands.validate", "commands.eval", "commands.train", "commands.files", "cli",
+    "export", "inspection", "comparison", "summary", "effects", "claimfile", "claims",
+    "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
+    "server.annotations", "server.jobs", "server.live", "server.state",
+    "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
+    "notebook", "terminal", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
+    "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 

@@ -90,6 +90,28 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
     }
 
 
+def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of `to_json` with pins, supernodes and labels in the places where Neuronpedia looks for them.
+
+    Nodes that the graph does not have are left out; members of supernodes are pinned, since only pinned nodes are grouped there.
+    """
+    present = {node["node_id"]: node for node in document["nodes"]}
+    groups = [[str(group.get("name", "")), *(name for name in group["members"] if name in present)] for group in annotations.get("supernodes", [])]
+    groups = [group for group in groups if len(group) > 1]
+    pins = [name for name in annotations.get("pins", []) if name in present]
+    labels = annotations.get("labels", {})
+    clerps, nodes = [], []
+    for name, node in present.items():
+        label = labels.get(name) or labels.get("_".join(name.split("_")[:2]))
+        if label and node["feature_type"] == FEATURE_TYPES[NodeKind.FEATURE]:
+            clerps.append([name, label])
+            node = {**node, "clerp": label}
+        nodes.append(node)
+    pinned = list(dict.fromkeys([*pins, *(name for group in groups for name in group[1:])]))
+    given = {"linkType": "both", "clickedId": "", "sg_pos": ""} | document["qParams"]
+    return {**document, "nodes": nodes, "qParams": {**given, "pinnedIds": pinned, "supernodes": groups, "clerps": clerps}}
+
+
 def _node(node: Node, graph: Graph, rank: float, top: bool, label: str) -> dict[str, Any]:
     layer = {NodeKind.EMBEDDING: "E"}.get(node.kind, str(node.layer))
     feature = {NodeKind.FEATURE: cantor(node.layer, node.index), NodeKind.ERROR: -1, NodeKind.EMBEDDING: node.position}.get(node.kind, node.index)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,6 +236,15 @@ class Graph:
         header = {"format": "unweave graph", "schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(asdict(self.provenance))}
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
         return write_atomically(path, lambda temporary: save_file(contiguous, temporary, header))
+
+    def show(self, height: int = 900, edges: int | None = None) -> Any:
+        """The graph in a notebook: the page of `unweave serve` in a frame, without a server; nothing is saved from there.
+
+        Args:
+            height: of the frame, in pixels.
+            edges: at most so many edges, the strongest; None: as in the page.
+        """
+        return import_module(".notebook", __package__).show(self, height, edges)  # a door, which this room must not know
 
     @staticmethod
     def load(path: str | Path) -> "Graph":

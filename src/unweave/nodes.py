@@ -40,13 +40,7 @@ class Node:
     @property
     def id(self) -> str:
         """The name used in files and on the command line, such as `12_345_5`."""
-        match self.kind:
-            case NodeKind.ERROR:
-                return f"{self.layer}_error_mlp_{self.position}"
-            case NodeKind.EMBEDDING:
-                return f"E_{self.index}_{self.position}"
-            case _:
-                return f"{self.layer}_{self.index}_{self.position}"
+        return _node_id(self.kind, self.layer, self.position, self.index)
 
 
 @dataclass(frozen=True)
@@ -145,9 +139,14 @@ class NodeTable:
         return self._span(NodeKind.LOGIT)
 
     @cached_property
+    def ids(self) -> list[str]:
+        """The id of every node."""
+        return list(map(_node_id, self.kind.tolist(), self.layer.tolist(), self.position.tolist(), self.index.tolist()))
+
+    @cached_property
     def rows(self) -> dict[str, int]:
         """Row of every node by its id."""
-        return {node.id: node.row for node in self}
+        return {name: row for row, name in enumerate(self.ids)}
 
     def select(self, keep: Tensor) -> "NodeTable":
         """The table of the rows that `keep` (a mask or row numbers in ascending order) picks."""
@@ -171,6 +170,16 @@ class NodeTable:
         if row is None:
             raise GraphError(f"no node {node_id!r} in this graph of {len(self)} nodes; ids look like '12_345_5' (layer_feature_position)")
         return self[row]
+
+
+def _node_id(kind: int, layer: int, position: int, index: int) -> str:
+    match kind:
+        case NodeKind.ERROR:
+            return f"{layer}_error_mlp_{position}"
+        case NodeKind.EMBEDDING:
+            return f"E_{index}_{position}"
+        case _:
+            return f"{layer}_{index}_{position}"
 
 
 def _peer_error_id(node_id: str) -> str | None:

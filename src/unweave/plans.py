@@ -110,7 +110,7 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
         x = read_points(model, recording, layer)[edits.position]
         _, clean = read(model.transcoders.layers[layer], x, edits.index)
         clean = clean.masked_fill(edits.position == 0, 0.0)
-        scaled = edits.slope.isfinite()  # an addition has slope NaN so far: it moves with the activation, whatever that is
+        scaled = ~edits.slope.isnan()  # an addition has slope NaN so far: it moves with the activation, whatever that is
         layers[layer] = replace(edits, slope=(~scaled).to(clean), offset=edits.offset + torch.where(scaled, edits.slope.nan_to_num() * clean, 0.0), clean=clean)
     return Plan(layers, tuple(pushes))
 

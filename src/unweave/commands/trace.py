@@ -27,6 +27,7 @@ def trace(
     precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = "exact",
     ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Trace a prompt: find the features, errors and tokens that caused the next token."""
@@ -40,6 +41,7 @@ def trace(
         raise OptionError("--minus needs exactly one --target")
     with progress(f"loading {model}") as report:
         from ..attribution import attribute
+        from ..features import with_promoted
         from ..pruning import prune
         from ..replacement import load
         from ..summary import show, summarize
@@ -54,17 +56,24 @@ def trace(
             position_zero=position_zero, precision=precision, progress=report,
         )  # fmt: skip
         report(1.0, "pruning")
-        pruned = prune(graph, node_threshold, edge_threshold)
+        pruned = with_promoted(prune(graph, node_threshold, edge_threshold), loaded)
         (write_json if out.suffix == ".json" else _save)(pruned, out)
     facts = summarize(graph, pruned, loaded)
     facts |= {"file": str(out), "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
         print_json(facts)
-        return
-    show(facts, stdout)
-    stdout.print(
-        f"\nWritten to [bold]{escaped(str(out))}[/] in {facts['seconds']:.1f} s. [dim]Look again: unweave info {escaped(str(out))}[/]", highlight=False
-    )
+    else:
+        show(facts, stdout)
+        stdout.print(f"\nWritten to [bold]{escaped(str(out))}[/] in {facts['seconds']:.1f} s.", highlight=False)
+    if open_:
+        from ..server.run import listen
+        from .serve import open_server
+
+        with listen(None) as listening:
+            open_server([out], listening, loaded)
+    elif not as_json:
+        stdout.print(f"[dim]Look again: unweave info {escaped(str(out))}[/]", highlight=False)
+        stdout.print(f"[dim]In the browser: unweave serve {escaped(str(out.parent))} --model {escaped(model)}[/]", highlight=False)
 
 
 def _save(graph: Any, path: Path) -> None:

@@ -1,0 +1,134 @@
+"""Addresses that read graphs, and the one that takes a new one."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+
+from ..comparison import compare
+from ..errors import GraphError
+from ..features import with_promoted
+from ..files import write_atomically
+from ..inspection import read_graph
+from ..version import __version__
+from . import view as views
+from .answers import StrictRoute, answer, tag_of, to_bytes
+from .library import GRAPH_SUFFIXES, validation_of
+from .sharing import shared_html, shared_json
+from .state import Asked, Opened, Server, Shared, opened, raw_body
+
+NAMED_IN_VIEW = 1024
+"""Features that the loaded model names where the file does not."""
+
+_ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
+_REASONS = {
+    400: "not what the address takes", 403: "another host or origin, or no token", 404: "no such thing", 409: "an old revision, or no model that fits",
+    413: "too large", 422: "understood, but cannot be done", 428: "no If-Match",
+}  # fmt: skip
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"description": reason, "content": {"application/json": _ERROR}} for status, reason in _REASONS.items()}
+router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
+
+Place = Annotated[int, Query(ge=0, lt=1 << 31)]
+
+
+@router.get("/graphs")
+def list_graphs(request: Request, server: Shared) -> Response:
+    """All graphs, the newest first."""
+    graphs = [server.library.summary(slug, path) for slug, path in server.library.paths().items()]
+    live = server.live
+    facts = {"live": live is not None, "model": live and live.name, "transcoders": live and live.model.transcoders.name}
+    return answer(request, to_bytes({"graphs": graphs, **facts}))
+
+
+@router.post("/graphs")
+def upload(server: Shared, name: Annotated[str, Query(max_length=200)], body: Annotated[bytes, Depends(raw_body)]) -> dict[str, str]:
+    """Take a graph file, ours or JSON, if it is one."""
+    if not name.endswith(GRAPH_SUFFIXES):
+        raise HTTPException(422, f"cannot tell what {name!r} is; a graph's name ends in .graph.safetensors or .json")
+    return {"slug": server.library.add(name, lambda path: _store(path, body))}
+
+
+def _store(path: Path, body: bytes) -> None:
+    """Write a file if a graph can be read from it, under a hidden name until then."""
+
+    def write(temporary: str) -> None:
+        hidden = Path(temporary + path.suffix)  # the suffix says how it is read
+        try:
+            hidden.write_bytes(body)
+            read_graph(hidden)
+            hidden.replace(temporary)
+        except GraphError as error:
+            raise GraphError(str(error).replace(str(hidden), path.name)) from error
+        finally:
+            hidden.unlink(missing_ok=True)
+
+    write_atomically(path, write)
+
+
+@router.get("/graphs/{slug}")
+def show_graph(request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
+    """A graph's view."""
+    return server.kept.answer(request, _tag(server, asked, edges), lambda: to_bytes(view_of(server, asked, edges)))
+
+
+def _tag(server: Server, asked: Opened, edges: int) -> str:
+    live = server.live is not None and server.live.fits(asked.graph)
+    return tag_of(__version__, asked.slug, asked.stamp, validation_of(asked.path)[1], live, edges)
+
+
+def view_of(server: Server, asked: Opened, edges: int) -> dict[str, Any]:
+    """The view of a graph, its features named by the loaded model if the file does not name them."""
+    graph, live = asked.graph, server.live is not None and server.live.fits(asked.graph)
+    if server.live is not None and live and not graph.provenance.extra.get("promotes"):
+        graph = with_promoted(graph, server.live.model, NAMED_IN_VIEW)
+    return views.view(graph, asked.slug, edges=edges, validation=validation_of(asked.path)[0], live=live)
+
+
+@router.get("/graphs/{slug}/edges")
+def show_edges(
+    request: Request,
+    asked: Asked,
+    node: Place,
+    direction: Literal["in", "out"] = "in",
+    limit: Annotated[int, Query(ge=0, le=100_000)] = 300,
+    offset: Place = 0,
+) -> Response:
+    """The edges of one node, from the whole graph, the strongest first."""
+    if node >= len(asked.graph.nodes):
+        raise HTTPException(404, f"no node {node} in this graph of {len(asked.graph.nodes)} nodes")
+    return answer(request, to_bytes(views.node_edges(asked.graph, node, direction, limit, offset)))
+
+
+@router.get("/graphs/{slug}/features/{layer}/{index}")
+def show_feature(request: Request, server: Shared, asked: Asked, layer: int, index: int) -> Response:
+    """What is known of a feature."""
+    known = 0 <= layer < 1 << 31 and 0 <= index < 1 << 31
+    found = server.details(asked.graph, layer, index) if known else None
+    if found is None:
+        raise HTTPException(404, f"nothing is known of feature {index} of layer {layer}; load the model or give --features")
+    return answer(request, to_bytes(found))
+
+
+@router.get("/graphs/{slug}/neuronpedia.json")
+def neuronpedia(request: Request, asked: Asked) -> Response:
+    """The graph with its annotations, as JSON that Neuronpedia accepts."""
+    return answer(request, shared_json(asked.path, asked.graph, asked.slug), **_download(f"{asked.slug}.json"))
+
+
+@router.get("/graphs/{slug}/export.html", response_class=HTMLResponse)
+def export_html(request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
+    """The graph with its annotations, as one HTML file that needs no server."""
+    document = shared_html(server, asked.path, asked.graph, view_of(server, asked, edges))
+    return answer(request, document, "text/html", **_download(f"{asked.slug}.html"))
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+@router.get("/compare")
+def compare_graphs(request: Request, server: Shared, a: str, b: str) -> Response:
+    """Which nodes two graphs share."""
+    return answer(request, to_bytes(compare(opened(server, a).graph, opened(server, b).graph)))

@@ -1,0 +1,122 @@
+"""Long work in the background: one job at a time, with progress that any number of tabs can watch, and cancelling."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any
+
+from ..errors import UnweaveError
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[float, str], None]
+"""Called with the share that is done and what is being done; raises `Cancelled` when the work is to stop."""
+Work = Callable[[Report], dict[str, Any]]
+
+ENDS = frozenset({"done", "failed", "cancelled"})
+JOBS_KEPT = 100
+POLL_SECONDS, HEARTBEAT_SECONDS = 0.05, 10.0
+
+
+class Cancelled(Exception):
+    """Raised inside work that is to stop."""
+
+
+@dataclass
+class Job:
+    """One piece of work; `event` and `facts` are its present state, `version` grows with every change."""
+
+    id: str
+    event: str = "progress"
+    facts: dict[str, Any] = field(default_factory=lambda: {"share": 0.0, "title": "waiting"})
+    version: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def change(self, event: str, facts: dict[str, Any]) -> None:
+        """Go to another state, unless the work has ended."""
+        if self.event not in ENDS:
+            self.facts, self.event = facts, event
+            self.version += 1
+
+    def report(self, share: float, title: str) -> None:
+        """Say how far the work is.
+
+        Raises:
+            Cancelled: it is to stop.
+        """
+        if self.stop.is_set():
+            raise Cancelled
+        self.change("progress", {"share": round(min(1.0, max(0.0, float(share))), 4), "title": title})
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """All jobs of a server, the last hundred kept."""
+
+    _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "unweave-job"))
+
+    def start(self, work: Work) -> Job:
+        """Put work in line."""
+        job = Job(token_hex(8))
+        with self._lock:
+            self._jobs[job.id] = job
+            while len(self._jobs) > JOBS_KEPT:
+                self._jobs.popitem(last=False)[1].stop.set()
+        self._pool.submit(_run, job, work)
+        return job
+
+    def find(self, name: str) -> Job | None:
+        """A job by its id."""
+        return self._jobs.get(name)
+
+    def cancel(self, job: Job) -> str:
+        """Ask a job to stop, and say how it stands; one that waits stops at once."""
+        job.stop.set()
+        if job.event == "progress" and job.facts.get("title") == "waiting":
+            job.change("cancelled", {})
+        return "cancelling" if job.event not in ENDS else job.event
+
+    def close(self) -> None:
+        """Stop everything."""
+        for job in list(self._jobs.values()):
+            job.stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run(job: Job, work: Work) -> None:
+    try:
+        job.report(0.0, "starting")
+        job.change("done", work(job.report))
+    except Cancelled:
+        job.change("cancelled", {})
+    except UnweaveError as error:
+        job.change("failed", {"error": " ".join(str(error).split())})
+    except MemoryError:
+        job.change("failed", {"error": "not enough memory; try a shorter prompt or fewer features"})
+    except Exception:
+        logger.exception("a job failed")
+        job.change("failed", {"error": "the work failed for a reason that is no fault of yours; the server's output says more"})
+
+
+async def events(job: Job) -> AsyncIterator[bytes]:
+    """The job's state now and after each change, as server-sent events, until it ends; a comment now and then keeps the line open."""
+    seen, silent = -1, 0.0
+    while True:
+        if job.version != seen:
+            seen, event, facts, silent = job.version, job.event, job.facts, 0.0
+            yield f"event: {event}\ndata: {json.dumps(facts)}\n\n".encode()
+            if event in ENDS:
+                return
+        elif silent > HEARTBEAT_SECONDS:
+            silent = 0.0
+            yield b": still working\n\n"
+        await asyncio.sleep(POLL_SECONDS)
+        silent += POLL_SECONDS

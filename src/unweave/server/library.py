@@ -1,0 +1,222 @@
+"""Which graphs there are: files found in folders, each under a slug, read when they are asked for."""
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import FileError, GraphError, UnweaveError
+from ..files import check_writable
+from ..graph import Graph
+from ..inspection import read_graph
+from ..nodes import NodeKind
+
+GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")
+BESIDE = (".annotations.json", ".validation.json")
+"""Endings of files that lie beside graphs and are none."""
+GRAPHS_IN_MEMORY = 6
+
+
+class Stamp(NamedTuple):
+    """What tells one state of a file from another."""
+
+    modified: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Library:
+    """The graphs in some files and folders; files may come and go while the server runs."""
+
+    roots: tuple[Path, ...]
+    _adding: threading.Lock = field(default_factory=threading.Lock)
+    _slugs: dict[str, Path] = field(default_factory=dict)
+    _graphs: OrderedDict[tuple[Path, Stamp], Graph] = field(default_factory=OrderedDict)
+    _summaries: dict[Path, tuple[Stamp, dict[str, Any]]] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _reading: dict[Path, threading.Lock] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where new graphs go: the first folder, or the folder of the first file."""
+        first = self.roots[0]
+        return first.parent if first.is_file() else first
+
+    def paths(self) -> dict[str, Path]:
+        """The files by slug, the newest first; a file keeps its slug while the server runs."""
+        with self._lock:
+            found = {path: _stamp(path) for root in self.roots for path in _files(root)}
+            known = {path: slug for slug, path in self._slugs.items()}
+            for path in sorted(path for path in found if path not in known):
+                slug = _free(slug_of_file(path), self._slugs)
+                self._slugs[slug], known[path] = path, slug
+            present = sorted((path for path, stamp in found.items() if stamp), key=lambda path: (-(found[path] or Stamp(0, 0)).modified, path))
+            return {known[path]: path for path in present}
+
+    def path(self, slug: str) -> Path | None:
+        """The file of a slug, if there is one."""
+        path = self._slugs.get(slug) or self.paths().get(slug)
+        return path if path is not None and path.is_file() else None
+
+    def graph(self, path: Path) -> tuple[Graph, Stamp]:
+        """A graph, read once for each state of its file, and that state.
+
+        Raises:
+            GraphError: the file cannot be read.
+        """
+        with self._lock:
+            reading = self._reading.setdefault(path, threading.Lock())
+        with reading:
+            stamp = _stamp(path)
+            if stamp is None:
+                raise GraphError(f"no graph file at {path}")
+            with self._lock:
+                if (path, stamp) in self._graphs:
+                    self._graphs.move_to_end((path, stamp))
+                    return self._graphs[path, stamp], stamp
+            graph = read_graph(path)
+            with self._lock:
+                self._graphs[path, stamp] = graph
+                while len(self._graphs) > GRAPHS_IN_MEMORY:
+                    self._graphs.popitem(last=False)
+            return graph, stamp
+
+    def summary(self, slug: str, path: Path) -> dict[str, Any]:
+        """What the list says of a graph, or why it cannot be read."""
+        stamp = _stamp(path)
+        kept = self._summaries.get(path)
+        if kept is None or kept[0] != stamp or stamp is None:
+            try:
+                facts = _summary(path) if path.suffix == ".safetensors" else _summary_of(self.graph(path)[0])
+            except UnweaveError as error:
+                facts = {"error": str(error)}
+            kept = (stamp or Stamp(0, 0), facts)
+            self._summaries[path] = kept
+        return {"slug": slug, "file": path.name, **kept[1], "has_validation": beside(path, ".validation.json").is_file()}
+
+    def add(self, name: str, write: Callable[[Path], object]) -> str:
+        """Let `write` make a file in `folder`, under a name after `name` that no graph there has; its slug.
+
+        Raises:
+            FileError: the folder cannot be written.
+        """
+        suffix = next((end for end in GRAPH_SUFFIXES if name.endswith(end)), ".graph.safetensors")
+        stem = _clean(name.removesuffix(suffix))
+        with self._adding:
+            taken = {stem_of(path) for path in self.folder.glob("*")} if self.folder.is_dir() else set()
+            path = check_writable(self.folder / f"{_free(stem, taken)}{suffix}")
+            write(path)
+        self.paths()
+        return next(slug for slug, known in self._slugs.items() if known == path)
+
+
+def open_library(given: Sequence[Path]) -> Library:
+    """A library of files and folders.
+
+    Raises:
+        FileError: one of them is not there.
+    """
+    for path in given:
+        if not path.expanduser().exists():
+            raise FileError(f"nothing at {path}; give graph files or folders with graphs, or trace a prompt first")
+    return Library(tuple(path.expanduser().resolve() for path in given))
+
+
+def stem_of(path: Path) -> str:
+    """A graph's file name without its ending, shared by what lies beside it."""
+    suffix = next((end for end in (*BESIDE, *GRAPH_SUFFIXES) if path.name.endswith(end)), "")
+    return path.name.removesuffix(suffix)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file that lies beside a graph: `X.annotations.json` beside `X.graph.safetensors`."""
+    return path.with_name(stem_of(path) + suffix)
+
+
+def slug_of_file(path: Path) -> str:
+    """A file's name in addresses.
+
+    >>> slug_of_file(Path("graphs/Two words.graph.safetensors"))
+    'Two-words'
+    """
+    return _clean(stem_of(path))
+
+
+def validation_of(path: Path) -> tuple[Any, Stamp | None]:
+    """The content of the validation report beside a graph, and its file's state; None without one that can be read."""
+    report = beside(path, ".validation.json")
+    stamp = _stamp(report)
+    if stamp is None:
+        return None, None
+    try:
+        return json.loads(report.read_text(encoding="utf-8")), stamp
+    except (OSError, ValueError, RecursionError):
+        return None, stamp
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:100] or "graph"
+
+
+def _free(wanted: str, taken: Any) -> str:
+    return next(name for number in range(1, 1 << 30) if (name := wanted if number == 1 else f"{wanted}-{number}") not in taken)
+
+
+def _files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return [root]
+    return [path for path in root.iterdir() if _may_be_graph(path)]
+
+
+def _may_be_graph(path: Path) -> bool:
+    name = path.name
+    if name.startswith(".") or name == "graph-metadata.json" or name.endswith(BESIDE):
+        return False
+    return name.endswith((".graph.safetensors", ".json"))
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return Stamp(state.st_mtime_ns, state.st_size)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """The same as `_summary_of`, from the header and one column: a graph of a gigabyte is listed at once."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != "unweave graph":
+                raise GraphError(f"{path} is a safetensors file but not a graph (no 'unweave graph' in its header)")
+            facts = json.loads(header["provenance"])
+            kinds, edges = file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
+    prompt = facts.get("prompt")
+    title = prompt if prompt is not None else "".join(facts.get("tokens") or ())
+    return {
+        "title": title or stem_of(path), "prompt": title, "model": facts.get("model", ""), "transcoders": facts.get("transcoders", ""),
+        "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()), "created": facts.get("created", ""),
+        "scores": _named(facts.get("scores")),
+    }  # fmt: skip
+
+
+def _summary_of(graph: Graph) -> dict[str, Any]:
+    facts = graph.provenance
+    title = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
+    return {
+        "title": title, "prompt": title, "model": facts.model, "transcoders": facts.transcoders, "nodes": len(graph.nodes),
+        "edges": graph.n_edges, "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()), "created": facts.created, "scores": _named(facts.scores),
+    }  # fmt: skip
+
+
+def _named(scores: Any) -> dict[str, float] | None:
+    return {"replacement": scores[0], "completeness": scores[1]} if scores else None

@@ -1,0 +1,170 @@
+"""The loaded model behind the page: tracing, steering, and what features promote."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from .. import edits, effects, generation, interventions, steering
+from ..attribution import attribute
+from ..errors import GraphError, InterventionError
+from ..export import slug_of
+from ..features import logit_effects, with_promoted
+from ..graph import Graph
+from ..naming import Names, check_graph
+from ..nodes import NodeKind
+from ..pruning import prune
+from ..replacement import ReplacementModel
+from .jobs import Report
+
+TOKENS_OF_A_FEATURE = 10
+"""Promoted and suppressed tokens in a feature's details."""
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Token = str | Annotated[int, Field(ge=0, lt=1 << 31)]
+PromptText = Annotated[str, Field(max_length=1_000_000)] | list[Annotated[int, Field(ge=0, lt=1 << 31)]]
+
+
+class TraceRequest(BaseModel):
+    """What is to be traced."""
+
+    model_config = ConfigDict(strict=True)
+    prompt: PromptText
+    max_features: Count | None = None
+    targets: list[Token] | None = None
+    position_zero: Literal["error", "drop"] = "error"
+    node_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    edge_threshold: Annotated[float, Field(gt=0, le=1)] = 0.98
+
+
+class ChangeRequest(BaseModel):
+    """One change of features."""
+
+    model_config = ConfigDict(strict=True)
+    action: Literal["scale", "ablate", "set", "add"]
+    nodes: Annotated[list[str], Field(min_length=1, max_length=10_000)]
+    value: FiniteFloat = 0.0
+    name: str | None = None
+
+
+class SteerRequest(BaseModel):
+    """What is to be changed, and what is wanted to be known."""
+
+    model_config = ConfigDict(strict=True)
+    changes: list[ChangeRequest] = []
+    swap_from: PromptText | None = None
+    swap_factor: FiniteFloat = 1.0
+    mode: Literal["frozen_attention", "open", "frozen"] = "frozen_attention"
+    watch: Annotated[list[str], Field(max_length=10_000)] = []
+    tokens: list[Token] = []
+    generate: Annotated[int, Field(ge=0, le=1000)] = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+
+
+@dataclass(frozen=True)
+class Live:
+    """A model that answers one request at a time."""
+
+    model: ReplacementModel
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while hooks are on the model."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.language_model.name
+
+    def fits(self, graph: Graph) -> bool:
+        """Whether a graph was traced with this model and dictionary."""
+        try:
+            check_graph(graph, "", self.model)
+        except GraphError:
+            return False
+        return graph.provenance.origin == "unweave"
+
+
+def trace(live: Live, wanted: TraceRequest, report: Report) -> Graph:
+    """Trace a prompt, prune, name the features.
+
+    Raises:
+        UnweaveError: the prompt cannot be traced like this.
+    """
+    report(0.0, "tracing")
+    with live.lock:
+        graph = attribute(
+            live.model, wanted.prompt, wanted.targets or None, max_features=wanted.max_features, position_zero=wanted.position_zero,
+            progress=lambda share: report(0.9 * share, "tracing"),
+        )  # fmt: skip
+    report(0.9, "pruning")
+    pruned = prune(graph, wanted.node_threshold, wanted.edge_threshold)
+    return with_promoted(pruned, live.model, progress=lambda share: report(0.92 + 0.07 * share, "naming features"))
+
+
+def name_of(wanted: TraceRequest) -> str:
+    """A file's name for what is traced."""
+    return slug_of(wanted.prompt if isinstance(wanted.prompt, str) else " ".join(map(str, wanted.prompt)))
+
+
+def decoder_details(live: Live, layer: int, index: int) -> dict[str, Any]:
+    """What a feature's decoder says of tokens.
+
+    Raises:
+        InterventionError: the dictionary has no such feature.
+    """
+    edits.check_feature(edits.Feature(layer, 0, index), live.model.transcoders)
+    scores = logit_effects(live.model, layer, torch.tensor([index]))[0]
+    count = min(TOKENS_OF_A_FEATURE, len(scores))
+    text = live.model.language_model.token_text
+    ends = [scores.topk(count, largest=largest) for largest in (True, False)]
+    promoted, suppressed = ([[text(token), value] for token, value in zip(end.indices.tolist(), end.values.tolist(), strict=True)] for end in ends)
+    return {"promoted": promoted, "suppressed": suppressed}
+
+
+def steer(live: Live, graph: Graph, wanted: SteerRequest) -> dict[str, Any]:
+    """Run the model on the graph's prompt with features changed; the facts of `effects.describe`.
+
+    Raises:
+        GraphError: the graph lacks a node.
+        InterventionError: a change that cannot be made.
+    """
+    names = Names(live.model, {}, graph)
+    changes: list[edits.Change] = []
+    for change in wanted.changes:
+        features = [feature for node in change.nodes for feature in names.features(_own_id(graph, node))[0]]
+        make = {"scale": edits.scale, "set": edits.set_to, "add": edits.add}.get(change.action)
+        changes.append(edits.ablate(features, change.name) if make is None else make(features, change.value, change.name))
+    watched = [feature for node in wanted.watch for feature in names.features(_own_id(graph, node))[0]]
+    with live.lock:
+        recording = interventions.record(live.model, _prompt_of(graph))
+        if wanted.swap_from is not None:
+            changes += edits.dosed(steering.swap(live.model, recording, wanted.swap_from), wanted.swap_factor)
+        if not changes:
+            raise InterventionError("nothing to change; give changes or swap_from")
+        outcome = interventions.intervene(live.model, recording, changes, wanted.mode, watch=watched)
+        written = None
+        if wanted.generate:
+            written = generation.generate(
+                live.model, recording, changes, wanted.mode, max_new_tokens=wanted.generate, temperature=wanted.temperature, seed=wanted.seed
+            )  # fmt: skip
+        return effects.describe(live.model, recording, changes, wanted.mode, None, outcome, wanted.tokens, written)
+
+
+def _own_id(graph: Graph, name: str) -> str:
+    """A node's own id; other names (with `*` for all positions) as they are."""
+    if name.endswith(("_*", "_+")):
+        return name
+    node = graph.nodes.find(name)
+    if node.kind != NodeKind.FEATURE:
+        raise InterventionError(f"{node.id} is a node of kind {node.kind.name.lower()}; only features can be changed or watched")
+    return node.id
+
+
+def _prompt_of(graph: Graph) -> str | list[int]:
+    ids = list(graph.provenance.input_ids)
+    if ids and min(ids) >= 0:
+        return ids
+    if graph.provenance.prompt:
+        return graph.provenance.prompt
+    raise InterventionError("this graph carries neither token ids nor a prompt, so it cannot be run")

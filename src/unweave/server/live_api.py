@@ -1,0 +1,59 @@
+"""Addresses that need the loaded model: tracing in the background, steering."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+
+from ..errors import GraphError
+from ..naming import check_graph
+from .answers import StrictRoute, to_bytes
+from .graphs_api import PROBLEMS
+from .jobs import Job, Report, events
+from .live import SteerRequest, TraceRequest, name_of, steer, trace
+from .state import Asked, Model, Server, Shared
+
+router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
+
+
+@router.post("/trace")
+def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, str]:
+    """Trace a prompt in the background."""
+    live.model.language_model.tokenize(wanted.prompt)  # refuses at once what cannot be run
+
+    def work(report: Report) -> dict[str, Any]:
+        graph = trace(live, wanted, report)
+        report(0.99, "saving")
+        return {"slug": server.library.add(f"{name_of(wanted)}.graph.safetensors", graph.save)}
+
+    return {"job": server.jobs.start(work).id}
+
+
+def _job(server: Server, name: str) -> Job:
+    job = server.jobs.find(name)
+    if job is None:
+        raise HTTPException(404, f"no job {name!r}; it ended long ago, or the server was started anew")
+    return job
+
+
+@router.get("/jobs/{job}/events", response_class=StreamingResponse)
+def watch_job(server: Shared, job: str) -> Response:
+    """How a job goes, as server-sent events."""
+    return StreamingResponse(events(_job(server, job)), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.delete("/jobs/{job}")
+def cancel_job(server: Shared, job: str) -> dict[str, str]:
+    """Cancel a job."""
+    return {"state": server.jobs.cancel(_job(server, job))}
+
+
+@router.post("/graphs/{slug}/steer")
+def steer_graph(live: Model, asked: Asked, wanted: SteerRequest) -> Response:
+    """What the model says with features changed."""
+    try:
+        check_graph(asked.graph, asked.path.name, live.model)
+    except GraphError as error:
+        raise HTTPException(409, str(error)) from error
+    return Response(to_bytes(steer(live, asked.graph, wanted)), media_type="application/json")

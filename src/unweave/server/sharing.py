@@ -1,0 +1,62 @@
+"""A graph with its annotations for others: one HTML file, or JSON for Neuronpedia; the same from the command line and the page."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+from ..export import to_json, with_annotations
+from ..feature_pages import open_pages
+from ..files import write_atomically
+from ..graph import Graph
+from ..html import html_document
+from . import annotations as notes
+from .answers import to_bytes
+from .library import Library, open_library, stem_of, validation_of
+from .state import Server
+from .view import view
+
+MOST_DETAILS = 300
+"""Features whose details go into an HTML file: those pinned or grouped, then the most influential."""
+MOST_NEURONPEDIA = 100 << 20
+"""Bytes that Neuronpedia takes."""
+
+
+def shared_html(server: Server, path: Path, graph: Graph, shown: dict[str, Any]) -> bytes:
+    """A view with annotations and what is known of the features that matter most, as one document."""
+    saved = notes.read(path, graph).annotations
+    keys = notes.mentioned(graph, saved, MOST_DETAILS)
+    details = {f"{layer}_{index}": found for layer, index in keys if (found := server.details(graph, layer, index)) is not None}
+    return html_document({**shown, "live": False}, saved, details)
+
+
+def shared_json(path: Path, graph: Graph, slug: str, scan: str | None = None) -> bytes:
+    """A graph with annotations as JSON that Neuronpedia accepts.
+
+    Raises:
+        OptionError: it is larger than Neuronpedia takes.
+    """
+    document = to_bytes(with_annotations(to_json(graph, slug, scan), notes.read(path, graph).annotations))
+    if len(document) > MOST_NEURONPEDIA:
+        raise OptionError(f"this graph is {len(document) >> 20} MiB as JSON, and Neuronpedia takes 100; prune it: unweave convert --edge-threshold 0.9")
+    return document
+
+
+def write_shared(
+    path: Path, *, html: Path | None = None, neuronpedia: Path | None = None, edges: int, pages: Path | None = None, scan: str | None = None
+) -> list[Path]:
+    """Write a graph file in either form; the files written.
+
+    Raises:
+        UnweaveError: the graph cannot be read, or a file not be written.
+    """
+    library: Library = open_library([path])
+    file = library.roots[0]
+    server, (graph, _), slug = Server(library, pages=None if pages is None else open_pages(pages)), library.graph(file), stem_of(file)
+    written = []
+    if html is not None:
+        document = shared_html(server, file, graph, view(graph, slug, edges=edges, validation=validation_of(file)[0]))
+        written.append(write_atomically(html, lambda name: Path(name).write_bytes(document)))
+    if neuronpedia is not None:
+        text = shared_json(file, graph, neuronpedia.stem, scan)
+        written.append(write_atomically(neuronpedia, lambda name: Path(name).write_bytes(text)))
+    return written

@@ -1,0 +1,71 @@
+"""Whatever fits the OpenAPI document, or just misses it, is answered as the document says, and never by a crash."""
+
+import json
+
+import pytest
+import schemathesis
+from conftest import PROMPT
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, negative_data_rejection, response_schema_conformance, status_code_conformance
+from serving import write_document
+
+import unweave
+from unweave.server.app import create_app
+from unweave.server.library import open_library
+from unweave.server.live import Live
+from unweave.server.state import Server
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, negative_data_rejection]
+
+EXAMPLES = 10
+
+
+@pytest.fixture(scope="module")
+def api(tiny, tmp_path_factory):
+    """The document of a server with a model, a graph of it and one of another tool."""
+    folder = tmp_path_factory.mktemp("api")
+    unweave.attribute(tiny(), PROMPT, max_features=20).save(folder / "a.graph.safetensors")
+    write_document(folder / "b.json")
+    server = Server(open_library([folder]), Live(tiny()))
+    loaded = schemathesis.openapi.from_asgi("/api/openapi.json", create_app(server), headers={"Host": "127.0.0.1"})
+    for path in loaded.raw_schema["paths"].values():  # graphs that exist are asked for more often than others
+        for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] in ("slug", "a", "b"):
+                    parameter["schema"] = {"anyOf": [{"enum": ["a", "b"]}, {"type": "string", "minLength": 1}]}
+    return loaded, {"X-Unweave-Token": server.token, "Host": "127.0.0.1"}
+
+
+OPERATIONS = [
+    ("/api/graphs", "GET"), ("/api/graphs", "POST"), ("/api/graphs/{slug}", "GET"), ("/api/graphs/{slug}/edges", "GET"),
+    ("/api/graphs/{slug}/features/{layer}/{index}", "GET"), ("/api/graphs/{slug}/neuronpedia.json", "GET"), ("/api/graphs/{slug}/export.html", "GET"),
+    ("/api/graphs/{slug}/annotations", "GET"), ("/api/graphs/{slug}/annotations", "PUT"), ("/api/graphs/{slug}/steer", "POST"), ("/api/compare", "GET"),
+    ("/api/trace", "POST"), ("/api/jobs/{job}/events", "GET"), ("/api/jobs/{job}", "DELETE"),
+]  # fmt: skip
+
+
+def test_every_address_is_asked(api):
+    documented = {(path, method.upper()) for path, operations in api[0].raw_schema["paths"].items() for method in operations}
+    assert documented == set(OPERATIONS)
+
+
+TAKES_ANYTHING = [OPERATIONS[0], OPERATIONS[5], OPERATIONS[7], *OPERATIONS[-2:]]
+"""Addresses whose requests can hardly be malformed."""
+ASKED = [(*operation, mode) for operation in OPERATIONS for mode in GenerationMode if mode == GenerationMode.POSITIVE or operation not in TAKES_ANYTHING]
+
+
+@pytest.mark.parametrize(("path", "method", "mode"), ASKED)
+def test_every_request_is_answered_as_documented(api, path, method, mode):
+    loaded, headers = api
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
+    @given(case=loaded[path][method].as_strategy(generation_mode=mode))
+    def ask(case):
+        answer = case.call(headers={**(case.headers or {}), **headers})
+        case.validate_response(answer, checks=CHECKS)
+        if answer.status_code >= 400:
+            assert isinstance(json.loads(answer.content)["error"], str)
+
+    ask()

@@ -1,0 +1,156 @@
+// Everything the page asks the server, or the data inlined in an exported file.
+import { edgesAt, type Graph } from "./graph.ts";
+import { complete } from "./merge.ts";
+import type { Annotations, Comparison, EdgePage, FeatureDetails, GraphList, SteerFacts, SteerRequest, View } from "./types.ts";
+
+/** A refusal of the server in its own words. */
+export class Refusal extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly body: Record<string, unknown> = {},
+  ) {
+    super(message);
+  }
+}
+
+export interface Inlined {
+  view: View;
+  annotations?: Partial<Annotations>;
+  features?: Record<string, FeatureDetails>;
+}
+
+function inlinedData(): Inlined | null {
+  const element = document.getElementById("unweave-data");
+  return element?.textContent ? (JSON.parse(element.textContent) as Inlined) : null;
+}
+
+/** The graph inside an exported file; null when a server is behind the page. */
+export const inlined = inlinedData();
+
+const token = document.querySelector<HTMLMetaElement>('meta[name="unweave-token"]')?.content ?? "";
+
+async function ask<T>(path: string, init: RequestInit = {}): Promise<T> {
+  let response: Response;
+  try {
+    response = await fetch(path, init);
+  } catch {
+    throw new Refusal("The server does not answer. Is `unweave serve` still running?", 0);
+  }
+  const text = await response.text();
+  let body: unknown = null;
+  try {
+    body = text ? JSON.parse(text) : null;
+  } catch {
+    // a proxy's error page, or an answer cut short: said below
+  }
+  if (!response.ok || body === null) {
+    const said = (body as { error?: string } | null)?.error;
+    throw new Refusal(said ?? `The server answered ${response.status} to ${path.split("?")[0]}`, response.status, (body ?? {}) as Record<string, unknown>);
+  }
+  return body as T;
+}
+
+function write<T>(method: string, path: string, body: unknown, headers: Record<string, string> = {}): Promise<T> {
+  const bytes = body instanceof Blob ? body : JSON.stringify(body);
+  return ask<T>(path, { method, body: bytes, headers: { "X-Unweave-Token": token, "Content-Type": body instanceof Blob ? "application/octet-stream" : "application/json", ...headers } });
+}
+
+const at = (slug: string, rest = ""): string => `/api/graphs/${encodeURIComponent(slug)}${rest}`;
+
+export function listGraphs(): Promise<GraphList> {
+  return ask("/api/graphs");
+}
+
+export async function loadView(slug: string, edges?: number): Promise<View> {
+  return inlined ? inlined.view : ask<View>(at(slug, edges ? `?edges=${edges}` : ""));
+}
+
+export async function loadEdges(graph: Graph, row: number, direction: "in" | "out", limit: number): Promise<EdgePage> {
+  if (inlined || graph.whole) {
+    const edges = edgesAt(graph, row, direction);
+    return { edges, total: edges.length, weight_total: edges.reduce((sum, edge) => sum + Math.abs(edge[1]), 0) };
+  }
+  return ask(at(graph.view.slug, `/edges?node=${row}&direction=${direction}&limit=${limit}`));
+}
+
+export async function loadFeature(slug: string, layer: number, index: number): Promise<FeatureDetails> {
+  if (!inlined) return ask(at(slug, `/features/${layer}/${index}`));
+  const details = inlined.features?.[`${layer}_${index}`];
+  if (!details) throw new Refusal("This file holds no details of this feature.", 404);
+  return details;
+}
+
+const storageKey = (slug: string): string => `unweave:${slug}`;
+
+export async function loadAnnotations(slug: string): Promise<{ revision: number; annotations: Annotations }> {
+  if (inlined) {
+    let own: Partial<Annotations> | null = null;
+    try {
+      own = JSON.parse(localStorage.getItem(storageKey(slug)) ?? "null");
+    } catch {
+      // storage is closed to files in some browsers; the annotations of the file are shown then
+    }
+    return { revision: 0, annotations: complete(own ?? inlined.annotations) };
+  }
+  const saved = await ask<{ revision: number; annotations: Partial<Annotations> }>(at(slug, "/annotations"));
+  return { revision: saved.revision, annotations: complete(saved.annotations) };
+}
+
+/** Saves and gives the new revision; a Refusal of status 409 carries what is saved already. */
+export async function saveAnnotations(slug: string, revision: number, annotations: Annotations): Promise<number> {
+  if (inlined) {
+    localStorage.setItem(storageKey(slug), JSON.stringify(annotations));
+    return revision + 1;
+  }
+  return (await write<{ revision: number }>("PUT", at(slug, "/annotations"), { annotations }, { "If-Match": `"${revision}"` })).revision;
+}
+
+export function steer(slug: string, request: SteerRequest): Promise<SteerFacts> {
+  return write("POST", at(slug, "/steer"), request);
+}
+
+export function compare(a: string, b: string): Promise<Comparison> {
+  return ask(`/api/compare?a=${encodeURIComponent(a)}&b=${encodeURIComponent(b)}`);
+}
+
+export function upload(file: File): Promise<{ slug: string }> {
+  return write("POST", `/api/graphs?name=${encodeURIComponent(file.name)}`, file);
+}
+
+export const neuronpediaAddress = (slug: string): string => at(slug, "/neuronpedia.json");
+export const htmlAddress = (slug: string): string => at(slug, "/export.html");
+
+export interface TraceRequest {
+  prompt: string;
+  max_features?: number;
+  targets?: string[];
+  position_zero?: string;
+}
+
+export interface Progress {
+  share: number;
+  title: string;
+}
+
+/** Traces a prompt; `cancel` asks the server to stop. Settles with the slug, or null when cancelled. */
+export async function trace(request: TraceRequest, progress: (now: Progress) => void): Promise<{ done: Promise<string | null>; cancel: () => void }> {
+  const { job } = await write<{ job: string }>("POST", "/api/trace", request);
+  const path = `/api/jobs/${encodeURIComponent(job)}`;
+  const done = new Promise<string | null>((resolve, reject) => {
+    const events = new EventSource(`${path}/events`);
+    const data = (event: Event): Record<string, unknown> => JSON.parse((event as MessageEvent<string>).data || "{}");
+    const end = (settle: () => void): void => {
+      events.close();
+      settle();
+    };
+    events.addEventListener("progress", (event) => progress(data(event) as unknown as Progress));
+    events.addEventListener("done", (event) => end(() => resolve(String(data(event).slug))));
+    events.addEventListener("cancelled", () => end(() => resolve(null)));
+    events.addEventListener("failed", (event) => end(() => reject(new Refusal(String(data(event).error), 422))));
+    events.onerror = () => {
+      if (events.readyState === EventSource.CLOSED) end(() => reject(new Refusal("The server stopped answering during the trace.", 0)));
+    };
+  });
+  return { done, cancel: () => void write("DELETE", path, {}).catch(() => {}) };
+}

@@ -1,0 +1,72 @@
+// Which nodes and edges are shown, and how much that is of all there is.
+import type { Graph } from "./graph.ts";
+import { Kind } from "./types.ts";
+
+export interface Filters {
+  /** Features and errors whose rank is at most this are shown: 0.8 shows those that hold 80% of the influence. */
+  influence: number;
+  /** Smallest share of its target's input that an edge must have. */
+  edge: number;
+  errors: boolean;
+  sign: "both" | "positive" | "negative";
+  layers: [number, number];
+  positions: [number, number];
+  /** Largest density (share of tokens on which a feature is active). */
+  density: number;
+}
+
+export const everything: Filters = { influence: 1, edge: 0, errors: true, sign: "both", layers: [0, Infinity], positions: [0, Infinity], density: 1 };
+
+export interface Shown {
+  mask: Uint8Array;
+  nodes: number;
+  ofNodes: number;
+  edges: number;
+  ofEdges: number;
+  /** Share of the graph's influence that the shown nodes hold. */
+  influence: number;
+}
+
+/** Tokens, logits and pinned nodes are always shown. */
+export function shownNodes(graph: Graph, filters: Filters, pinned: ReadonlySet<string>): Uint8Array {
+  const { kind, layer, position, id, density } = graph.view.nodes;
+  const mask = new Uint8Array(graph.size);
+  for (let row = 0; row < graph.size; row++) {
+    const always = kind[row] === Kind.Embedding || kind[row] === Kind.Logit || pinned.has(id[row]);
+    const inRange =
+      layer[row] >= filters.layers[0] && layer[row] <= filters.layers[1] && position[row] >= filters.positions[0] && position[row] <= filters.positions[1];
+    const frequent = filters.density < 1 && (density?.[row] ?? 0) > filters.density;
+    const important = filters.influence >= 1 || graph.rank[row] <= filters.influence;
+    mask[row] = Number(always || (inRange && important && !frequent && (filters.errors || kind[row] !== Kind.Error)));
+  }
+  return mask;
+}
+
+/** Whether an edge passes the filters on edges; both ends must be shown too. */
+export function edgePasses(filters: Filters, weight: number, share: number): boolean {
+  return share >= filters.edge && (filters.sign === "both" || weight > 0 === (filters.sign === "positive"));
+}
+
+export function applyFilters(graph: Graph, filters: Filters, pinned: ReadonlySet<string>): Shown {
+  const mask = shownNodes(graph, filters, pinned);
+  const { source, target, weight, share } = graph;
+  let nodes = 0;
+  let influence = 0;
+  for (let row = 0; row < graph.size; row++) {
+    nodes += mask[row];
+    if (mask[row]) influence += graph.influence[row];
+  }
+  let edges = 0;
+  const sign = filters.sign === "both" ? 0 : filters.sign === "positive" ? 1 : -1;
+  for (let e = 0; e < weight.length; e++) {
+    edges += mask[source[e]] & mask[target[e]] & Number(share[e] >= filters.edge) & Number(sign * weight[e] > 0 || sign === 0);
+  }
+  return {
+    mask,
+    nodes,
+    ofNodes: graph.size,
+    edges,
+    ofEdges: graph.view.total_edges,
+    influence: graph.influenceTotal > 0 ? Math.min(1, influence / graph.influenceTotal) : 1,
+  };
+}

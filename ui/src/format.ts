@@ -1,0 +1,78 @@
+// Names and numbers as people read them.
+import type { Graph } from "./graph.ts";
+import { type Annotations, Kind } from "./types.ts";
+
+/** A token with its white space made visible. */
+export function token(text: string | undefined): string {
+  if (text === undefined) return "?";
+  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ /, "·") || "∅";
+}
+
+export function quoted(text: string | undefined): string {
+  return `“${token(text).replace(/^·/, "")}”`;
+}
+
+/** Signed, three significant digits: +0.123, −4.56, +1.2e+4. */
+export function weight(value: number): string {
+  const size = Math.abs(value);
+  const text = size >= 1e4 || (size > 0 && size < 1e-3) ? size.toExponential(1) : size.toPrecision(3);
+  return `${value < 0 ? "−" : "+"}${text}`;
+}
+
+export function number(value: number | null | undefined, digits = 3): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1).replace("-", "−");
+  return Number(value.toPrecision(digits)).toLocaleString("en-US", { maximumFractionDigits: 6 }).replace("-", "−");
+}
+
+export function percent(value: number | null | undefined, digits = 1): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const text = (Math.abs(value) * 100).toFixed(digits);
+  return `${value < 0 ? "−" : ""}${text}%`;
+}
+
+export function count(value: number): string {
+  return value.toLocaleString("en-US");
+}
+
+export const GLYPHS = { [Kind.Feature]: "●", [Kind.Error]: "◆", [Kind.Embedding]: "■", [Kind.Logit]: "■" } as const;
+export const KIND_NAMES = { [Kind.Feature]: "Feature", [Kind.Error]: "Error", [Kind.Embedding]: "Token", [Kind.Logit]: "Output" } as const;
+
+/** A feature's name without its place: 12/345. */
+export function featureName(graph: Graph, row: number): string {
+  const { layer, index } = graph.view.nodes;
+  return `L${layer[row]}/${index[row]}`;
+}
+
+/** What a node is called: its label if there is one, else what it promotes, else its number. */
+export function nodeName(graph: Graph, annotations: Annotations, row: number): string {
+  const { id, kind, layer, index, position, label, promotes } = graph.view.nodes;
+  const own = annotations.labels[id[row]] ?? (kind[row] === Kind.Feature ? annotations.labels[`${layer[row]}_${index[row]}`] : undefined);
+  if (own) return own;
+  switch (kind[row]) {
+    case Kind.Embedding:
+      return quoted(label[row] || graph.view.tokens[position[row]]);
+    case Kind.Logit:
+      return quoted(label[row] || String(index[row]));
+    case Kind.Error:
+      return `Error of layer ${layer[row]}`;
+    default: {
+      const words = promotes?.[row];
+      return label[row] || (words?.length ? words.slice(0, 3).map(token).join(" ") : featureName(graph, row));
+    }
+  }
+}
+
+/** Layer of a node as the rows of the link graph name it. */
+export function layerName(graph: Graph, row: number): string {
+  const { kind, layer } = graph.view.nodes;
+  return kind[row] === Kind.Embedding ? "Emb" : kind[row] === Kind.Logit ? "Lgt" : `L${layer[row]}`;
+}
+
+/** One line about a node for tooltips and screen readers. */
+export function nodeLine(graph: Graph, annotations: Annotations, row: number): string {
+  const { kind, position, activation } = graph.view.nodes;
+  const place = kind[row] === Kind.Logit ? `p = ${number(activation[row])}` : `${layerName(graph, row)} on ${quoted(graph.view.tokens[position[row]])}`;
+  return `${KIND_NAMES[kind[row]]} ${nodeName(graph, annotations, row)}, ${place}`;
+}

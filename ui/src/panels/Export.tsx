@@ -1,0 +1,69 @@
+// What can be taken away: figures, one file that opens anywhere, JSON for other viewers.
+import { htmlAddress, inlined, neuronpediaAddress } from "../api.ts";
+import { caption, download, linkGraphSvg, png } from "../figure.tsx";
+import type { Graph } from "../graph.ts";
+import { mainLinkGraph, shownLine } from "../panes/LinkGraph.tsx";
+import { subgraphSvg } from "../panes/Subgraph.tsx";
+import * as store from "../store.ts";
+
+export type Figure = "link-graph" | "subgraph";
+
+function figure(graph: Graph, which: Figure): string | null {
+  if (which === "subgraph") return subgraphSvg(graph);
+  const scene = mainLinkGraph.current?.scene();
+  return scene ? linkGraphSvg(scene, caption(graph, shownLine())) : null;
+}
+
+export async function exportFigure(graph: Graph, which: Figure, format: "svg" | "png"): Promise<void> {
+  const svg = figure(graph, which);
+  if (!svg) return store.say("Pin nodes first: the subgraph is empty.", true);
+  try {
+    const blob = format === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await png(svg);
+    download(blob, `${graph.view.slug}-${which}.${format}`);
+  } catch (error) {
+    store.say((error as Error).message, true);
+  }
+}
+
+export function Export({ graph }: { graph: Graph }) {
+  const row = (which: Figure, title: string) => (
+    <div class="export-row">
+      <span>{title}</span>
+      <button type="button" class="tool" onClick={() => void exportFigure(graph, which, "svg")}>
+        SVG
+      </button>
+      <button type="button" class="tool" onClick={() => void exportFigure(graph, which, "png")}>
+        PNG
+      </button>
+    </div>
+  );
+  return (
+    <div class="panel">
+      <h3>Figures</h3>
+      {row("link-graph", "Link graph")}
+      {row("subgraph", "Subgraph")}
+      <p class="hint">As they are on screen, in print colours on white; SVG keeps its text. Negative links are dashed.</p>
+      <h3>The whole graph</h3>
+      {!inlined && (
+        <>
+          <p>
+            <a class="tool" href={htmlAddress(graph.view.slug)} download={`${graph.view.slug}.html`} onClick={() => void store.save()}>
+              One HTML file
+            </a>
+          </p>
+          <p class="hint">Opens from disk without a network, with your pins, supernodes, labels and notes.</p>
+          <p>
+            <a class="tool" href={neuronpediaAddress(graph.view.slug)} download={`${graph.view.slug}.json`} onClick={() => void store.save()}>
+              JSON for Neuronpedia
+            </a>
+          </p>
+        </>
+      )}
+      <p>
+        <button type="button" class="tool" onClick={() => download(new Blob([JSON.stringify(store.annotations.value, null, 1)], { type: "application/json" }), `${graph.view.slug}.annotations.json`)}>
+          Annotations alone
+        </button>
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,127 @@
+// How far the picture can be trusted: scores, exactness, validation, where it came from.
+import { count, number, percent } from "../format.ts";
+import type { Graph } from "../graph.ts";
+import type { Validation } from "../types.ts";
+
+const SCORES = [
+  ["replacement", "Replacement", "share of the influence that starts in tokens, not in errors"],
+  ["completeness", "Completeness", "share of all input that is features and tokens, weighted by influence"],
+] as const;
+
+export function Trust({ graph }: { graph: Graph }) {
+  const { scores, residual, logits_error: logitsError, provenance, validation } = graph.view;
+  const value = (name: string): number | null => ((scores as Record<string, number | null> | null)?.[name] ?? null);
+  return (
+    <div class="panel">
+      <h3>Scores</h3>
+      {SCORES.map(([name, title, meaning]) => (
+        <div class="score">
+          <div>
+            <strong>{title}</strong> <b>{number(value(name) ?? value(`${name}_file`))}</b>
+          </div>
+          <Meter value={value(name) ?? value(`${name}_file`)} peer={value(`${name}_peer`)} label={title} />
+          <p class="hint">
+            {meaning}; {value(name) === null ? "of this file" : "of the whole graph, before pruning"}.
+            {value(name) !== null && value(`${name}_file`) !== null && ` This file: ${number(value(`${name}_file`))}.`}
+            {value(`${name}_peer`) !== null && ` Peer style (first token's errors not counted): ${number(value(`${name}_peer`))}.`}
+          </p>
+        </div>
+      ))}
+      <h3>Exactness</h3>
+      <dl class="facts-list">
+        <dt>largest residual of a row</dt>
+        <dd>{number(residual)}</dd>
+        <dt>largest error of a logit</dt>
+        <dd>{number(logitsError)}</dd>
+      </dl>
+      <p class="hint">
+        {residual === null ? "This file does not say how exact it is; other tools' graphs do not." : "In every row, weights and bias sum to the pre-activation up to this residual. Attention patterns are inputs to the graph."}
+      </p>
+      <h3>Validation</h3>
+      {validation ? <Report report={validation} /> : <p class="hint">Not validated: no interventions have tested this graph yet. Run <code>unweave validate</code> on it.</p>}
+      <h3>Where it comes from</h3>
+      <dl class="facts-list">
+        <dt>model</dt>
+        <dd>{graph.view.model || "–"}</dd>
+        <dt>transcoders</dt>
+        <dd>{graph.view.transcoders || "–"}</dd>
+        <dt>nodes, edges</dt>
+        <dd>
+          {count(graph.size)}, {count(graph.view.total_edges)}
+          {!graph.whole && ` (${count(graph.weight.length)} strongest loaded)`}
+        </dd>
+        {Object.entries(provenance)
+          .filter(([name, fact]) => fact !== null && fact !== "" && typeof fact !== "object" && !["model", "transcoders"].includes(name))
+          .map(([name, fact]) => (
+            <>
+              <dt>{name.replaceAll("_", " ")}</dt>
+              <dd>{String(fact)}</dd>
+            </>
+          ))}
+        {Array.isArray(provenance.pruning) && (
+          <>
+            <dt>pruning</dt>
+            <dd>{provenance.pruning.join(", ")}</dd>
+          </>
+        )}
+      </dl>
+    </div>
+  );
+}
+
+function Meter({ value, peer, label }: { value: number | null; peer: number | null; label: string }) {
+  if (value === null) return null;
+  return (
+    <svg class="meter" viewBox="0 0 200 10" preserveAspectRatio="none" role="img" aria-label={`${label} ${number(value)}${peer === null ? "" : `, peer style ${number(peer)}`}`}>
+      <rect class="meter-all" width="200" height="10" />
+      <rect class="meter-value" width={200 * Math.max(0, Math.min(1, value))} height="10" />
+      {peer !== null && <rect class="meter-peer" x={200 * Math.max(0, Math.min(1, peer)) - 1} width="2" height="10" />}
+    </svg>
+  );
+}
+
+/** Any report: a verdict, figures with their intervals, then whatever else it says in plain values. */
+function Report({ report }: { report: Validation }) {
+  const { verdict, figures, level, ...others } = report;
+  const text = typeof verdict === "object" && verdict ? verdict.text : verdict;
+  const grade = (typeof verdict === "object" && verdict ? verdict.level : level) ?? "none";
+  const plain = Object.entries(others).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value));
+  return (
+    <>
+      {text && <p class={`verdict verdict-${String(grade).replace(/\W/g, "")}`}>{String(text)}</p>}
+      {Array.isArray(figures) && (
+        <dl class="facts-list">
+          {figures.map(({ name, value, low, high, note }) => (
+            <>
+              <dt>
+                {name}
+                {note && <span class="hint"> {note}</span>}
+              </dt>
+              <dd>
+                {typeof value === "number" ? number(value) : String(value ?? "–")}
+                {typeof low === "number" && typeof high === "number" && <span class="muted"> {number(low)} to {number(high)}</span>}
+              </dd>
+            </>
+          ))}
+        </dl>
+      )}
+      {plain.length > 0 && (
+        <dl class="facts-list">
+          {plain.map(([name, value]) => (
+            <>
+              <dt>{name.replaceAll("_", " ")}</dt>
+              <dd>{typeof value === "number" ? number(value) : String(value)}</dd>
+            </>
+          ))}
+        </dl>
+      )}
+    </>
+  );
+}
+
+/** The scores in a few signs, for the top bar. */
+export function trustSummary(graph: Graph): string {
+  const { scores } = graph.view;
+  const replacement = scores?.replacement ?? scores?.replacement_file;
+  return replacement === null || replacement === undefined ? "no scores" : `${percent(replacement, 0)} explained`;
+}

@@ -1,0 +1,170 @@
+// What the server and the page say to each other; docs/server.md is the description for people.
+
+export enum Kind {
+  Feature,
+  Error,
+  Embedding,
+  Logit,
+}
+
+export interface View {
+  version: number;
+  slug: string;
+  title: string;
+  prompt: string | null;
+  tokens: string[];
+  model: string;
+  transcoders: string;
+  layers: number;
+  nodes: {
+    id: string[];
+    kind: Kind[];
+    layer: number[];
+    position: number[];
+    index: number[];
+    activation: (number | null)[];
+    influence: (number | null)[];
+    rank: (number | null)[];
+    label: string[];
+    promotes?: (string[] | null)[] | null;
+    density?: (number | null)[] | null;
+    input_total?: (number | null)[] | null;
+    /** Number of edges in the whole file, also those not sent. */
+    inputs?: number[] | null;
+    outputs?: number[] | null;
+  };
+  edges: { source: number[]; target: number[]; weight: number[]; share: number[] };
+  shown_edges: number;
+  total_edges: number;
+  influence_total?: number | null;
+  scores: Scores | null;
+  residual: number | null;
+  logits_error: number | null;
+  provenance: Record<string, unknown>;
+  validation: Validation | null;
+  live: boolean;
+}
+
+export interface Scores {
+  replacement: number | null;
+  completeness: number | null;
+  replacement_peer?: number | null;
+  completeness_peer?: number | null;
+  replacement_file?: number | null;
+  completeness_file?: number | null;
+}
+
+export interface Validation {
+  verdict?: string | { text?: string; level?: string };
+  level?: string;
+  figures?: { name: string; value: number | string | null; low?: number | null; high?: number | null; note?: string | null }[];
+  [other: string]: unknown;
+}
+
+export interface Supernode {
+  id: string;
+  name: string;
+  members: string[];
+  collapsed?: boolean;
+}
+
+export interface Annotations {
+  pins: string[];
+  supernodes: Supernode[];
+  labels: Record<string, string>;
+  notes: string;
+  layout: Record<string, [number, number]>;
+  thresholds: Record<string, number>;
+  history: SteerRun[];
+}
+
+export type Action = "ablate" | "scale" | "set" | "add";
+
+export interface Change {
+  action: Action;
+  nodes: string[];
+  value: number | null;
+  name?: string;
+}
+
+export interface SteerRequest {
+  changes: Change[];
+  swap_from: string | null;
+  swap_factor: number;
+  mode: "frozen_attention" | "open" | "frozen";
+  watch: string[];
+  generate: number;
+}
+
+export interface SteerFacts {
+  tokens?: string[];
+  mode?: string;
+  changed?: { node: string; token: string; before: number; after: number; promotes?: string[] }[];
+  idle?: string[];
+  watched?: { node: string; token: string; before: number; after: number }[];
+  next?: { id?: number; text: string; probability_before: number; probability_after: number; logit_change: number }[];
+  kl?: number | null;
+  generation?: { default: { text: string }; steered: { text: string } };
+  [other: string]: unknown;
+}
+
+export interface SteerRun {
+  id: string;
+  time: string;
+  request: SteerRequest;
+  facts: SteerFacts;
+}
+
+export interface FeatureDetails {
+  layer: number;
+  index: number;
+  label?: string | null;
+  density?: number | null;
+  promoted?: [string, number | null][] | null;
+  suppressed?: [string, number | null][] | null;
+  histogram?: { edges: number[]; counts: number[] } | null;
+  quantiles?: number[] | Record<string, number> | null;
+  contexts?: { tokens: string[]; activations: number[]; quantile?: string | number | null; peak?: number | null }[] | null;
+  source?: string;
+}
+
+export interface GraphEntry {
+  slug: string;
+  title: string;
+  prompt?: string | null;
+  model: string;
+  transcoders?: string;
+  nodes: number;
+  edges: number;
+  features?: number;
+  created?: string;
+  scores?: { replacement: number | null; completeness: number | null } | null;
+  has_validation?: boolean;
+  /** Why the file could not be read; then there is nothing else. */
+  error?: string;
+}
+
+export interface GraphList {
+  graphs: GraphEntry[];
+  live: boolean;
+  model: string | null;
+}
+
+/** An edge as the server lists it: the other node's row, the weight, its share of all absolute input of the target. */
+export type ListedEdge = [number, number, number];
+
+export interface EdgePage {
+  edges: ListedEdge[];
+  total: number;
+  weight_total: number;
+}
+
+export interface Comparison {
+  shared: [number, number][];
+  only_a: number[];
+  only_b: number[];
+  tokens: [number, number][];
+  anywhere?: [number, number, number[], number[]][];
+  delta_influence?: (number | null)[] | null;
+  delta_activation?: (number | null)[] | null;
+}

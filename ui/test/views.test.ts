@@ -1,0 +1,124 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import golden from "../../tests/data/page-golden.json";
+import { DARK, LIGHT, linkColour, linkWidth, textOn } from "../src/colour.ts";
+import { drawLinkGraph, IDENTITY, NEGATIVE_DASH, type Scene, strongestFlows } from "../src/draw.ts";
+import { number, percent, token, weight } from "../src/format.ts";
+import { buildGraph, edgesAt, type Graph } from "../src/graph.ts";
+import { linkLayout } from "../src/layout.ts";
+import { connections, inputMix } from "../src/links.ts";
+import { svgPen } from "../src/pen.ts";
+import { searchNodes } from "../src/search.ts";
+import { placeCards } from "../src/subgraph-layout.ts";
+import { Kind, type View } from "../src/types.ts";
+import { along, instead, sideways } from "../src/walk.ts";
+
+const graph = buildGraph(structuredClone(golden.view) as unknown as View);
+const pages = (of: Graph) => (row: number, direction: "in" | "out") => {
+  const edges = edgesAt(of, row, direction);
+  return { edges, total: edges.length, weight_total: 0 };
+};
+const all = new Uint8Array(graph.size).fill(1);
+const box = { width: 800, height: 500, left: 40, right: 10, top: 50, bottom: 60 };
+const layout = linkLayout(graph, box, () => true);
+
+test("walking goes along the strongest edge, then to weaker ones", () => {
+  const top = graph.size - 2;
+  const first = along(graph, top, "in", all)!;
+  const inputs = edgesAt(graph, top, "in");
+  assert.equal(first.row, inputs[0][0]);
+  assert.equal(instead(graph, first.walk!, 1, all)!.row, inputs[1][0]);
+  assert.equal(instead(graph, first.walk!, -1, all), null);
+  const without = all.slice();
+  without[inputs[0][0]] = 0;
+  assert.equal(along(graph, top, "in", without)!.row, inputs[1][0]);
+  assert.equal(along(graph, top, "out", all), null);
+  const left = sideways(graph, layout, top, -1, all)!;
+  assert.equal(left.row, top + 1);
+});
+
+test("links of a supernode are summed, its own are left out", () => {
+  const rows = [graph.size - 1, graph.size - 2];
+  const side = connections(rows, "in", pages(graph));
+  for (const { row, weight: sum } of side.list) {
+    const parts = rows.flatMap((target) => edgesAt(graph, target, "in")).filter(([other]) => other === row);
+    assert.ok(Math.abs(sum - parts.reduce((total, [, value]) => total + value, 0)) < 1e-6);
+    assert.ok(!rows.includes(row));
+  }
+  const shares = side.list.map(({ share }) => Math.abs(share));
+  assert.deepEqual(shares, shares.toSorted((a, b) => b - a));
+});
+
+test("the parts of a node's input add up to all of it", () => {
+  const mix = inputMix(graph, [graph.size - 1], pages(graph));
+  assert.ok(Math.abs(mix.reduce((sum, part) => sum + part, 0) - 1) < 1e-5);
+  assert.ok(mix[4] > 0, "what pruning took is counted");
+  assert.deepEqual(inputMix(graph, [graph.row.get(golden.view.nodes.id.find((id) => id.startsWith("E"))!)!], pages(graph)), []);
+});
+
+test("nodes are found by name, number, layer, token and id", () => {
+  const names = (row: number): string => (row === 4 ? "Texas cities" : `n${row}`);
+  assert.deepEqual(searchNodes(graph, "texas CIT", names, 10), [4]);
+  const [layer, index] = [graph.view.nodes.layer[2], graph.view.nodes.index[2]];
+  for (const query of [`L${layer}/${index}`, `${layer}/${index}`, `${layer}_${index}`]) assert.ok(searchNodes(graph, query, names, 10).includes(2));
+  assert.deepEqual(searchNodes(graph, graph.view.nodes.id[3], names, 10), [3]);
+  assert.ok(searchNodes(graph, "L1", names, 99).every((row) => graph.view.nodes.layer[row] === 1));
+  assert.ok(searchNodes(graph, "cat", names, 99).every((row) => graph.view.nodes.position[row] === 2));
+  assert.deepEqual(searchNodes(graph, " ", names, 10), []);
+});
+
+test("negative links are dashed, in figures too; text is escaped", () => {
+  const parts: string[] = [];
+  const scene: Scene = {
+    graph, layout, box, transform: IDENTITY, theme: LIGHT, mask: all, selected: new Set([graph.size - 1]), linked: new Map([[0, -0.3]]), pinned: new Set([1]),
+    marked: new Map(), faint: [], strong: [{ source: 0, target: graph.size - 1, share: -0.3 }, { source: 1, target: graph.size - 1, share: 0.3 }], logitNames: () => "<b>&",
+  }; // prettier-ignore
+  drawLinkGraph(svgPen(parts), scene);
+  const links = parts.filter((part) => part.startsWith("<path") && part.includes("C"));
+  assert.equal(links.filter((part) => part.includes(`stroke-dasharray="${NEGATIVE_DASH.join(" ")}"`)).length, 1);
+  const text = parts.join("");
+  assert.ok(!text.includes("<b>") && text.includes("&#60;b&#62;&#38;"));
+  assert.ok(!text.includes("NaN"));
+});
+
+test("the strongest flows are those with the largest share times influence", () => {
+  const reached = (row: number): number => graph.influence[row] + (graph.view.nodes.kind[row] === Kind.Logit ? graph.view.nodes.activation[row]! : 0);
+  const flows = [...graph.weight.keys()].map((e) => [e, graph.share[e] * reached(graph.target[e])]).sort((a, b) => b[1] - a[1]);
+  const found = [...strongestFlows(graph, 10)].map((e) => flows.find(([other]) => other === e)![1]);
+  found.forEach((flow, place) => assert.ok(Math.abs(flow - flows[place][1]) < 1e-6));
+});
+
+test("cards: time runs to the right, layers upwards, dragged cards stay", () => {
+  const { id, position } = graph.view.nodes;
+  const rows = [graph.size - 5, graph.size - 4, graph.size - 3, graph.size - 2];
+  const list = rows.map((row) => ({ id: id[row], name: null, members: [row], group: null }));
+  const edges = list.slice(0, 3).map((entity) => ({ source: entity.id, target: id[graph.size - 2], weight: 0.3 }));
+  const places = placeCards(graph, list, edges, () => ["name", "below"], {});
+  const tokens = rows.slice(0, 3).sort((a, b) => position[a] - position[b]);
+  assert.ok(places.get(id[tokens[0]])!.x < places.get(id[tokens[2]])!.x);
+  assert.ok(places.get(id[graph.size - 2])!.y < places.get(id[tokens[0]])!.y);
+  const moved = placeCards(graph, list, edges, () => ["name", "below"], { [id[rows[0]]]: [7, 9] });
+  assert.deepEqual([moved.get(id[rows[0]])!.x, moved.get(id[rows[0]])!.y], [7, 9]);
+});
+
+test("colours tell signs and sizes apart, in both themes", () => {
+  for (const theme of [LIGHT, DARK]) {
+    assert.notEqual(linkColour(theme, 0.2), linkColour(theme, -0.2));
+    assert.notEqual(linkColour(theme, 0.01), linkColour(theme, 0.4));
+    assert.equal(linkColour(theme, 0.4), linkColour(theme, 0.9));
+  }
+  assert.equal(linkWidth(1), 3);
+  assert.equal(linkWidth(-0.25), 1.5);
+  assert.equal(textOn("#ffffff"), "#10131a");
+  assert.equal(textOn("#00441b"), "#ffffff");
+});
+
+test("numbers and tokens as people read them", () => {
+  assert.equal(weight(-0.12345), "−0.123");
+  assert.equal(weight(12345), "+1.2e+4");
+  assert.equal(percent(0.12345), "12.3%");
+  assert.equal(number(null), "–");
+  assert.equal(number(Number.NaN), "–");
+  assert.equal(token(" a\nb"), "·a⏎b");
+  assert.equal(token(""), "∅");
+});
