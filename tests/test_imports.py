@@ -13,7 +13,8 @@ SOURCE = Path(unweave.__file__).parent
 ORDER = (
     "version", "errors", "files",
     "nodes", "influence", "graph", "pruning", "paths",
-    "architectures", "weights", "frozen", "smollm2", "recording", "models", "text", "hub", "transcoders", "formats", "replacement",
+    "architectures", "weights", "frozen", "hub", "catalogue", "smollm2", "recording", "models", "text",
+    "transcoders", "stored", "layers", "formats", "replacement",
     "targets", "sources", "attribution", "features",
     "edits", "plans", "patching", "interventions", "steering", "generation", "naming",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
@@ -22,7 +23,7 @@ ORDER = (
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
     "export", "inspection", "summary", "effects", "terminal",
-    "commands.trace", "commands.steer", "commands.eval", "commands.train", "commands.files", "cli",
+    "commands.trace", "commands.steer", "commands.eval", "commands.train", "commands.files", "commands.models", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths")
 
