@@ -245,7 +245,7 @@ def test_a_folder_of_a_hub_repository(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     found = unweave.read_transcoders("org/repo/sub@v1")
-    assert asked == [("org/repo", "v1", ["sub/config.yaml", "sub/*.safetensors"])]
+    assert asked == [("org/repo", "v1", [f"sub/{part}" for part in ("config.yaml", "*.safetensors", "*.npz", "*cfg.json", "*config.json")])]
     assert (found.widths, found.name) == (WIDTHS, "org/repo/sub@v1")
 
 

@@ -13,7 +13,8 @@ SOURCE = Path(unweave.__file__).parent
 ORDER = (
     "version", "errors", "files",
     "nodes", "influence", "graph", "pruning", "paths", "totals",
-    "architectures", "weights", "frozen", "smollm2", "recording", "models", "text", "hub", "transcoders", "formats", "replacement",
+    "architectures", "weights", "frozen", "hub", "catalogue", "smollm2", "recording", "models", "text",
+    "transcoders", "stored", "layers", "formats", "replacement",
     "targets", "sources", "attribution", "features",
     "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
@@ -28,7 +29,7 @@ ORDER = (
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
     "notebook", "terminal", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
-    "commands.files", "cli",
+    "commands.files", "commands.models", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import eval, export, files, serve, steer, trace, train, validate
+from .commands import eval, export, files, models, serve, steer, trace, train, validate
 from .errors import UnweaveError
 from .terminal import escaped, stderr
 from .version import __version__
@@ -62,7 +62,7 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
     """Open up a language model: trace which learned features caused its next token, and how far to trust the picture."""
 
 
-for command in (trace.trace, steer.steer, validate.validate, serve.serve, export.export, files.info, files.convert):
+for command in (trace.trace, steer.steer, validate.validate, serve.serve, export.export, files.info, files.convert, models.models):
     app.command()(command)
 app.command("eval")(eval.eval_)
 app.add_typer(train.app, name="train")

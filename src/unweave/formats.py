@@ -6,29 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .catalogue import PAIRS
 from .errors import FileError, TranscoderError
 from .files import cache_folder, write_atomically
 from .hub import Reference, download, local_folder
-from .transcoders import (
-    Activation,
-    JumpReLU,
-    Kind,
-    Matrix,
-    ReadPoint,
-    ReLU,
-    TopK,
-    TranscoderLayer,
-    Transcoders,
-    WritePoint,
-    check_layers,
-)  # fmt: skip
+from .layers import LAYER_FILES, Points, gemma_scope_2_cross_layer, layer_number, points_of, read_layer
+from .stored import SCALE, TensorFile, numbered
+from .transcoders import JumpReLU, Kind, Matrix, ReadPoint, ReLU, TopK, TranscoderLayer, Transcoders, WritePoint, check_layers
 
 READ_HOOKS: dict[str, ReadPoint] = {
     "hook_resid_mid": "mid",
@@ -41,31 +30,79 @@ WRITE_HOOKS: dict[str, WritePoint] = {"mlp.hook_out": "mlp_out", "hook_mlp_out":
 """The field's names of where a dictionary writes."""
 KINDS: dict[str, Kind] = {"transcoder_set": "per-layer", "cross_layer_transcoder": "cross-layer"}
 
-SCALE = ".scale"
-"""Our compact form: an int8 tensor `X` has a float scale a row in `X.scale`; `rows`, if present, numbers the stored rows."""
-
 
 def read_transcoders(name: str) -> Transcoders:
     """Read a dictionary from a local folder or the hub.
 
-    Reads the peer's per-layer and cross-layer folders (`config.yaml`), configs that list Gemma Scope `params.npz`
-    files, and our compact form of either. Tensors stay memory-mapped where the format allows.
+    Formats: `docs/dictionaries.md`. Tensors stay memory-mapped where the format allows.
 
     Args:
-        name: a folder, absolute or relative, or `org/repo[/folder][@revision]`.
+        name: a folder, absolute or relative, `org/repo[/folder][@revision]`, or a short name; `*` in place of the layer
+            chooses among the layers' folders.
 
     Raises:
         TranscoderError: not found, no or a malformed config, missing or damaged files, tensors that do not fit.
     """
-    folder = local_folder(name)
+    if str(name) in PAIRS and not Path(name).exists():
+        name = PAIRS[str(name)].dictionary
+    given, _, pattern = _split(str(name)) if "*" in str(name) else (str(name), "", "")
+    folder = local_folder(given)
     if folder is None:
-        folder = download(Reference.parse(name), ["config.yaml", "*.safetensors"])
-    config = _config(folder)
-    kind = KINDS[_word(config, "model_kind", KINDS, folder)]
-    read, write = READ_HOOKS[_word(config, "feature_input_hook", READ_HOOKS, folder)], WRITE_HOOKS[_word(config, "feature_output_hook", WRITE_HOOKS, folder)]
-    files, layers = _cross_layer(folder) if kind == "cross-layer" else _per_layer(folder, config)
+        reference = Reference.parse(given)
+        wanted = ["*.safetensors", "*.npz", "*cfg.json", "*config.json"]
+        folder = download(reference, [f"{pattern}/{part}" for part in wanted] if pattern else ["config.yaml", *wanted])
+    if pattern or not (folder / "config.yaml").is_file():
+        kind, points, files, layers = _foreign(folder, pattern)
+    else:
+        config = _config(folder)
+        kind = KINDS[_word(config, "model_kind", KINDS, folder)]
+        read, write = (
+            READ_HOOKS[_word(config, "feature_input_hook", READ_HOOKS, folder)],
+            WRITE_HOOKS[_word(config, "feature_output_hook", WRITE_HOOKS, folder)],
+        )
+        points = Points(read, write, str(config.get("model_name", "")))
+        files, layers = _cross_layer(folder, config) if kind == "cross-layer" else _per_layer(folder, config)
     check_layers(str(name), kind, layers)
-    return Transcoders(kind, layers, read, write, str(name), str(config.get("model_name", "")), _sha256(files))
+    return Transcoders(kind, layers, points.read, points.write, str(name), points.model, _sha256(files))
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """A name with `*`: the folder that is fixed (with the revision), and the pattern of the layers' folders below it."""
+    place, at, revision = name.partition("@")
+    parts = place.split("/")
+    first = next(number for number, part in enumerate(parts) if "*" in part)
+    return "/".join(parts[:first]) + at + revision, "/", "/".join(parts[first:])
+
+
+def _foreign(folder: Path, pattern: str) -> tuple[Kind, Points, list[Path], tuple[TranscoderLayer, ...]]:
+    """A folder without `config.yaml`: Gemma Scope 2's cross-layer files, or one folder a layer as others publish them."""
+    if not pattern and (folder / "params_layer_0.safetensors").is_file():
+        files = numbered(folder, "params_layer_")
+        points = points_of(files[0]) if (folder / "config.json").is_file() else Points("mlp_in", "residual")
+        return "cross-layer", points, files, tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files))
+    found: dict[int, Path] = {}
+    places = [folder] if not pattern else sorted(path for path in folder.glob(pattern) if path.is_dir())
+    for path in sorted({path for place in places for name in LAYER_FILES for path in place.rglob(name)}):
+        number = layer_number(path, folder)
+        if number is None:
+            raise TranscoderError(f"{path.parent} does not say in its name which layer it is for; name it like 'layer_7' or 'layers.7.mlp'")
+        if number in found:
+            raise TranscoderError(
+                f"{folder} has several dictionaries for layer {number}: {found[number].parent.relative_to(folder)} and {path.parent.relative_to(folder)}; "
+                "choose with * in place of the layer, such as FOLDER/layer_*_width_16k_l0_small"
+            )
+        found[number] = path
+    if not found:
+        what = f" below it that fits {pattern!r}" if pattern else ""
+        raise TranscoderError(f"{folder} has no config.yaml and no layers' files ({', '.join(LAYER_FILES)}){what}; is it a dictionary folder?")
+    missing = next((number for number in range(len(found)) if number not in found), None)
+    if missing is not None:
+        raise TranscoderError(f"{folder} has dictionaries for {len(found)} layers, up to layer {max(found)}, but none for layer {missing}")
+    files = [found[number] for number in sorted(found)]
+    points = {points_of(path) for path in files}
+    if len(points) > 1:
+        raise TranscoderError(f"{folder}: layers disagree on where they read and write, or on the model: {' and '.join(map(str, sorted(points)[:2]))}")
+    return "per-layer", points.pop(), files, tuple(read_layer(path, {}) for path in files)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -89,14 +126,15 @@ def _word(config: dict[str, Any], key: str, known: dict[str, Any], folder: Path)
 
 
 def _per_layer(folder: Path, config: dict[str, Any]) -> tuple[list[Path], tuple[TranscoderLayer, ...]]:
-    listed = config.get("transcoders")
-    if listed is not None:
-        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            raise TranscoderError(f"{folder / 'config.yaml'}: transcoders must be a list of files")
-        files = [_listed_file(folder, item) for item in listed]
-    else:
-        files = _numbered(folder, "layer_")
-    return files, tuple(_layer(file, config) for file in files)
+    files = _listed_files(folder, config) if config.get("transcoders") is not None else numbered(folder, "layer_")
+    return files, tuple(read_layer(file, config) for file in files)
+
+
+def _listed_files(folder: Path, config: dict[str, Any]) -> list[Path]:
+    listed = config["transcoders"]
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise TranscoderError(f"{folder / 'config.yaml'}: transcoders must be a list of files")
+    return [_listed_file(folder, item) for item in listed]
 
 
 def _listed_file(folder: Path, item: str) -> Path:
@@ -111,110 +149,22 @@ def _listed_file(folder: Path, item: str) -> Path:
     return path
 
 
-def _numbered(folder: Path, prefix: str) -> list[Path]:
-    files = sorted(folder.glob(f"{prefix}*.safetensors"), key=lambda path: (len(path.name), path.name))
-    if not files:
-        raise TranscoderError(f"{folder} holds no {prefix}0.safetensors, ...; is it a dictionary folder?")
-    names = {path.name for path in files}
-    missing = [number for number in range(len(files)) if f"{prefix}{number}.safetensors" not in names]
-    if missing:
-        raise TranscoderError(
-            f"{folder} has {len(files)} {prefix}*.safetensors files but no {prefix}{missing[0]}.safetensors; layers must run from 0 without gaps"
-        )
-    return [folder / f"{prefix}{number}.safetensors" for number in range(len(files))]
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, memory-mapped if it is safetensors."""
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError, EOFError) as error:
-        raise TranscoderError(f"cannot read {path}: {error}; the file is damaged or half-written, fetch it again") from error
-    except Exception as error:  # zipfile.BadZipFile and its kin, from numpy
-        raise TranscoderError(f"cannot read {path}: {error}") from error
-
-
-class _File:
-    """The tensors of one file, with errors that name the file."""
-
-    def __init__(self, path: Path):
-        self.path, self.tensors = path, _tensors(path)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def take(self, name: str, dimensions: int) -> Tensor:
-        """A tensor that must be there with so many dimensions."""
-        if name not in self.tensors:
-            raise TranscoderError(f"{self.path} has no tensor {name!r} (it has {sorted(self.tensors)})")
-        tensor = self.tensors[name]
-        if tensor.dim() != dimensions:
-            raise TranscoderError(f"{self.path}: {name!r} has shape {list(tensor.shape)}, expected {dimensions} dimensions")
-        return tensor
-
-    def matrix(self, name: str, dimensions: int = 2, height: int | None = None) -> Matrix:
-        """A weight matrix, plain or compact."""
-        stored = self.take(name, dimensions)
-        if stored.dtype != torch.int8:
-            return Matrix(stored)
-        scale = self.take(name + SCALE, dimensions - 1)
-        if scale.shape != stored.shape[:-1]:
-            raise TranscoderError(f"{self.path}: {name + SCALE!r} has shape {list(scale.shape)}, expected {list(stored.shape[:-1])}")
-        if "rows" not in self or height is None:
-            return Matrix(stored, scale)
-        rows, n = self.take("rows", 1), len(stored)
-        if len(rows) != n or (n and not (int(rows[0]) >= 0 and int(rows[-1]) < height and bool((rows.diff() > 0).all()))):
-            raise TranscoderError(f"{self.path}: 'rows' must be {n} ascending numbers below {height}")
-        return Matrix(stored, scale, rows, height)
-
-
-def _layer(path: Path, config: dict[str, Any]) -> TranscoderLayer:
-    file = _File(path)
-    if path.suffix == ".npz":
-        encoder = Matrix(file.take("W_enc", 2).T)  # Gemma Scope stores [d, feature]
-        return TranscoderLayer(encoder, file.take("b_enc", 1), Matrix(file.take("W_dec", 2)), file.take("b_dec", 1), JumpReLU(file.take("threshold", 1)))
-    bias = file.take("b_enc", 1)
-    skip = file.matrix("W_skip") if "W_skip" in file else None
-    threshold = file.take("activation_function.threshold", 1) if "activation_function.threshold" in file else None
-    width = len(bias)
-    return TranscoderLayer(
-        file.matrix("W_enc", height=width), bias, file.matrix("W_dec", height=width), file.take("b_dec", 1), _activation(file, config, threshold, width), skip
-    )
-
-
-def _activation(file: _File, config: dict[str, Any], threshold: Tensor | None, width: int) -> Activation:
-    """TopK if the config or a scalar `k` says so, JumpReLU if there are thresholds, else ReLU."""
-    named = config.get("activation")
-    if named not in (None, "topk", "relu", "jump_relu"):
-        raise TranscoderError(f"{file.path.parent / 'config.yaml'}: activation is {named!r}; it must be topk, relu or jump_relu")
-    if named == "topk" or (named is None and "k" in file):
-        k = config["k"] if "k" in config else int(file.take("k", 0)) if "k" in file else None
-        if not isinstance(k, int) or isinstance(k, bool):
-            raise TranscoderError(f"{file.path.parent / 'config.yaml'}: activation is topk but k is {k!r}; it must be a whole number")
-        return TopK(k)
-    if threshold is not None:
-        return JumpReLU(threshold.expand(width) if threshold.numel() == 1 else threshold)
-    if named == "jump_relu":
-        raise TranscoderError(f"{file.path} has no thresholds, but the config says jump_relu")
-    return ReLU()
-
-
-def _cross_layer(folder: Path) -> tuple[list[Path], tuple[TranscoderLayer, ...]]:
-    encoders, decoders = _numbered(folder, "W_enc_"), _numbered(folder, "W_dec_")
+def _cross_layer(folder: Path, config: dict[str, Any]) -> tuple[list[Path], tuple[TranscoderLayer, ...]]:
+    if config.get("transcoders") is not None:  # Gemma Scope 2's files, one a layer
+        files = _listed_files(folder, config)
+        return files, tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files))
+    encoders, decoders = numbered(folder, "W_enc_"), numbered(folder, "W_dec_")
     if len(encoders) != len(decoders):
         raise TranscoderError(f"{folder} has {len(encoders)} encoder files but {len(decoders)} decoder files")
     layers = []
     for number, (enc, dec) in enumerate(zip(encoders, decoders, strict=True)):
-        file, decoder = _File(enc), _File(dec)
+        file, decoder = TensorFile(enc), TensorFile(dec)
         threshold = file.take(f"threshold_{number}", 1) if f"threshold_{number}" in file else None
         layers.append(
             TranscoderLayer(
                 file.matrix(f"W_enc_{number}"), file.take(f"b_enc_{number}", 1), decoder.matrix(f"W_dec_{number}", 3),
                 file.take(f"b_dec_{number}", 1), ReLU() if threshold is None else JumpReLU(threshold),
+                file.matrix(f"W_skip_{number}") if f"W_skip_{number}" in file else None,
             )
         )  # fmt: skip
     return [*encoders, *decoders], tuple(layers)
@@ -268,11 +218,15 @@ def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: 
         "feature_output_hook": _key_of(WRITE_HOOKS, transcoders.write),
     }
     if isinstance(first, TopK):
-        config |= {"activation": "topk", "k": first.k}
+        config |= {"activation": "topk", "k": first.k} | ({"rectified": True} if first.rectified else {})
     if rows is not None and not (compact and transcoders.kind == "per-layer"):
         raise TranscoderError(f"{transcoders.name}: rows can be left out of compact per-layer sets only")
-    if any(type(layer.activation) is not type(first) for layer in transcoders.layers) or (transcoders.kind == "cross-layer" and transcoders.has_skip):
-        raise TranscoderError(f"{transcoders.name}: layers of different activations, or a cross-layer set with skip matrices, fit no format")
+    if any(type(layer.activation) is not type(first) for layer in transcoders.layers) or (
+        transcoders.kind == "cross-layer" and transcoders.has_skip and not compact
+    ):
+        raise TranscoderError(
+            f"{transcoders.name}: layers of different activations fit no format, and a cross-layer set with skip matrices only the compact one (--compact)"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -295,13 +249,15 @@ def _layer_files(kind: Kind, number: int, layer: TranscoderLayer, compact: bool,
             return {name: plain.contiguous()}
         values = matrix.dense(torch.float32) if keep is None else matrix.select(keep, torch.float32)
         scale = (values.abs().amax(-1) / 127).clamp_min(1e-12)
-        return {name: (values / scale[..., None]).round().to(torch.int8), name + SCALE: scale}
+        return {name: (values / scale[..., None]).round().to(torch.int8).contiguous(), name + SCALE: scale.contiguous()}
 
     threshold = layer.activation.threshold if isinstance(layer.activation, JumpReLU) else None
     if kind == "cross-layer":
         encoder = weights(f"W_enc_{number}", layer.encoder) | {f"b_enc_{number}": layer.encoder_bias, f"b_dec_{number}": layer.decoder_bias}
         if threshold is not None:
             encoder[f"threshold_{number}"] = threshold
+        if layer.skip is not None:
+            encoder |= weights(f"W_skip_{number}", layer.skip)
         return [(f"W_enc_{number}.safetensors", encoder), (f"W_dec_{number}.safetensors", weights(f"W_dec_{number}", layer.decoder))]
     bias = layer.encoder_bias
     tensors = weights("W_enc", layer.encoder, rows) | weights("W_dec", layer.decoder, rows)

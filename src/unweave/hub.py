@@ -55,21 +55,39 @@ def download(reference: Reference, patterns: list[str]) -> Path:
         TranscoderError: missing, gated, offline, or an unknown revision, in one line with what to do.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     prefix = f"{reference.path}/" if reference.path else ""
     where = f"{reference.repository}@{reference.revision}" if reference.revision else reference.repository
     try:
         root = snapshot_download(reference.repository, revision=reference.revision, allow_patterns=[prefix + pattern for pattern in patterns])
-    except GatedRepoError as error:
-        raise TranscoderError(f"{where} is gated: accept its terms on its page, then log in with `hf auth login`") from error
-    except RevisionNotFoundError as error:
-        raise TranscoderError(f"{reference.repository} has no revision {reference.revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise TranscoderError(f"no repository {reference.repository} on the hub (or it is private: `hf auth login`)") from error
-    except LocalEntryNotFoundError as error:
-        raise TranscoderError(f"{where} is not in the local cache and the hub cannot be reached; connect once, or give a local folder") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TranscoderError(f"cannot fetch {where}: {first}") from error
-    return Path(root) / reference.path
+    except Exception as error:  # of the hub, of the network below it, of the disk
+        raise TranscoderError(explained(error, where, reference.revision) or f"cannot fetch {where}: {first_line(error)}") from error
+    folder = Path(root) / reference.path
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise TranscoderError(f"{where} has no {reference.path or 'files of a dictionary'}; look at its files on the hub, or see `unweave models`")
+    return folder
+
+
+def explained(error: BaseException, where: str, revision: str | None = None) -> str | None:
+    """What the hub's error, or one that it caused, means and what to do; None: it is none of the usual ones."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case GatedRepoError():
+                return f"{where} is gated: accept its terms on its page on the hub, then log in with `hf auth login` (or set HF_TOKEN)"
+            case RevisionNotFoundError():
+                return f"{where.partition('@')[0]} has no revision {revision!r}"
+            case RepositoryNotFoundError():
+                return f"no repository {where.partition('@')[0]} on the hub (or it is private: log in with `hf auth login`)"
+            case LocalEntryNotFoundError() | OfflineModeIsEnabled():
+                return f"{where} is not in the local cache and the hub cannot be reached (offline?); connect once, or give a local folder"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

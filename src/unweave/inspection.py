@@ -7,15 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from .architectures import architecture_of
+from .architectures import ARCHITECTURES, architecture_of
+from .catalogue import PAIRS
 from .errors import OptionError, TranscoderError, UnsupportedModel, UnweaveError
 from .export import read_json, write_json
 from .formats import read_transcoders, write_transcoders
 from .graph import Graph
+from .layers import LAYER_FILES
 from .models import model_config
 from .nodes import NodeKind
 from .pruning import prune
-from .smollm2 import DEFAULT_MODEL
 from .transcoders import Transcoders
 
 
@@ -28,15 +29,19 @@ def kind_of(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_file():
         return "graph"
+    if "*" in name:
+        return "transcoders"
     if path.is_dir():
-        if (path / "config.yaml").is_file():
+        if (path / "config.yaml").is_file() or (path / "params_layer_0.safetensors").is_file() or any(next(path.rglob(file), None) for file in LAYER_FILES):
             return "transcoders"
         if (path / "config.json").is_file():
             return "model"
-        raise OptionError(f"{path} holds neither config.yaml (a dictionary) nor config.json (a model)")
-    if name == DEFAULT_MODEL or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
+        raise OptionError(f"{path} holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)")
+    if name.count("/") > 1 and not name.startswith((".", "/", "~")) and not path.suffix:
+        return "transcoders"
+    if name in PAIRS or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
         return "model"
-    raise OptionError(f"nothing at {name}: give a graph file, a model (smollm2, a folder, org/name) or a dictionary folder")
+    raise OptionError(f"nothing at {name}: give a graph file, a model (a short name, a folder, org/name) or a dictionary folder")
 
 
 def read_graph(path: str | Path) -> Graph:
@@ -96,8 +101,12 @@ def _graph_facts(name: str) -> dict[str, Any]:
 
 def _model_facts(name: str) -> dict[str, Any]:
     config = model_config(name)
+    family = str(config.get("model_type"))
+    inner = ARCHITECTURES[family].text if family in ARCHITECTURES else None
+    if inner is not None:
+        config = {**config, **config[inner]}
     facts = {
-        "family": config.get("model_type"),
+        "family": family,
         "layers": config.get("num_hidden_layers", config.get("n_layer")),
         "d_model": config.get("hidden_size", config.get("n_embd")),
         "vocabulary": config.get("vocab_size"),

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .architectures import Architecture, architecture_of
+from .catalogue import PAIRS
 from .errors import ModelError, PromptError
 from .frozen import FrozenAttention, FrozenNorm
 from .recording import Recording, first_of
@@ -289,7 +290,7 @@ def _hooks() -> Iterator[Callable[[Any], None]]:
 
 
 def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
-    """Load a causal language model: `smollm2`, a local folder, or a Hugging Face name (`org/model[@revision]`).
+    """Load a causal language model: `smollm2` or another short name, a local folder, or a Hugging Face name (`org/model[@revision]`).
 
     Raises:
         ModelError: not found, not readable, or an unknown dtype or device.
@@ -343,8 +344,9 @@ def _locate(name: str) -> tuple[str, str | None]:
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} has no config.json; a model folder holds config.json and model.safetensors")
         return str(folder), None
+    name = PAIRS[name].model if name in PAIRS else name
     if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ModelError(f"no model {name!r}: neither 'smollm2', a local folder, nor a Hugging Face name like 'org/model'")
+        raise ModelError(f"no model {name!r}: neither a short name (`unweave models`), a local folder, nor a Hugging Face name like 'org/model'")
     repository, _, revision = name.partition("@")
     return repository, revision or None
 

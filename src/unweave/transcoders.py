@@ -38,14 +38,15 @@ class JumpReLU:
 
 @dataclass(frozen=True)
 class TopK:
-    """The k largest pre-activations of each position as they are, also negative ones; the rest 0."""
+    """The k largest pre-activations of each position as they are, also negative ones (unless `rectified`); the rest 0."""
 
     k: int
+    rectified: bool = False
 
     def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
         """The k largest of each position, unchanged."""
         kept = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values)
+        return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values.relu() if self.rectified else kept.values)
 
 
 Activation = ReLU | JumpReLU | TopK
