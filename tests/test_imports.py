@@ -24,11 +24,11 @@ ORDER = (
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
-    "export", "inspection", "comparison", "summary", "effects", "claimfile", "claims",
+    "export", "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
-    "notebook", "terminal", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
+    "notebook", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
     "commands.files", "commands.models", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
