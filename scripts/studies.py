@@ -1,6 +1,6 @@
 """Studies by intervention on SmolLM2 with the dictionary that ships; docs/studies.md says what came of them.
 
-    python scripts/studies.py capitals|removals|gender|all [--out DIR]
+    python scripts/studies.py capitals|removals|country-token|capitals-open|gender|all [--out DIR]
 
 Prints tables; with --out writes NAME.json, and claims.yaml with what was found as claims.
 """
@@ -9,8 +9,8 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import permutations
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from unweave.steering import swap
 from unweave.text import mixed, token_blocks
 
 CAPITALS = {"France": " Paris", "Germany": " Berlin", "Japan": " Tokyo"}
+PAIRS = (("France", "Germany"), ("Japan", "France"), ("France", "Japan"), ("Germany", "France"), ("Japan", "Germany"), ("Germany", "Japan"))
 REMOVALS = (
     "When Mary and John went to the store, John gave a drink to",
     "The International Advanced Security Group (IAS",
@@ -78,7 +79,7 @@ def show(title: str, rows: Sequence[dict[str, Any]], leave_out: Sequence[str] = 
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2), header_style="dim")
     names = [name for name in rows[0] if name not in leave_out]
     for name in names:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        table.add_column(name, overflow="ellipsis", no_wrap=name == "prompt", max_width=34, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
         table.add_row(
             *(f"{value:.3g}" if isinstance(value, float) else repr(value)[1:-1] if isinstance(value, str) else str(value) for value in map(row.get, names))
@@ -100,7 +101,7 @@ def of_set(model: unweave.ReplacementModel, found: SmallestSet) -> dict[str, Any
     return {
         "size": len(found.changes), "of": len(found.pool), "dose": found.factor, "before": text(first), "p before": float(before[first]),
         "p of it after": float(after[first]), "after": text(last), "p after": float(after[last]), "kl": outcome.kl(),
-        f"top, {other.partition('_')[0]}": text(there), "controls: other top": max(part.changed for part in controls.values()),
+        "top in other mode": text(there), "controls: other top": max(part.changed for part in controls.values()),
         "their kl": max(sum(part.kl) / part.draws for part in controls.values()),
         "controls": {by: {"draws": part.draws, "changed": part.changed, "reached": part.reached, "kl": sum(part.kl) / part.draws, "size": part.size}
                      for by, part in controls.items()},
@@ -115,36 +116,32 @@ def tried(where: dict[str, Any], found: SmallestSet | None, model: unweave.Repla
     return facts
 
 
-def capitals(model: unweave.ReplacementModel, supernodes: dict, claims: list) -> dict[str, Any]:
+def capitals(
+    model: unweave.ReplacementModel, supernodes: dict, claims: list, *, mode: str = "frozen_attention", positions: Sequence[int] | None = None, pairs: int = 6
+) -> dict[str, Any]:
     """Swaps that make another country's capital the likeliest token."""
     rows: list[dict[str, Any]] = []
     whole: list[dict[str, Any]] = []
-    for here, there in permutations(CAPITALS, 2):
+    for here, there in PAIRS[:pairs]:
         prompt, other = (f"The capital of {country} is" for country in (here, there))
         recording, goal = record(model, prompt), CAPITALS[there]
-        changes = swap(model, recording, other)
-        for mode in MODES:
-            factors = (1.0, 2.0, 3.0, 4.0)
-            for factor, outcome in zip(factors, intervene_each(model, recording, [dosed(changes, f) for f in factors], mode), strict=True):
-                token = outcome.tokens([goal], count=0)[0]
-                top = model.language_model.token_text(int(outcome.logits[-1].argmax()))
-                whole.append(
-                    {"from": here, "to": there, "mode": mode, "features": len(changes), "dose": factor, "top": top, "p wanted": token.probability_after}
-                )
-        for mode, positions in (("frozen_attention", None), *((("open", None), ("frozen_attention", [4])) if here != "Germany" else ())):
-            found = smallest_swap(model, recording, other, goal, mode=mode, positions=positions, factors=(3.0, 4.0, 6.0))
-            where = "country's token" if positions else "anywhere"
-            rows.append(tried({"from": here, "to": there, "mode": mode, "where": where}, found, model))
-            if found is not None and not positions:
-                name = f"{here} to {there}, {mode}"
-                supernodes[name] = [feature.id for feature in found.features]
-                claims.append({
-                    "name": f"a swap of {len(found.changes)} features from {there} makes {goal.strip()} the answer", "prompt": prompt, "swap_from": other,
-                    "swap_only": name, "swap_factor": found.factor, "mode": mode, "expect": [{"top": goal}],
-                })  # fmt: skip
-    show("Smallest swaps", [row for row in rows if row["size"]], ("controls", "members"))
-    show("Whole swaps", whole)
-    return {"smallest": rows, "whole": whole}
+        changes, factors = swap(model, recording, other, positions=positions), (1.0, 2.0, 3.0, 4.0)
+        for factor, outcome in zip(factors, intervene_each(model, recording, [dosed(changes, f) for f in factors], mode), strict=True):
+            token = outcome.tokens([goal], count=0)[0]
+            top = model.language_model.token_text(int(outcome.logits[-1].argmax()))
+            whole.append({"from": here, "to": there, "features": len(changes), "dose": factor, "top": top, "p wanted": token.probability_after})
+        found = smallest_swap(model, recording, other, goal, mode=mode, positions=positions, factors=(3.0, 4.0, 6.0))
+        rows.append(tried({"from": here, "to": there}, found, model))
+        if found is not None and positions is None:
+            name = f"{here} to {there}, {mode}"
+            supernodes[name] = [feature.id for feature in found.features]
+            claims.append({
+                "name": f"a swap of {len(found.changes)} features from {there} makes {goal.strip()} the answer", "prompt": prompt, "swap_from": other,
+                "swap_only": name, "swap_factor": found.factor, "mode": mode, "expect": [{"top": goal}],
+            })  # fmt: skip
+    show(f"Smallest swaps, {mode}", [row for row in rows if row["size"]], ("controls", "members"))
+    show(f"Whole swaps, {mode}", whole)
+    return {"mode": mode, "positions": positions, "smallest": rows, "whole": whole}
 
 
 def removals(model: unweave.ReplacementModel, supernodes: dict, claims: list) -> dict[str, Any]:
@@ -208,7 +205,7 @@ def gender(model: unweave.ReplacementModel, supernodes: dict, claims: list) -> d
         added = cross_entropy(model, blocks if name == "both" else {kind: ids[:2] for kind, ids in blocks.items()}, up, down)
         facts[name] = [
             {"dose": dose, "P(she)": live[0], "P(he)": live[1], "log ratio": live[2], "rising": live[3], "frozen: log ratio": frozen[2],
-             "found with: log ratio": own[2], "KL": live[4], "text: nats added": text[0], "most of a kind": text[1]}
+             "found with: log ratio": own[2], "KL": live[4], "text: nats added": text[0], "worst kind of text": text[1]}
             for dose, live, frozen, own, text in zip(DOSES, held_out[1], held_out[0], found_with, added, strict=True)
         ]  # fmt: skip
         show(f"{name}: she-features x dose, he-features x (2 - dose); {len(HELD_OUT)} other occupations", facts[name])
@@ -271,7 +268,10 @@ def cross_entropy(model: unweave.ReplacementModel, blocks: dict[str, list[torch.
     return list(zip(by_kind.mean(0).tolist(), by_kind.max(0).values.tolist(), strict=True))
 
 
-STUDIES = {"capitals": capitals, "removals": removals, "gender": gender}
+STUDIES: dict[str, Callable[..., dict[str, Any]]] = {
+    "capitals": capitals, "removals": removals, "country-token": partial(capitals, positions=[4], pairs=3),
+    "capitals-open": partial(capitals, mode="open", pairs=3), "gender": gender,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -283,6 +284,14 @@ def test_what_cannot_be_checked_is_named_with_its_claim(tiny, write, case):
     assert f"claims.yaml, line {line}: claim 'first': " in said
     assert message in said
     assert "\n" not in said
+
+
+@pytest.mark.real
+def test_the_claims_that_ship_hold(smollm2):
+    file = read_claims(Path(__file__).parent.parent / "examples" / "smollm2.claims.yaml")
+    verdicts = check_claims(file, smollm2)
+    assert len(verdicts) == 7
+    assert [verdict.name for verdict in verdicts if not verdict.holds] == []
 
 
 @pytest.mark.real
