@@ -201,6 +201,10 @@ def test_feature_pages_are_read_from_circuit_tracers_folder(hostile, tmp_path, p
     for given in (folder, tmp_path):  # the folder itself, or the one it is in
         page = page_of(hostile, pages=open_pages(given))
         assert page.get("/api/graphs/x/features/0/3").json() == PAGE | {"layer": 0, "index": 3}
+        nodes = page.get("/api/graphs/x").json()["nodes"]
+        assert dict(zip(nodes["id"], nodes["density"], strict=True))["0_3_1"] == 0.01
+        assert [density for density in nodes["density"] if density is not None] == [0.01]
+    assert "density" not in page_of(hostile).get("/api/graphs/x").json()["nodes"]
     for address in ("0/0", "0/5", "0/2", "1/3"):
         assert page.get(f"/api/graphs/x/features/{address}").status_code == 404
     assert page.get("/api/graphs/x/features/0/4").json()["contexts"] == []
@@ -220,8 +224,8 @@ def test_feature_pages_are_read_one_file_a_feature(tmp_path):
 
 @pytest.mark.parametrize("damage", ["index", "offsets", "record", "cut", "traversal", "bomb"])
 def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damage, monkeypatch):
-    folder = write_packed(tmp_path / "features", [RECORD, RECORD])
-    entry = {"filename": "layer_0.bin", "offsets": [0, 10, 20]}
+    folder = write_packed(tmp_path / "features", [RECORD] * 5)
+    entry = {"filename": "layer_0.bin", "offsets": [0, 10, 20, 30, 40, 50]}
     match damage:
         case "index":
             (folder / "index.json.gz").write_bytes(b"not gzip")
@@ -241,7 +245,9 @@ def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damag
         with pytest.raises(FileError, match="not an index of feature pages"):
             open_pages(folder)
         return
-    answer = page_of(hostile, pages=open_pages(folder)).get("/api/graphs/x/features/0/0")
+    page = page_of(hostile, pages=open_pages(folder))
+    assert set(page.get("/api/graphs/x").json()["nodes"]["density"]) == {None}
+    answer = page.get("/api/graphs/x/features/0/3")
     assert (answer.status_code, list(answer.json())) == (422, ["error"])
     assert "is damaged" in answer.json()["error"]
 

@@ -101,7 +101,7 @@ function TopBar({ graph }: { graph: Graph }) {
       {panel("filters", "filter", "Filters", "F")}
       {panel("steer", "steer", "Steer", "S")}
       <IconButton label="Trust" icon="shield" pressed={drawer === "trust"} onClick={() => toggleDrawer("trust")}>
-        {trustSummary(graph)}
+        Trust <span class="muted">{trustSummary(graph)}</span>
       </IconButton>
       {panel("compare", "compare", "Compare")}
       {panel("notes", "notes", "Notes")}

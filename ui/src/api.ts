@@ -100,7 +100,11 @@ export async function loadAnnotations(slug: string): Promise<{ revision: number;
 /** Saves and gives the new revision; a Refusal of status 409 carries what is saved already. */
 export async function saveAnnotations(slug: string, revision: number, annotations: Annotations): Promise<number> {
   if (inlined) {
-    localStorage.setItem(storageKey(slug), JSON.stringify(annotations));
+    try {
+      localStorage.setItem(storageKey(slug), JSON.stringify(annotations));
+    } catch {
+      // in a notebook's frame there is no storage: work lasts as long as the frame, Export keeps it
+    }
     return revision + 1;
   }
   return (await write<{ revision: number }>("PUT", at(slug, "/annotations"), { annotations }, { "If-Match": `"${revision}"` })).revision;

@@ -25,7 +25,11 @@ effect(() => {
   const node = store.selected.value;
   document.title = `${graph.view.title} · unweave`;
   const wanted = `#${encodeURIComponent(graph.view.slug)}${node ? `/${encodeURIComponent(node)}` : ""}`;
-  if (location.hash !== wanted) history.replaceState(null, "", wanted);
+  try {
+    if (location.hash !== wanted) history.replaceState(null, "", wanted);
+  } catch {
+    // a frame without an address of its own, as in a notebook, cannot name what it shows
+  }
 });
 
 window.addEventListener("hashchange", follow);

@@ -1,7 +1,7 @@
 // Small parts that panes and panels share.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { linkColour, textOn } from "./colour.ts";
 import { GLYPHS } from "./format.ts";
 import * as store from "./store.ts";
@@ -53,7 +53,7 @@ interface IconButtonProps {
 
 export function IconButton({ label, icon, onClick, keys, pressed, disabled, children }: IconButtonProps) {
   return (
-    <button type="button" class={children ? "tool" : "tool bare"} title={keys ? `${label} (${keys})` : label} aria-label={label} aria-pressed={pressed} disabled={disabled} onClick={onClick}>
+    <button type="button" class={children ? "tool" : "tool bare"} title={keys ? `${label} (${keys})` : label} aria-label={children ? undefined : label} aria-pressed={pressed} disabled={disabled} onClick={onClick}>
       <Icon name={icon} />
       {children}
     </button>
@@ -99,7 +99,7 @@ export function ShareBar({ share }: { share: number }) {
 export function Editable(props: { text: string; label: string; editing: boolean; onEdit: (editing: boolean) => void; onSave: (text: string) => void }) {
   const field = useRef<HTMLInputElement>(null);
   const given = useRef(false);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (props.editing) {
       given.current = false;
       field.current?.focus();

@@ -8,9 +8,11 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from ..comparison import compare
-from ..errors import GraphError
+from ..errors import FileError, GraphError
+from ..feature_pages import FeaturePages
 from ..features import with_promoted
 from ..files import write_atomically
+from ..graph import Graph
 from ..inspection import read_graph
 from ..version import __version__
 from . import view as views
@@ -19,6 +21,8 @@ from .library import GRAPH_SUFFIXES, validation_of
 from .sharing import shared_html, shared_json
 from .state import Asked, Opened, Server, Shared, opened, raw_body
 
+DENSITIES_IN_VIEW = 4096
+"""Features whose pages are opened for a view, the most influential first: about a millisecond each."""
 NAMED_IN_VIEW = 1024
 """Features that the loaded model names where the file does not."""
 
@@ -83,7 +87,27 @@ def view_of(server: Server, asked: Opened, edges: int) -> dict[str, Any]:
     graph, live = asked.graph, server.live is not None and server.live.fits(asked.graph)
     if server.live is not None and live and not graph.provenance.extra.get("promotes"):
         graph = with_promoted(graph, server.live.model, NAMED_IN_VIEW)
-    return views.view(graph, asked.slug, edges=edges, validation=validation_of(asked.path)[0], live=live)
+    shown = views.view(graph, asked.slug, edges=edges, validation=validation_of(asked.path)[0], live=live)
+    if server.pages is not None:
+        shown["nodes"]["density"] = _densities(server.pages, graph)
+    return shown
+
+
+def _densities(pages: FeaturePages, graph: Graph) -> list[float | None]:
+    """How often each node's feature is active, by its page; None where that is not known."""
+    nodes = graph.nodes
+    ranked = graph.influence_rank()[nodes.features].argsort(stable=True)[:DENSITIES_IN_VIEW].tolist()
+    found: dict[tuple[int, int], float | None] = {}
+    column: list[float | None] = [None] * len(nodes)
+    for row in ranked:
+        key = int(nodes.layer[row]), int(nodes.index[row])
+        if key not in found:
+            try:
+                found[key] = (pages(*key) or {}).get("density")
+            except FileError:  # said when the feature's own page is opened
+                found[key] = None
+        column[row] = found[key]
+    return column
 
 
 @router.get("/graphs/{slug}/edges")

@@ -123,5 +123,5 @@ function Report({ report }: { report: Validation }) {
 export function trustSummary(graph: Graph): string {
   const { scores } = graph.view;
   const replacement = scores?.replacement ?? scores?.replacement_file;
-  return replacement === null || replacement === undefined ? "no scores" : `${percent(replacement, 0)} explained`;
+  return replacement === null || replacement === undefined ? "" : percent(replacement, 0);
 }

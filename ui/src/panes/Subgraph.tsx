@@ -3,12 +3,12 @@ import { drag as d3drag } from "d3-drag";
 import { select as d3select } from "d3-selection";
 import { zoom as d3zoom, zoomIdentity, type D3ZoomEvent, type ZoomBehavior } from "d3-zoom";
 import { render } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Entity, entityEdges, type EntityEdge } from "../aggregate.ts";
 import { linkColour, PRINT, type Theme } from "../colour.ts";
 import { clipped, IDENTITY, NEGATIVE_DASH } from "../draw.ts";
 import * as edits from "../edits.ts";
-import { GLYPHS, layerName, nodeLine, nodeName, quoted, weight } from "../format.ts";
+import { GLYPHS, layerName, nodeName, quoted, weight } from "../format.ts";
 import type { Graph } from "../graph.ts";
 import { FONT } from "../pen.ts";
 import * as store from "../store.ts";
@@ -82,7 +82,7 @@ export function Subgraph({ graph }: { graph: Graph }) {
     watch.observe(svg.current);
     return () => watch.disconnect();
   }, [list.length > 0]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (store.newest.value) {
       setRenaming(store.newest.value);
       store.newest.value = null;
@@ -250,7 +250,6 @@ function Card({ graph, entity, name, place, scale, onMove, onRename }: CardProps
   const gathered = store.gathering.value?.ids.includes(entity.id) ?? false;
   const selected = store.selected.value === entity.id;
   const own = entity.name !== null;
-  const line = own ? `Supernode ${name}: ${entity.members.map((row) => nodeName(graph, store.annotations.value, row)).join(", ")}` : nodeLine(graph, store.annotations.value, entity.members[0]);
   const toggle = (): void => store.edit((state) => edits.changeGroup(state, entity.group!.id, { collapsed: entity.group!.collapsed === false }));
   return (
     <g
@@ -261,7 +260,6 @@ function Card({ graph, entity, name, place, scale, onMove, onRename }: CardProps
       tabIndex={0}
       role="button"
       aria-pressed={selected}
-      aria-label={line}
       onClick={(event) => (own && (event.ctrlKey || event.metaKey) && !store.gathering.value ? store.edit((state) => edits.ungroup(state, entity.id)) : store.clickNode(entity.id, event))}
       onDblClick={onRename}
       onMouseEnter={() => (store.hovered.value = entity.members[0])}
@@ -278,7 +276,6 @@ function Card({ graph, entity, name, place, scale, onMove, onRename }: CardProps
       {entity.group && (
         <text class="card-button" x={place.width - 13} y={CARD_HEIGHT / 2} aria-hidden="true" onClick={(event) => (event.stopPropagation(), toggle())}>
           {own ? "▸" : "▾"}
-          <title>{own ? "Show the members" : "Show as one supernode"}</title>
         </text>
       )}
     </g>
@@ -299,7 +296,7 @@ function CardFace({ graph, entity, name, place, theme, selected }: { graph: Grap
       {own ? (
         <path d="M8 13h7v7h-7zM11 13v-3h7v7h-3" fill="none" stroke={theme.muted} stroke-width="1.2" />
       ) : (
-        <text x={13} y={CARD_HEIGHT / 2} font-size="12" font-family={FONT} text-anchor="middle" dominant-baseline="central" fill={theme.muted}>
+        <text aria-hidden="true" x={13} y={CARD_HEIGHT / 2} font-size="12" font-family={FONT} text-anchor="middle" dominant-baseline="central" fill={theme.muted}>
           {GLYPHS[graph.view.nodes.kind[row]]}
         </text>
       )}
