@@ -100,7 +100,7 @@ def _placed(model: ReplacementModel, nodes: Sequence[NodeLike], n_positions: int
 
 def _activations(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos feature"]:
     activations = model.transcoders.encode(layer, read_points(model, recording, layer))[1]
-    activations[0] = 0
+    activations[: model.transcoders.silent(recording.input_ids)] = 0
     return activations
 
 
