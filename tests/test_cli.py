@@ -365,7 +365,7 @@ def test_names_of_nothing(run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text("[]")
     refused(run("info", "nothing.graph.safetensors"), "nothing at nothing.graph.safetensors")
-    refused(run("info", "empty"), "holds neither config.yaml (a dictionary) nor config.json (a model)")
+    refused(run("info", "empty"), "holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)")
     refused(run("info", "no-such-org/no-such-thing"), "cannot load model 'no-such-org/no-such-thing'")
     refused(run("info", "bad.json"), "is not an attribution graph")
     refused(run("convert", "nothing.graph.safetensors", "x.json"), "nothing.graph.safetensors")

@@ -14,7 +14,7 @@ ORDER = (
     "version", "errors", "files",
     "nodes", "influence", "graph", "pruning", "paths", "totals",
     "architectures", "weights", "frozen", "hub", "catalogue", "smollm2", "recording", "models", "text",
-    "transcoders", "stored", "layers", "formats", "replacement",
+    "transcoders", "stored", "layers", "formats", "neurons", "replacement",
     "targets", "sources", "attribution", "features",
     "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 FEATURES_PER_ROUND = 256
 """How many features are added between two rankings when `max_features` limits them."""
 
+NEURONS_AT_MOST = 20000
+"""Without a dictionary nearly every neuron is active; a graph of more has edges beyond any machine's memory."""
+DEFAULT_NEURONS = 1000
+"""How many the command line takes where it is not told."""
+
 Progress = Callable[[float], object]
 """Called with the share of the work that is done."""
 
@@ -77,6 +82,8 @@ def attribute(
     sources = Sources.gather(local)
     work = _Work(local, sources, logits, multiply, progress or (lambda share: None))
     features = len(local.features)
+    if max_features is None and local.transcoders.gated and features > NEURONS_AT_MOST:
+        raise OptionError(f"all {features} neurons at once are too many; limit them with max_features (--max-features), such as {DEFAULT_NEURONS}")
     limited = max_features is not None and max_features < features
     chosen, rows = _limited_rows(work, max_features) if limited and max_features else (torch.arange(features), _all_rows(work))
     nodes = _node_table(local, logits, chosen)
@@ -150,7 +157,7 @@ class _Work:
             directions = []
             for layer in active.layer[here].unique().tolist():
                 names = here[active.layer[here] == layer]
-                encoder = self.local.transcoders.layers[layer].encoder.select(active.index[names], self.local.errors.dtype)
+                encoder, _ = self.local.encoders(layer, names)
                 directions.append((layer, names, self.local.frozen.layers[layer].read_transpose(encoder, position)))
             directions.reverse()
             layers = torch.cat([torch.full((len(names),), layer) for layer, names, _ in directions])
@@ -265,10 +272,8 @@ def _row_facts(local: LocalReplacement, logits: list[LogitTarget], nodes: NodeTa
     bias = local.errors.new_zeros(len(local.features))
     for number, layer in enumerate(local.frozen.layers):
         span = local.layer_slice(number)
-        index, position = local.features.index[span], local.features.position[span]
-        part = local.transcoders.layers[number]
-        encoder = part.encoder.select(index, bias.dtype)
-        bias[span] = (encoder * layer.read_forward(mids[number])[position]).sum(-1) + part.encoder_bias.to(bias)[index]
+        encoder, offset = local.encoders(number, torch.arange(span.start, span.stop))
+        bias[span] = (encoder * layer.read_forward(mids[number])[local.features.position[span]]).sum(-1) + offset
     read = local.frozen.final.forward(final)[-1]
     facts = torch.zeros(2, len(nodes), dtype=bias.dtype)
     facts[:, nodes.features] = torch.stack([bias[chosen], local.features.preactivation[chosen]])

@@ -209,6 +209,8 @@ def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: 
         FileError: the folder cannot be written.
         TranscoderError: a cross-layer set with skip matrices or a set of mixed kinds, which no format holds.
     """
+    if transcoders.gated:
+        raise TranscoderError("neurons are part of the model and are not written; give a dictionary")
     folder = Path(folder).expanduser()
     first = transcoders.layers[0].activation
     config: dict[str, Any] = {

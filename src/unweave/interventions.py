@@ -245,7 +245,7 @@ class _Watch:
 
 def _clean(model: ReplacementModel, recording: Recording, layer: int, position: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     pre, activation = read(model.transcoders.layers[layer], read_points(model, recording, layer)[position], index)
-    return pre, activation.masked_fill(position == 0, 0.0)
+    return pre, activation.masked_fill(position < model.transcoders.silent(recording.input_ids), 0.0)
 
 
 def _joined(layers: dict[int, tuple[Tensor, Tensor]]) -> Float[Tensor, "2 *batch watched"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .frozen import FrozenNorm
@@ -66,6 +66,7 @@ class _Patch:
     ):
         self.model, self.edits, self.recording, self.hold, self.watch, self.keep = model, edits, recording, hold, watch, keep
         self.language_model, self.transcoders, self.row = model.language_model, model.transcoders, model.language_model.architecture
+        self.silent = 0 if recording is None else self.transcoders.silent(recording.input_ids)
         self.seen = Seen()
         self.pending: dict[int, Tensor] = {}
         """By layer, what is still to be added where the dictionary writes."""
@@ -169,8 +170,8 @@ class _Patch:
         part = self.transcoders.layers[layer]
         if layer in self.watch:
             position, index = self.watch[layer]
-            pre, activation = read(part, x[:, position].flatten(0, 1), index.repeat(len(x)))
-            activation = activation.view(len(x), -1).masked_fill(position == 0, 0.0)
+            pre, activation = read(part, x[:, position].flatten(0, 1), index.repeat(len(x)), self._gates(layer, position.repeat(len(x))))
+            activation = activation.view(len(x), -1).masked_fill(position < self.silent, 0.0)
             self.seen.watched[layer] = pre.view(len(x), -1), activation
         edits = self.edits.layers.get(layer)
         if edits is not None:
@@ -178,7 +179,7 @@ class _Patch:
             if not self.hold.layers:
                 _, activation = read(part, x[edits.row, edits.position], edits.index)
                 if self.recording is not None:
-                    activation = activation.masked_fill(edits.position == 0, 0.0)
+                    activation = activation.masked_fill(edits.position < self.silent, 0.0)
             new = edits.slope * activation + edits.offset
             self.seen.written[layer] = new
             for at, decoder in self.decoders[layer].items():
@@ -191,12 +192,19 @@ class _Patch:
     def _respond(self, layer: int, x: Float[Tensor, "batch pos d"]) -> None:
         """What all features of a layer write more, or less, than on the unchanged prompt."""
         assert self.recording is not None
-        _, clean = self.transcoders.encode(layer, read_points(self.model, self.recording, layer)[1:])
-        moved = self.transcoders.encode(layer, x[:, 1:].flatten(0, 1))[1].view(len(x), *clean.shape) - clean
+        silent = self.silent
+        _, clean = self.transcoders.encode(layer, read_points(self.model, self.recording, layer)[silent:])
+        moved = self.transcoders.encode(layer, x[:, silent:].flatten(0, 1))[1].view(len(x), *clean.shape) - clean
         index = moved.flatten(0, 1).any(0).nonzero().flatten()
         for at in self._writes(layer) if len(index) else ():
             target = self.pending.setdefault(at, torch.zeros_like(x))
-            target[:, 1:] += moved[..., index] @ self.transcoders.decoder_rows(layer, index, at, x.dtype)
+            target[:, silent:] += moved[..., index] @ self.transcoders.decoder_rows(layer, index, at, x.dtype)
+
+    def _gates(self, layer: int, position: Int[Tensor, " entry"]) -> Float[Tensor, "entry d"] | None:
+        """Where all is held, what neurons' gates are held at."""
+        if not (self.hold.norms and self.recording is not None and self.transcoders.gated):
+            return None
+        return read_points(self.model, self.recording, layer)[position]
 
     def _written(self, output: Tensor, at: int, factor: float) -> Tensor:
         """What leaves the place where the dictionary writes at a layer; the residual stream takes it `factor` times."""

@@ -12,7 +12,7 @@ from .edits import Change, Feature, Intervention, Push, check_feature, goes_on, 
 from .errors import InterventionError, OptionError
 from .models import LanguageModel, Recording
 from .replacement import ReplacementModel
-from .transcoders import JumpReLU, TopK, TranscoderLayer
+from .transcoders import Gated, JumpReLU, TopK, TranscoderLayer
 
 Mode = str
 """`frozen_attention`, `frozen_norms`, `frozen` or `open`; or, with the dictionary in place of the MLPs, `replacement`, `replacement_frozen` or
@@ -109,7 +109,7 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
     for layer, edits in entries.by_layer(model.language_model.engine_dtype).items():
         x = read_points(model, recording, layer)[edits.position]
         _, clean = read(model.transcoders.layers[layer], x, edits.index)
-        clean = clean.masked_fill(edits.position == 0, 0.0)
+        clean = clean.masked_fill(edits.position < model.transcoders.silent(recording.input_ids), 0.0)
         scaled = ~edits.slope.isnan()  # an addition has slope NaN so far: it moves with the activation, whatever that is
         layers[layer] = replace(edits, slope=(~scaled).to(clean), offset=edits.offset + torch.where(scaled, edits.slope.nan_to_num() * clean, 0.0), clean=clean)
     return Plan(layers, tuple(pushes))
@@ -177,8 +177,21 @@ def normalized(model: LanguageModel, layer: int, x: Float[Tensor, "pos d"], like
     return model.before_mlp(layer, like).without_gain.forward(x)
 
 
-def read(part: TranscoderLayer, x: Float[Tensor, "entry d"], index: Int[Tensor, " entry"]) -> tuple[Tensor, Tensor]:
-    """Pre-activation and activation of one feature per row of `x`."""
+def read(
+    part: TranscoderLayer, x: Float[Tensor, "entry d"], index: Int[Tensor, " entry"], held: Float[Tensor, "entry d"] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pre-activation and activation of one feature per row of `x`; gates of neurons are those at `held`, if given.
+
+    Of a neuron both are its activation, as in a graph.
+    """
+    if isinstance(part.activation, Gated):
+        entry = torch.arange(len(x))
+        if held is None:
+            activation = part.activation.hidden(x)[entry, index]
+        else:
+            now, then = ((rows * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index] for rows in (x, held))
+            activation = now * (part.activation.hidden(held)[entry, index] / then)
+        return activation, activation
     if isinstance(part.activation, TopK):  # whether one is among the largest, all must tell
         different, place = torch.unique(x.detach(), dim=0, return_inverse=True)
         rows = x[place.new_empty(len(different)).scatter_(0, place, torch.arange(len(x)))]  # unique itself has no gradient

@@ -13,6 +13,7 @@ from .errors import InexactAttribution, OptionError, TranscoderError
 from .formats import read_transcoders
 from .frozen import FrozenLayer, FrozenModel, FrozenNorm
 from .models import LanguageModel, Recording, load_model
+from .neurons import NEURONS, neurons
 from .smollm2 import DEFAULT_MODEL, DICTIONARY
 from .transcoders import Transcoders
 
@@ -29,6 +30,8 @@ class ActiveFeatures:
     index: Int[Tensor, " feature"]
     activation: Float[Tensor, " feature"]
     preactivation: Float[Tensor, " feature"]
+    slope: Float[Tensor, " feature"] | None = None
+    """Of neurons, what gates make of one unit of the encoders' output, held; pre-activations are meant with it."""
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -51,6 +54,8 @@ class LocalReplacement:
     constants: tuple[Float[Tensor, "pos d"], ...]
     """What each MLP adds whatever the features: decoder biases, and dropped outputs of position 0."""
     position_zero: PositionZero
+    silent: int
+    """How many positions at the start have no features."""
     logits_error: float
     """Largest difference between its logits and the model's."""
 
@@ -72,6 +77,13 @@ class LocalReplacement:
         layer = int(part.layer[features.start])
         rows = self.transcoders.decoder_rows(layer, part.index[features], at, self.errors.dtype)
         return _written(self.frozen.layers[at].write, rows * part.activation[features, None], part.position[features])
+
+    def encoders(self, layer: int, features: Int[Tensor, " feature"]) -> tuple[Float[Tensor, "feature d"], Float[Tensor, " feature"]]:
+        """Encoder rows and biases of features that read at `layer`, given by their numbers."""
+        part, index, dtype = self.transcoders.layers[layer], self.features.index[features], self.errors.dtype
+        rows, bias = part.encoder.select(index, dtype), part.encoder_bias.to(dtype)[index]
+        slope = self.features.slope
+        return (rows, bias) if slope is None else (rows * slope[features, None], bias * slope[features])
 
     def layer_slice(self, layer: int) -> slice:
         """The features that read at one layer, as a slice of `self.features`."""
@@ -115,10 +127,11 @@ class ReplacementModel:
         model = self.language_model
         recording = model.record(model.tokenize(prompt))
         frozen, outputs = _freeze(model, self.transcoders, recording)
-        features = _encode(self.transcoders, recording, frozen)
-        errors, constants = _split_outputs(self.transcoders, recording, frozen, features, outputs, position_zero)
+        silent = self.transcoders.silent(recording.input_ids)
+        features = _encode(self.transcoders, recording, frozen, silent)
+        errors, constants = _split_outputs(self.transcoders, recording, frozen, features, outputs, silent if position_zero == "drop" else 0)
         return LocalReplacement(
-            model, self.transcoders, recording, frozen, features, errors, constants, position_zero,
+            model, self.transcoders, recording, frozen, features, errors, constants, position_zero, silent,
             logits_error=_check_exact(model, recording, frozen, outputs),
         )  # fmt: skip
 
@@ -138,15 +151,16 @@ def _freeze(model: LanguageModel, transcoders: Transcoders, recording: Recording
     return FrozenModel(tuple(layers), model.frozen_final_norm(recording)), outputs
 
 
-def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel) -> ActiveFeatures:
-    """Active features of all layers; none at position 0, whose enormous norms no dictionary is trained on."""
+def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel, silent: int) -> ActiveFeatures:
+    """Active features of all layers; none at the first `silent` positions."""
     parts = []
     for number, layer in enumerate(frozen.layers):
         pre, activation = transcoders.encode(number, layer.read_forward(recording.mids[number]))
-        activation[0] = 0
+        activation[:silent] = 0
         position, index = activation.nonzero(as_tuple=True)
         parts.append((torch.full_like(position, number), position, index, activation[position, index], pre[position, index]))
-    return ActiveFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    found = ActiveFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return replace(found, preactivation=found.activation, slope=found.activation / found.preactivation) if transcoders.gated else found
 
 
 def _split_outputs(
@@ -155,9 +169,12 @@ def _split_outputs(
     frozen: FrozenModel,
     features: ActiveFeatures,
     outputs: list[Float[Tensor, "pos d"]],
-    position_zero: PositionZero,
+    dropped: int,
 ) -> tuple[Float[Tensor, "layer pos d"], tuple[Tensor, ...]]:
-    """Each MLP's output less what its features write: (the part that no feature explains, the constant part)."""
+    """Each MLP's output less what its features write: (the part that no feature explains, the constant part).
+
+    At the first `dropped` positions all counts as constant.
+    """
     dtype = recording.final.dtype
     bounds = torch.searchsorted(features.layer, torch.arange(len(frozen.layers) + 1))
     unexplained, constants = [output.clone() for output in outputs], []
@@ -170,10 +187,9 @@ def _split_outputs(
         bias = transcoders.layers[number].decoder_bias.to(dtype).expand_as(recording.final)
         constant = layer.write_linear(bias)
         unexplained[number] -= constant
-        if position_zero == "drop":
-            constant = constant.clone()
-            constant[0] += unexplained[number][0]
-            unexplained[number][0] = 0
+        constant = constant.clone()
+        constant[:dropped] += unexplained[number][:dropped]
+        unexplained[number][:dropped] = 0
         constants.append(constant)
         if not bool(unexplained[number].isfinite().all()):
             raise TranscoderError(f"{transcoders.name}: layer {number} gives outputs that are not finite; its biases or skip matrix hold NaN")
@@ -205,7 +221,8 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
 
     Args:
         model: `smollm2` (ships with the package) or another short name, a local folder, or a Hugging Face name.
-        transcoders: a local folder, `org/repo[/folder][@revision]` or a short name; None: the one that goes with a short name.
+        transcoders: a local folder, `org/repo[/folder][@revision]` a short name, or `neurons` (the
+            model's own); None: the one that goes with a short name.
         dtype: `float32`, `float64`, `bfloat16` or `float16`; edges are computed in float32, for float64 models in float64.
         device: where the model runs, `cpu`, `cuda` or `mps`; edges are computed on the CPU.
 
@@ -219,5 +236,8 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     wanted = transcoders or (model if model in PAIRS and not Path(model).exists() else None)
     if wanted is None:
         raise TranscoderError(f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'")
+    if wanted == NEURONS and not Path(NEURONS).exists():
+        loaded = load_model(model, dtype=dtype, device=device)
+        return ReplacementModel(loaded, neurons(loaded))
     dictionary = replace(read_transcoders(str(DICTIONARY)), name=DEFAULT_MODEL) if wanted == DEFAULT_MODEL else read_transcoders(wanted)
     return ReplacementModel(load_model(model, dtype=dtype, device=device), dictionary)

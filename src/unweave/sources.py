@@ -73,7 +73,7 @@ class Sources:
         starts = (counts.cumsum(0) - counts).view(n, layers + 1)
         counted = torch.ones(len(layer), dtype=torch.bool)
         if local.position_zero == "drop":
-            counted[len(features) : len(features) + layers * n : n] = False
+            counted[len(features) : len(features) + layers * n].view(layers, n)[:, : local.silent] = False
         cross = local.transcoders.kind == "cross-layer"
         vectors = tuple(_layer_vectors(local, at, starts, cross) for at in range(layers))
         layer = torch.where(layer == layers, -1, layer)

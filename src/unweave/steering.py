@@ -99,9 +99,9 @@ def _placed(model: ReplacementModel, nodes: Sequence[NodeLike], n_positions: int
 
 
 def activations(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos feature"]:
-    """The activations of one layer's features on a prompt; 0 at position 0, where no dictionary is trained."""
+    """The activations of one layer's features on a prompt; 0 at the first positions, where the dictionary has none."""
     found = model.transcoders.encode(layer, read_points(model, recording, layer))[1]
-    found[0] = 0
+    found[: model.transcoders.silent(recording.input_ids)] = 0
     return found
 
 

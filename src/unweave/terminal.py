@@ -15,8 +15,10 @@ from .errors import OptionError, PromptError, TargetError
 
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a local folder, or a Hugging Face name.")]
-Dictionary = Annotated[str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder or org/repo[/folder][@revision].")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A short name (unweave models), a local folder, or a Hugging Face name.")]
+Dictionary = Annotated[
+    str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder, org/repo[/folder][@revision], short name, or neurons.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as JSON.")]
 
 

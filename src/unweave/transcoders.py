@@ -1,5 +1,6 @@
 """Dictionaries: sparse features that stand in for MLPs; per-layer (with or without skip) and cross-layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,8 +50,18 @@ class TopK:
         return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values.relu() if self.rectified else kept.values)
 
 
-Activation = ReLU | JumpReLU | TopK
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """A neuron's activation, which its gate decides; the pre-activation is what the gate multiplies."""
+
+    hidden: Callable[[Float[Tensor, "pos d"]], Float[Tensor, "pos feature"]]
+    """From what the MLP reads to its neurons' activations."""
+
+
+Sparse = ReLU | JumpReLU | TopK
 """Pre-activations to activations, position by position."""
+Activation = Sparse | Gated
+"""The same; a gate also needs what is read."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,11 @@ class TranscoderLayer:
         """Number of features."""
         return self.encoder.shape[0]
 
+    def encode(self, x: Float[Tensor, "pos d"]) -> tuple[Float[Tensor, "pos feature"], Float[Tensor, "pos feature"]]:
+        """Pre-activations and activations."""
+        pre = x @ self.encoder.dense(x.dtype).T + self.encoder_bias.to(x.dtype)
+        return pre, self.activation.hidden(x) if isinstance(self.activation, Gated) else self.activation(pre)
+
 
 @dataclass(frozen=True)
 class Transcoders:
@@ -124,6 +140,8 @@ class Transcoders:
     name: str = ""
     model_name: str = ""
     sha256: str = ""
+    ignored_prefix: tuple[int, ...] = ()
+    """Tokens of a chat's opening that it was not trained on: where a prompt begins with these, their positions have no features."""
 
     def __repr__(self) -> str:
         skip = ", skip" if self.has_skip else ""
@@ -144,6 +162,19 @@ class Transcoders:
         """Whether any layer has a skip matrix."""
         return any(layer.skip is not None for layer in self.layers)
 
+    @property
+    def gated(self) -> bool:
+        """Whether its features are the model's own neurons."""
+        return isinstance(self.layers[0].activation, Gated)
+
+    def silent(self, input_ids: Int[Tensor, " pos"]) -> int:
+        """How many positions at the start of a prompt have no features: one, whose enormous norms no dictionary is trained on,
+        or those of its `ignored_prefix`; none for neurons."""
+        prefix = self.ignored_prefix
+        if prefix and tuple(input_ids[: len(prefix)].tolist()) == prefix:
+            return len(prefix)
+        return 0 if self.gated else 1
+
     def writes(self, layer: int) -> range:
         """The layers at which features of `layer` write."""
         return range(layer, len(self.layers)) if self.kind == "cross-layer" else range(layer, layer + 1)
@@ -154,11 +185,10 @@ class Transcoders:
         Raises:
             TranscoderError: they are not finite.
         """
-        part = self.layers[layer]
-        pre = x @ part.encoder.dense(x.dtype).T + part.encoder_bias.to(x.dtype)
+        pre, activation = self.layers[layer].encode(x)
         if not bool(pre.isfinite().all()):
             raise TranscoderError(f"{self.name}: layer {layer} gives activations that are not finite; its encoder holds NaN or infinite weights")
-        return pre, part.activation(pre)
+        return pre, activation
 
     def decoder_rows(self, layer: int, features: Int[Tensor, " feature"], at: int, dtype: torch.dtype) -> Float[Tensor, "feature d"]:
         """What features of `layer` write at layer `at`, for an activation of one.

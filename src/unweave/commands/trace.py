@@ -40,7 +40,7 @@ def trace(
     if minus is not None and len(target or []) != 1:
         raise OptionError("--minus needs exactly one --target")
     with progress(f"loading {model}") as report:
-        from ..attribution import attribute
+        from ..attribution import DEFAULT_NEURONS, attribute
         from ..features import with_promoted
         from ..pruning import prune
         from ..replacement import load
@@ -50,6 +50,8 @@ def trace(
         named = [target_of(text) for text in target or []]
         wanted: list[TargetSpec] | None = [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
         loaded = load(model, transcoders, dtype=dtype, device=device)
+        if loaded.transcoders.gated and max_features is None:
+            max_features = DEFAULT_NEURONS
         report(0.0, "tracing")
         graph = attribute(
             loaded, given, wanted, position=position, max_logits=max_logits, max_features=max_features,

@@ -55,6 +55,8 @@ def evaluate(
     >>> blocks = torch.randint(0, 49152, (8, 128))                             # doctest: +SKIP
     >>> evaluate(unweave.load("smollm2"), {"noise": blocks[:4]}, blocks[4:])   # doctest: +SKIP
     """
+    if model.transcoders.gated:
+        raise OptionError("neurons stand in for the MLPs exactly, so there is nothing to measure; give a dictionary (--transcoders)")
     begin, report = time.perf_counter(), progress or (lambda share, title: None)
     if not texts or any(not len(blocks) for blocks in (*texts.values(), fit)):
         raise OptionError("there is no text to evaluate on, or none to fit the baselines to; give --text")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ..errors import TranscoderError
-from ..transcoders import Activation, ReadPoint, Transcoders
+from ..transcoders import Activation, Gated, ReadPoint, Transcoders
 from .passes import Step
 
 Watch = Callable[[int, Float[Tensor, "token feature"]], None]
@@ -90,6 +90,7 @@ class Dictionary:
     def encode(self, layer: int, x: Float[Tensor, "token d"]) -> Float[Tensor, "token feature"]:
         """Activations of one layer's features."""
         part = self.layers[layer]
+        assert not isinstance(part.activation, Gated)  # neurons are not evaluated
         return part.activation(torch.addmm(part.encoder_bias, x, part.encoder.T))
 
     def start(self, watch: Watch | None = None) -> Step:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import OptionError, TranscoderMismatch
-from ..transcoders import Activation, JumpReLU, Matrix, ReLU, TopK, TranscoderLayer, Transcoders
+from ..transcoders import JumpReLU, Matrix, ReLU, Sparse, TopK, TranscoderLayer, Transcoders
 from .config import TrainConfig
 from .sparse import Activations, Pattern, encode
 from .statistics import LayerStatistics
@@ -77,7 +77,7 @@ def sparse(dense: Float[Tensor, "token feature"]) -> Activations:
     return Activations(dense[tokens, features], Pattern.of(tokens, features, len(dense), dense.shape[1]))
 
 
-def finished(dictionary: Dictionary, layer: int) -> Activation:
+def finished(dictionary: Dictionary, layer: int) -> Sparse:
     """The activation function that is saved."""
     config = dictionary.config
     width = dictionary.widths[layer]
