@@ -3,19 +3,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench page tools clean
 
 demo: $(STAMP)  ## set up, trace a real prompt, show it
 	$(BIN)/unweave trace "The capital of France is"
 	@echo "Open it in the browser: $(BIN)/unweave serve --model smollm2"
 
-test: check  ## set up, lint, check types, run all tests
-	$(BIN)/python -m pytest -q
+test: check tools  ## set up, lint, check types, run all tests; says which were skipped and why
+	$(BIN)/python -m pytest -q -rs
 
 check: $(STAMP)
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/pyright
+
+tools:  ## what tests of the page need and a clone lacks, where it may be installed: a browser, and packages to rebuild the page
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -y -q chromium; } \
+		|| echo "chromium is not installed: browser tests will be skipped"
+	@[ -d ui/node_modules ] || { command -v npm >/dev/null && cd ui && npm ci -s; } || echo "npm is not installed: the page will not be rebuilt"
+
+page:  ## build the page from ui/ into src/unweave/static/
+	cd ui && npm ci && npm run check && npm test && npm run build
 
 bench: $(STAMP)  ## speed against the matmul floor, by prompt length
 	$(BIN)/python benchmarks/speed.py
@@ -28,4 +36,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) graphs
+	rm -rf $(VENV) graphs ui/node_modules ui/build

@@ -33,7 +33,7 @@ def test_feature_details_follow_the_pointer_and_take_labels(site):
     until(page, "text => !document.querySelector('.pane-feature h3').textContent.includes(text)", "capital cities")
     page.keyboard.press("/")
     page.keyboard.type("capital cit")
-    page.get_by_role("option").first.get_by_text("capital cities").wait_for()
+    page.locator("#palette-list li").first.get_by_text("capital cities").wait_for()
 
 
 def test_a_label_can_be_for_one_place_only(site):
@@ -52,7 +52,7 @@ def test_feature_pages_are_shown(site):
     details = {
         "layer": 0, "index": 1, "source": "page", "label": "", "density": 0.0123, "promoted": [["a", 1.5], ["b", None]], "suppressed": [["c", -1.0]],
         "histogram": {"edges": [0, 1, 2, 3], "counts": [90, 9, 1]}, "quantiles": None,
-        "contexts": [{"quantile": "Top", "tokens": ["x", " <b>y</b>", "\n"], "activations": [0, 3.0, 0.5], "peak": 1}, {"quantile": "0.5", "tokens": ["z"], "activations": [1]}],
+        "contexts": [{"quantile": "Top", "tokens": ["x", " <b>y</b>", "\n"], "activations": [0, 3000.0, 0.5], "peak": 1}, {"quantile": "0.5", "tokens": ["z"], "activations": [1]}],
     }  # fmt: skip
     page.route("**/features/**", lambda route: route.fulfill(json=details))
     click(page, ids(page, 0)[0])
@@ -83,6 +83,8 @@ def test_steering_shows_before_and_after_and_keeps_history(site):
     assert page.locator(".watched li").count() == 1
     page.get_by_role("group", name=re.compile("^Change")).get_by_role("button", name="ablate").click()
     page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_timeout(3000)
+    print(page.locator(".drawer").inner_text())
     until(page, "() => document.querySelectorAll('.history li').length === 2")
     page.reload()
     page.wait_for_selector(".link-canvas")

@@ -43,7 +43,8 @@ export function Steer({ graph }: { graph: Graph }) {
   const run = history.find((other) => other.id === open.value) ?? null;
 
   const add = (action: Action): void => {
-    changes.value = [...changes.value, { action, nodes: target!.nodes, value: ACTIONS[action].value, name: target!.name }];
+    const others = changes.value.filter((other) => !other.nodes.some((id) => target!.nodes.includes(id))); // a feature is changed in one way at a time
+    changes.value = [...others, { action, nodes: target!.nodes, value: ACTIONS[action].value, name: target!.name }];
   };
   const change = (place: number, value: Partial<Change>): void => {
     changes.value = changes.value.map((other, i) => (i === place ? { ...other, ...value } : other));
