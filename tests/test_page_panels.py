@@ -52,7 +52,10 @@ def test_feature_pages_are_shown(site):
     details = {
         "layer": 0, "index": 1, "source": "page", "label": "", "density": 0.0123, "promoted": [["a", 1.5], ["b", None]], "suppressed": [["c", -1.0]],
         "histogram": {"edges": [0, 1, 2, 3], "counts": [90, 9, 1]}, "quantiles": None,
-        "contexts": [{"quantile": "Top", "tokens": ["x", " <b>y</b>", "\n"], "activations": [0, 3000.0, 0.5], "peak": 1}, {"quantile": "0.5", "tokens": ["z"], "activations": [1]}],
+        "contexts": [
+            {"quantile": "Top", "tokens": ["x", " <b>y</b>", "\n"], "activations": [0, 3000.0, 0.5], "peak": 1},
+            {"quantile": "0.5", "tokens": ["z"], "activations": [1]},
+        ],
     }  # fmt: skip
     page.route("**/features/**", lambda route: route.fulfill(json=details))
     click(page, ids(page, 0)[0])
@@ -83,8 +86,6 @@ def test_steering_shows_before_and_after_and_keeps_history(site):
     assert page.locator(".watched li").count() == 1
     page.get_by_role("group", name=re.compile("^Change")).get_by_role("button", name="ablate").click()
     page.get_by_role("button", name="Run", exact=True).click()
-    page.wait_for_timeout(3000)
-    print(page.locator(".drawer").inner_text())
     until(page, "() => document.querySelectorAll('.history li').length === 2")
     page.reload()
     page.wait_for_selector(".link-canvas")

@@ -83,7 +83,8 @@ export type Action = "ablate" | "scale" | "set" | "add";
 export interface Change {
   action: Action;
   nodes: string[];
-  value: number | null;
+  /** None for ablation. */
+  value?: number;
   name?: string;
 }
 

@@ -8,8 +8,8 @@ import * as store from "../store.ts";
 import { type Action, type Change, Kind, type SteerFacts, type SteerRequest, type SteerRun } from "../types.ts";
 import { IconButton } from "../widgets.tsx";
 
-const ACTIONS: Record<Action, { says: string; value: number | null }> = {
-  ablate: { says: "ablate (set to 0)", value: null },
+const ACTIONS: Record<Action, { says: string; value?: number }> = {
+  ablate: { says: "ablate (set to 0)" },
   scale: { says: "multiply by", value: -2 },
   set: { says: "set to", value: 0 },
   add: { says: "add", value: 1 },
@@ -87,7 +87,7 @@ export function Steer({ graph }: { graph: Graph }) {
                 <option value={action}>{says}</option>
               ))}
             </select>
-            {item.value !== null && <input type="number" step="any" aria-label={`Value for ${item.name}`} value={item.value} onInput={(event) => change(place, { value: Number(event.currentTarget.value) })} />}
+            {item.value !== undefined && <input type="number" step="any" aria-label={`Value for ${item.name}`} value={item.value} onInput={(event) => change(place, { value: Number(event.currentTarget.value) })} />}
             <IconButton label={`Remove the change of ${item.name}`} icon="close" onClick={() => (changes.value = changes.value.filter((_, i) => i !== place))} />
           </li>
         ))}
@@ -162,7 +162,7 @@ export function Steer({ graph }: { graph: Graph }) {
 }
 
 function summary({ request, facts }: SteerRun): string {
-  const parts = (request.changes ?? []).map((change) => `${change.action}${change.value === null || change.value === undefined ? "" : ` ${number(change.value)}`} ${change.name ?? change.nodes.join(", ")}`);
+  const parts = (request.changes ?? []).map((change) => `${change.action}${change.value === undefined ? "" : ` ${number(change.value)}`} ${change.name ?? change.nodes.join(", ")}`);
   if (request.swap_from) parts.push(`swap from “${request.swap_from}”`);
   const top = best(facts, "probability_after");
   return `${parts.join("; ")}${top ? ` → ${token(top.text)} ${percent(top.probability_after, 0)}` : ""}`;
