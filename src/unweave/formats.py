@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ READ_HOOKS: dict[str, ReadPoint] = {
 """The field's names of where a dictionary reads."""
 WRITE_HOOKS: dict[str, WritePoint] = {"mlp.hook_out": "mlp_out", "hook_mlp_out": "residual"}
 """The field's names of where a dictionary writes."""
+GEMMA_3_CHAT = (2, 105, 2364, 107)
+"""`<bos><start_of_turn>user` and a line break: circuit-tracer takes no features there from dictionaries for Gemma 3's instruct models."""
 KINDS: dict[str, Kind] = {"transcoder_set": "per-layer", "cross_layer_transcoder": "cross-layer"}
 
 
@@ -51,6 +54,7 @@ def read_transcoders(name: str) -> Transcoders:
         reference = Reference.parse(given)
         wanted = ["*.safetensors", "*.npz", "*cfg.json", "*config.json"]
         folder = download(reference, [f"{pattern}/{part}" for part in wanted] if pattern else ["config.yaml", *wanted])
+    config: dict[str, Any] = {}
     if pattern or not (folder / "config.yaml").is_file():
         kind, points, files, layers = _foreign(folder, pattern)
     else:
@@ -63,7 +67,17 @@ def read_transcoders(name: str) -> Transcoders:
         points = Points(read, write, str(config.get("model_name", "")))
         files, layers = _cross_layer(folder, config) if kind == "cross-layer" else _per_layer(folder, config)
     check_layers(str(name), kind, layers)
-    return Transcoders(kind, layers, points.read, points.write, str(name), points.model, _sha256(files))
+    return Transcoders(kind, layers, points.read, points.write, str(name), points.model, _sha256(files), _ignored(config, points.model, folder))
+
+
+def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...]:
+    """The opening of a chat that a dictionary was not trained on."""
+    prefix = config.get("ignored_prefix")
+    if prefix is None:
+        return GEMMA_3_CHAT if re.search(r"gemma-3-\w+-it$", model) else ()
+    if not isinstance(prefix, list) or not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in prefix):
+        raise TranscoderError(f"{folder / 'config.yaml'}: ignored_prefix is {prefix!r}; it must be a list of token ids")
+    return tuple(prefix)
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -221,6 +235,8 @@ def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: 
     }
     if isinstance(first, TopK):
         config |= {"activation": "topk", "k": first.k} | ({"rectified": True} if first.rectified else {})
+    if transcoders.ignored_prefix:
+        config["ignored_prefix"] = list(transcoders.ignored_prefix)
     if rows is not None and not (compact and transcoders.kind == "per-layer"):
         raise TranscoderError(f"{transcoders.name}: rows can be left out of compact per-layer sets only")
     if any(type(layer.activation) is not type(first) for layer in transcoders.layers) or (

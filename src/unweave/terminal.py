@@ -19,6 +19,8 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A short name (unweave
 Dictionary = Annotated[
     str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder, org/repo[/folder][@revision], short name, or neurons.")
 ]
+Chat = Annotated[bool, typer.Option("--chat", help="Frame the prompt by the model's chat template, as the user's message.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="With the chat template: the system message (implies --chat).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as JSON.")]
 
 
@@ -43,6 +45,17 @@ def token_ids(text: str) -> list[int]:
     if wrong is not None:
         raise PromptError(f"--ids takes whole numbers, not {wrong!r}")
     return [int(part) for part in parts]
+
+
+def wants_chat(chat: bool, system: str | None, ids: bool) -> bool:
+    """Whether prompts are framed by the chat template.
+
+    Raises:
+        OptionError: they are token ids.
+    """
+    if ids and (chat or system is not None):
+        raise OptionError("--chat and --system are about text; leave --ids out, or give the ids of the whole conversation")
+    return chat or system is not None
 
 
 def target_of(text: str) -> str | int:

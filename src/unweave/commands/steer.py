@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..terminal import AsJson, Dictionary, Model, escaped, layer_range, print_json, progress, stdout, target_of, token_ids
+from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, layer_range, print_json, progress, stdout, target_of, token_ids, wants_chat
 
 
 def steer(
@@ -36,6 +36,8 @@ def steer(
     graph: Annotated[Path | None, typer.Option(metavar="FILE", help="A graph: nodes must be in it, and it must be of this model and dictionary.")] = None,
     supernodes: Annotated[Path | None, typer.Option(metavar="FILE", help='Names for sets of features, as JSON: {"Texas": ["12_345_5", ...]}.')] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
+    chat: Chat = False,
+    system: System = None,
     as_json: AsJson = False,
 ) -> None:
     """Change what features do, and see what the model says then."""
@@ -52,6 +54,7 @@ def steer(
     ):
         if option and needed is None:
             raise OptionError(complaint)
+    framed = wants_chat(chat, system, ids)
     with progress(f"loading {model}") as report:
         from .. import edits, effects, generation, interventions, naming, steering
         from ..files import check_writable
@@ -65,6 +68,11 @@ def steer(
         loaded = load(model, transcoders, dtype=dtype, device=device)
         if traced is not None and graph is not None:
             naming.check_graph(traced, graph, loaded)
+        if framed:
+            from ..chats import chat_text
+
+            language_model = loaded.language_model
+            prompt, swap_from = (None if text is None else chat_text(language_model, text, system) for text in (prompt, swap_from))
         recording = interventions.record(loaded, _prompt(prompt, ids, traced))
         names = naming.Names(loaded, named, traced)
         changes: list[edits.Change] = [edits.ablate(*names.features(text)) for text in ablate or ()]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout, target_of, token_ids
+from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, target_of, token_ids, wants_chat
 
 
 def trace(
@@ -26,6 +26,8 @@ def trace(
     position_zero: Annotated[str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")] = "error",
     precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = "exact",
     ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
+    chat: Chat = False,
+    system: System = None,
     out: Annotated[Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")] = False,
     as_json: AsJson = False,
@@ -35,6 +37,7 @@ def trace(
     from ..export import slug_of, write_json
     from ..files import check_writable
 
+    framed = wants_chat(chat, system, ids)
     given: str | list[int] = token_ids(prompt) if ids else prompt
     out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
     if minus is not None and len(target or []) != 1:
@@ -52,6 +55,10 @@ def trace(
         loaded = load(model, transcoders, dtype=dtype, device=device)
         if loaded.transcoders.gated and max_features is None:
             max_features = DEFAULT_NEURONS
+        if framed:
+            from ..chats import chat_text
+
+            given = chat_text(loaded.language_model, prompt, system)
         report(0.0, "tracing")
         graph = attribute(
             loaded, given, wanted, position=position, max_logits=max_logits, max_features=max_features,

@@ -1,0 +1,26 @@
+"""Prompts as an instruct model's chat template frames them."""
+
+from typing import Any
+
+from .errors import PromptError
+from .hub import first_line
+from .models import LanguageModel
+
+
+def chat_text(model: LanguageModel, prompt: str, system: str | None = None) -> str:
+    """The text of a conversation up to where the model answers: a system message, if given, and the prompt as the user's.
+
+    Some templates put a system message of their own where none is given.
+
+    Raises:
+        PromptError: the model has no chat template, or its template refuses the messages.
+    """
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        raise PromptError(f"{model.name} has no chat template; leave --chat and --system out, or give the instruct model")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    try:
+        return tokenizer.apply_chat_template([*messages, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program and may refuse in any way
+        advice = "" if system is None else "; leave --system out, or put it before the prompt"
+        raise PromptError(f"the chat template of {model.name} refuses this: {first_line(error)}{advice}") from error
