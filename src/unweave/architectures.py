@@ -147,10 +147,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             "gpt_oss",
             keys=_DECODER | _WINDOWS | frozenset(
                 "num_local_experts num_experts_per_tok experts_per_token output_router_logits router_aux_loss_coef swiglu_alpha swiglu_limit "
-                "initial_context_length quantization_config".split()
+                "initial_context_length".split()
             ),
             up=None,
-            limits={"quantization_config": lambda value: dict(value).get("quant_method") == "mxfp4"},  # made dense on loading
         ),
         Architecture(
             "starcoder2",
