@@ -50,8 +50,8 @@ export const DARK: Theme = {
   outline: "#aeb8cc",
   accent: "#ff7ab6",
   shared: "#6fa3d8",
-  positive: ["#3a5f46", "#478a58", "#63b577", "#8fd69c", "#c9f5cf"],
-  negative: ["#56476a", "#75599a", "#9d7bc4", "#c2a0e2", "#e6d3f8"],
+  positive: ["#4d7d5d", "#55a06a", "#63b577", "#8fd69c", "#c9f5cf"],
+  negative: ["#735f8e", "#8a6bb4", "#9d7bc4", "#c2a0e2", "#e6d3f8"],
 };
 
 /** Shares at which colour and width reach their ends. */

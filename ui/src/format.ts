@@ -56,7 +56,7 @@ export function nodeName(graph: Graph, annotations: Annotations, row: number): s
     case Kind.Logit:
       return quoted(label[row] || String(index[row]));
     case Kind.Error:
-      return `Error of layer ${layer[row]}`;
+      return `Error L${layer[row]}`;
     default: {
       const words = promotes?.[row];
       return label[row] || (words?.length ? words.slice(0, 3).map(token).join(" ") : featureName(graph, row));

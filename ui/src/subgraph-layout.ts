@@ -4,7 +4,7 @@ import type { Entity, EntityEdge } from "./aggregate.ts";
 import { band } from "./layout.ts";
 import type { Graph } from "./graph.ts";
 
-export const CARD_HEIGHT = 38;
+export const CARD_HEIGHT = 36;
 /** Edges weaker than this do not pull. */
 const LEAST = 0.003;
 
@@ -34,7 +34,7 @@ export function placeCards(
   fixed: Record<string, [number, number]>,
 ): Map<string, Placed> {
   const drawing = new dagre.graphlib.Graph();
-  drawing.setGraph({ rankdir: "BT", nodesep: 24, ranksep: 38 });
+  drawing.setGraph({ rankdir: "BT", nodesep: 20, ranksep: 20 });
   drawing.setDefaultEdgeLabel(() => ({}));
   const position = (entity: Entity): number => mean(entity.members.map((row) => graph.view.nodes.position[row]));
   const ordered = list.slice().sort((a, b) => position(a) - position(b));

@@ -156,10 +156,13 @@ function Row({ graph, from, connection }: { graph: Graph; from: number; connecti
       >
         <Glyph kind={kind[row]} />
         <span class="name">{name}</span>
-        <span class="where">
-          {away !== 0 && kind[row] !== Kind.Embedding ? `${away < 0 ? "←" : "→"} ${quoted(graph.view.tokens[position[row]])}` : ""}
-        </span>
-        {!(kind[row] === Kind.Feature && name === featureName(graph, row)) && <span class="layer">{layerName(graph, row)}</span>}
+        {away !== 0 && kind[row] !== Kind.Embedding && (
+          <>
+            <span class="arrow">{away < 0 ? "←" : "→"}</span>
+            <span class="where">{quoted(graph.view.tokens[position[row]])}</span>
+          </>
+        )}
+        {name !== featureName(graph, row) && kind[row] !== Kind.Error && <span class="layer">{layerName(graph, row)}</span>}
         <span class="value">{weight(connection.weight)}</span>
         <span class="share">
           <ShareBar share={share} />

@@ -182,12 +182,12 @@ function Edges({ edges, places, theme, selected, names }: EdgesProps) {
         const up = from.y > to.y;
         const [y1, y2] = up ? [from.y - CARD_HEIGHT / 2, to.y + CARD_HEIGHT / 2 + 5] : [from.y + CARD_HEIGHT / 2, to.y - CARD_HEIGHT / 2 - 5];
         const bend = Math.max(18, Math.abs(y2 - y1) / 2) * (up ? -1 : 1);
-        const width = Math.max(0.6, WIDEST * Math.min(1, Math.abs(edge.weight)));
+        const width = Math.max(1, WIDEST * Math.min(1, Math.abs(edge.weight)));
         const colour = linkColour(theme, edge.weight);
         const dim = selected !== null && names.has(selected) && edge.source !== selected && edge.target !== selected;
         const head = 3 + width * 0.6;
         return (
-          <g key={`${edge.source} ${edge.target}`} opacity={dim ? 0.2 : 0.92}>
+          <g key={`${edge.source} ${edge.target}`} opacity={dim ? 0.35 : 0.95}>
             <path
               d={`M${from.x},${y1}C${from.x},${y1 + bend},${to.x},${y2 - bend},${to.x},${y2}`}
               fill="none"
@@ -303,7 +303,7 @@ function CardFace({ graph, entity, name, place, theme, selected }: { graph: Grap
       <text x={23} y={14} font-size="13" font-family={FONT} dominant-baseline="central" fill={theme.ink} font-weight={own ? 600 : 400}>
         {clipped(name, Math.floor(room / 7.2))}
       </text>
-      <text x={23} y={28} font-size="11" font-family={FONT} dominant-baseline="central" fill={theme.muted}>
+      <text x={23} y={27} font-size="11" font-family={FONT} dominant-baseline="central" fill={theme.muted}>
         {clipped(below(graph, entity), Math.floor(room / 5.8))}
       </text>
     </>
