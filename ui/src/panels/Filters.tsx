@@ -86,7 +86,7 @@ function Slider(props: { label: string; shown: string; value: number; max: numbe
   return (
     <label class="slider">
       <span>
-        {props.label} <output>{props.shown}</output>
+        {props.label} <span class="amount">{props.shown}</span>
       </span>
       <input type="range" min={0} max={props.max} step={0.5} value={props.value} onInput={(event) => props.onInput(Number(event.currentTarget.value))} />
     </label>
