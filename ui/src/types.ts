@@ -55,9 +55,9 @@ export interface Scores {
 }
 
 export interface Validation {
-  verdict?: string | { text?: string; level?: string };
+  verdict?: string | { text?: string; level?: string; reasons?: unknown[] };
   level?: string;
-  figures?: { name: string; value: number | string | null; low?: number | null; high?: number | null; note?: string | null }[];
+  figures?: { group?: string; name: string; value: number | string | null; low?: number | null; high?: number | null; note?: string | null }[];
   [other: string]: unknown;
 }
 

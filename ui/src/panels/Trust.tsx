@@ -80,30 +80,48 @@ function Meter({ value, peer, label }: { value: number | null; peer: number | nu
   );
 }
 
-/** Any report: a verdict, figures with their intervals, then whatever else it says in plain values. */
+const GROUPS: Record<string, string> = {
+  explained: "How much is explained",
+  ranks: "Does influence say which features matter?",
+  signs: "Does the graph say which way they push?",
+  links: "Where its misses come from",
+  pairs: "From feature to feature",
+  faithfulness: "Disturbances in the replacement model",
+};
+
+/** Any report: a verdict with its reasons, figures with their intervals by group, then whatever else it says in plain values. */
 function Report({ report }: { report: Validation }) {
   const { verdict, figures, level, ...others } = report;
-  const text = typeof verdict === "object" && verdict ? verdict.text : verdict;
-  const grade = (typeof verdict === "object" && verdict ? verdict.level : level) ?? "none";
+  const full = typeof verdict === "object" && verdict ? verdict : null;
+  const text = full ? full.text : verdict;
+  const grade = full?.level ?? level ?? "none";
   const plain = Object.entries(others).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value));
+  const groups = new Map<string, Figures>();
+  for (const figure of Array.isArray(figures) ? figures : []) {
+    const group = String(figure.group ?? "");
+    groups.set(group, [...(groups.get(group) ?? []), figure]);
+  }
   return (
     <>
       {text && <p class={`verdict verdict-${String(grade).replace(/\W/g, "")}`}>{String(text)}</p>}
-      {Array.isArray(figures) && (
-        <dl class="facts-list">
-          {figures.map(({ name, value, low, high, note }) => (
-            <>
-              <dt>
-                {name}
-                {note && <span class="hint"> {note}</span>}
-              </dt>
-              <dd>
-                {typeof value === "number" ? number(value) : String(value ?? "–")}
-                {typeof low === "number" && typeof high === "number" && <span class="muted"> {number(low)} to {number(high)}</span>}
-              </dd>
-            </>
+      {Array.isArray(full?.reasons) && (
+        <ul class="reasons">
+          {full.reasons.map((reason) => (
+            <li>{String(reason)}</li>
           ))}
-        </dl>
+        </ul>
+      )}
+      {[...groups].map(([group, members]) =>
+        group ? (
+          <details>
+            <summary>
+              {group.startsWith("control: ") ? `Random dictionary: ${GROUPS[group.slice(9)] ?? group.slice(9)}` : (GROUPS[group] ?? group)}
+            </summary>
+            <FigureList figures={members} />
+          </details>
+        ) : (
+          <FigureList figures={members} />
+        ),
       )}
       {plain.length > 0 && (
         <dl class="facts-list">
@@ -116,6 +134,32 @@ function Report({ report }: { report: Validation }) {
         </dl>
       )}
     </>
+  );
+}
+
+type Figures = NonNullable<Validation["figures"]>;
+
+function FigureList({ figures }: { figures: Figures }) {
+  return (
+    <dl class="facts-list">
+      {figures.map(({ name, value, low, high, note }) => (
+        <>
+          <dt>
+            {name}
+            {note && <span class="hint"> {note}</span>}
+          </dt>
+          <dd>
+            {typeof value === "number" ? number(value) : String(value ?? "–")}
+            {typeof low === "number" && typeof high === "number" && (
+              <span class="muted">
+                {" "}
+                {number(low)} to {number(high)}
+              </span>
+            )}
+          </dd>
+        </>
+      ))}
+    </dl>
   );
 }
 
