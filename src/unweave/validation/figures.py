@@ -119,6 +119,8 @@ def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figu
             )
         for start in sorted({one.start for one in travelled}):
             begun = [one for one in travelled if (one.kind, one.start) == (kind, start)]
+            if len(begun) < 3:
+                continue
             one_on, at_end = (torch.tensor([one.cosine[place] for one in begun]) for place in (1, -1))
             figures.append(Figure.of(f"{group}faithfulness", f"{name} at layer {start}, 1 layer on: cosine", mean(one_on)))
             figures.append(Figure.of(f"{group}faithfulness", f"{name} at layer {start}, at the end: cosine", mean(at_end)))
