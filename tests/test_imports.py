@@ -23,8 +23,11 @@ ORDER = (
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
-    "export", "inspection", "summary", "effects", "terminal", "claimfile", "claims",
-    "commands.trace", "commands.steer", "commands.validate", "commands.eval", "commands.train", "commands.files", "cli",
+    "microscope.tally", "microscope.collect", "microscope.rules", "microscope.label", "microscope.together", "microscope.write", "microscope.pages",
+    "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
+    "export", "microscope.exchange", "microscope.importing", "microscope.display",
+    "inspection", "summary", "effects", "terminal", "claimfile", "claims",
+    "commands.trace", "commands.steer", "commands.validate", "commands.eval", "commands.train", "commands.features", "commands.files", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 

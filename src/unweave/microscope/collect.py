@@ -155,6 +155,11 @@ def collect(model: ReplacementModel, reading: Reading, folder: Path, *, tokens: 
     return collection
 
 
+def discard(folder: Path) -> None:
+    """Remove what a stopped run would go on from, once the pages are written."""
+    (folder / STATE).unlink(missing_ok=True)
+
+
 def add_batch(collection: Collection, model: ReplacementModel, dictionary: Dictionary, ids: Tensor) -> None:
     """Run one batch of blocks [sequence, pos] and count it."""
     numbers, first = ids.cpu().numpy(), collection.n_blocks

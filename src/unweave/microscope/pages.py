@@ -1,7 +1,8 @@
 """Reading feature pages: one feature in milliseconds, and search over all of them, with DuckDB over Parquet."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from ..errors import FileError, InterventionError, OptionError, TranscoderMismatch
 from ..smollm2 import DEFAULT_FEATURES
 from ..transcoders import Transcoders
+from .collect import Reading
 from .tally import BEFORE, bin_edges
 from .write import FORMAT, META, VERSION
 
@@ -76,7 +78,7 @@ class Pages:
     def densities(self) -> list[np.ndarray]:
         """By layer, the share of positions at which each feature fires."""
         return [
-            np.array([row["count"] for row in self.query(f'SELECT count FROM {self.file(f"features_{layer}.parquet")} ORDER BY index')]) / max(1, self.seen)
+            np.array([row["count"] for row in self.query(f"SELECT count FROM {self.file(f'features_{layer}.parquet')} ORDER BY index")]) / max(1, self.seen)
             for layer in range(len(self.widths))
         ]
 
@@ -148,6 +150,22 @@ def pages_of(transcoders: Transcoders, folder: str | Path | None = None) -> Page
         return None
 
 
+def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
+    """Whether a folder holds finished pages of this text, with at least so many tokens.
+
+    Raises:
+        FileError: it holds finished pages of something else.
+    """
+    if not (folder / META).is_file():
+        return False
+    facts = open_pages(folder).facts
+    if facts.get("imported") or any(facts.get(name) != (list(value) if name == "text" else value) for name, value in asdict(reading).items()):
+        raise FileError(f"{folder} holds pages of another text, model or dictionary; give another --out")
+    if facts["tokens"] < tokens:
+        raise FileError(f"{folder} holds finished pages of {facts['tokens']:,} tokens; give another --out, or remove it to read more")
+    return True
+
+
 def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
     """All that is known of one feature, as plain data.
 
@@ -171,8 +189,7 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
     spans = [_span(context, blocks) for context in contexts]
     listed = {*row["promoted"], *row["suppressed"], *row["token"], *(token for tokens, _, _ in spans for token in tokens)}
     vocabulary = {
-        item["token"]: item
-        for item in pages.query(f"SELECT * FROM {pages.file('vocabulary.parquet')} WHERE token IN ({', '.join(map(str, listed)) or -1})")
+        item["token"]: item for item in pages.query(f"SELECT * FROM {pages.file('vocabulary.parquet')} WHERE token IN ({', '.join(map(str, listed)) or -1})")
     }
     label = next(iter(pages.query(f"SELECT * FROM {pages.file('labels.parquet')} WHERE layer = ? AND index = ?", [layer, index])), None)
     counts = np.array(row["histogram"], dtype=np.int64)
@@ -187,8 +204,8 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
         "index": index,
         "label": "" if label is None else label["label"],
         "density": row["count"] / max(1, pages.seen),
-        "promoted": [[text(token), value] for token, value in zip(row["promoted"], row["promoted_logit"], strict=True)],
-        "suppressed": [[text(token), value] for token, value in zip(row["suppressed"], row["suppressed_logit"], strict=True)],
+        "promoted": [[text(token), value] for token, value in zip_longest(row["promoted"], row["promoted_logit"])],
+        "suppressed": [[text(token), value] for token, value in zip_longest(row["suppressed"], row["suppressed_logit"])],
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()} if len(counts) else None,
         "quantiles": [round(_quantile(share, edges, counts), 4) for share in QUANTILES] if counts.sum() else None,
         "contexts": [
@@ -253,7 +270,9 @@ def search(pages: Pages, text: str, *, fields: tuple[Field, ...] = FIELDS, limit
     exact = [row for row in tokens if row["text"].strip().lower() == wanted]
     found = exact or [row for row in tokens if len(row["text"].strip()) <= len(wanted) + 3]
     ids = [row["token"] for row in found]
-    features = f"(SELECT *, regexp_extract(filename, '_([0-9]+)[.]parquet$', 1)::INT layer FROM read_parquet({pages.file('features_*.parquet')}, filename=true))"
+    features = (
+        f"(SELECT *, regexp_extract(filename, '_([0-9]+)[.]parquet$', 1)::INT layer FROM read_parquet({pages.file('features_*.parquet')}, filename=true))"
+    )
     if ids and "token" in fields:
         total = max(1, sum(row["count"] for row in found))
         parts.append(
@@ -263,7 +282,7 @@ def search(pages: Pages, text: str, *, fields: tuple[Field, ...] = FIELDS, limit
     for field in ("promoted", "suppressed"):
         if ids and field in fields:
             parts.append(
-                f"SELECT layer, index, '{field}' field, (1.0 / list_min([list_position({field}, i) FOR i IN {ids} IF list_contains({field}, i)]))::DOUBLE weight "
+                f"SELECT layer, index, '{field}' field, 1.0 / list_min([list_position({field}, i) FOR i IN {ids} IF list_contains({field}, i)]) weight "
                 f"FROM {features} WHERE list_has_any({field}, {ids})"
             )
     if "context" in fields:

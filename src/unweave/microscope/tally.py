@@ -91,9 +91,7 @@ class LayerTally:
         self.arrays["count"] += added.sum(1)
         self.arrays["total"] += np.bincount(feature, value, self.width)
 
-    def _keep(
-        self, name: str, feature: np.ndarray, key: np.ndarray, place: np.ndarray, value: np.ndarray, activation: Tensor, first_block: int
-    ) -> None:
+    def _keep(self, name: str, feature: np.ndarray, key: np.ndarray, place: np.ndarray, value: np.ndarray, activation: Tensor, first_block: int) -> None:
         """Let candidates compete with the examples that are kept."""
         if not len(feature):
             return

@@ -15,6 +15,7 @@ from ..replacement import ReplacementModel
 from ..version import __version__
 from .collect import Collection
 from .label import Background, Evidence, Label, label
+from .rules import Rule
 from .tally import BEFORE, SAMPLED, STRONGEST, WINDOW, LayerTally
 from .together import companions
 
@@ -89,7 +90,7 @@ def save(connection: duckdb.DuckDBPyConnection, path: Path, columns: dict[str, n
     for name, column in columns.items():
         if column.ndim == 1:
             flat[name] = column
-            chosen.append(name)
+            chosen.append(f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" if column.dtype.kind == "f" else f'"{name}"')
             continue
         parts = [f"{name}_{place}" for place in range(column.shape[1])]
         flat |= {part: np.ascontiguousarray(column[:, place]) for place, part in enumerate(parts)}
@@ -104,21 +105,19 @@ def save(connection: duckdb.DuckDBPyConnection, path: Path, columns: dict[str, n
     write_atomically(path, lambda name: connection.execute(query.format(name.replace("'", "''"))))
 
 
-def write_labels(folder: Path, labels: list[tuple[int, int, Label]], source: str, scores: dict[tuple[int, int], tuple[float, float, float]] | None = None) -> None:
-    """Write labels, with precision, recall and F1 on held-out text where they are known."""
-    known = scores or {}
-    nothing = (float("nan"),) * 3
-    figures = np.array([known.get((layer, index), nothing) for layer, index, _ in labels], np.float32).reshape(-1, 3)
-    columns = {
-        "layer": np.array([layer for layer, _, _ in labels], np.int16),
-        "index": np.array([index for _, index, _ in labels], np.int32),
-        "label": np.array([found.text for _, _, found in labels], dtype=object),
-        "rule": np.array([found.rule.to_json() for _, _, found in labels], dtype=object),
-        "confidence": np.array([found.confidence for _, _, found in labels], np.float32),
-        "source": np.array([source] * len(labels), dtype=object),
-        "precision": figures[:, 0], "recall": figures[:, 1], "f1": figures[:, 2],
-    }  # fmt: skip
-    save(duckdb.connect(), folder / "labels.parquet", columns)
+def write_labels(folder: Path, labels: list[tuple[int, int, Label]], source: str) -> None:
+    """Write labels that have not been scored.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    _write_rows(
+        folder,
+        {
+            (layer, index): {"label": found.text, "rule": found.rule.to_json(), "confidence": found.confidence, "source": source}
+            for layer, index, found in labels
+        },
+    )
 
 
 def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[str, np.ndarray]:
@@ -209,3 +208,47 @@ def rounded(values: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     kept = ((bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)).view(np.float32)
     return np.where(np.isfinite(values), kept, values).astype(np.float32)
+
+
+def relabel(folder: Path, labels: dict[tuple[int, int], tuple[str, dict[str, float] | None]], source: str) -> None:
+    """Put other labels in place of some, with their scores; rules stay, so they can still be checked.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    rows = _label_rows(folder)
+    for (layer, index), (text, score) in labels.items():
+        row = rows.setdefault((layer, index), {"rule": Rule("token", ()).to_json(), "confidence": 0.0})
+        row |= {"label": text, "source": source} | (score or {"precision": None, "recall": None, "f1": None})
+    _write_rows(folder, rows)
+
+
+def rescore(folder: Path, scores: dict[tuple[int, int], tuple[float, float, float]]) -> None:
+    """Put the precision, recall and F1 of some labels beside them.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    rows = _label_rows(folder)
+    for place, score in scores.items():
+        if place in rows:
+            rows[place] |= dict(zip(("precision", "recall", "f1"), score, strict=True))
+    _write_rows(folder, rows)
+
+
+def _label_rows(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    result = duckdb.connect().execute("SELECT * FROM read_parquet(?)", [str(folder / "labels.parquet")])
+    names = [column[0] for column in result.description or ()]
+    found = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    return {(row["layer"], row["index"]): row for row in found}
+
+
+def _write_rows(folder: Path, rows: dict[tuple[int, int], dict[str, Any]]) -> None:
+    places = sorted(rows)
+    columns = {
+        "layer": np.array([layer for layer, _ in places], np.int16),
+        "index": np.array([index for _, index in places], np.int32),
+        **{name: np.array([rows[place][name] for place in places], dtype=object) for name in ("label", "rule", "source")},
+        **{name: np.array([rows[place].get(name) for place in places], np.float32) for name in ("confidence", "precision", "recall", "f1")},
+    }
+    save(duckdb.connect(), folder / "labels.parquet", columns)
