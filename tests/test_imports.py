@@ -24,7 +24,7 @@ ORDER = (
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
     "microscope.tally", "microscope.collect", "microscope.rules", "microscope.label", "microscope.together", "microscope.write", "microscope.pages",
-    "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
+    "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
     "inspection", "summary", "effects", "terminal", "claimfile", "claims",
     "commands.trace", "commands.steer", "commands.validate", "commands.eval", "commands.train", "commands.features", "commands.files", "cli",

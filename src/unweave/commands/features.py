@@ -105,8 +105,7 @@ def search(
     from ..microscope.pages import FIELDS, open_pages
     from ..microscope.pages import search as search_pages
 
-    chosen: Any = tuple(field or FIELDS)
-    rows = search_pages(open_pages(features), text, fields=chosen, limit=limit)
+    rows = search_pages(open_pages(features), text, fields=field or FIELDS, limit=limit)
     if as_json:
         print_json({"text": text, "features": rows})
     else:

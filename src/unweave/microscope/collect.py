@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -61,6 +62,8 @@ class Collection:
         self.n_blocks = 0
         self.digest = hashlib.sha256().hexdigest()
         """Of all tokens read, in order."""
+        self.ended = False
+        """Whether there is no more text."""
         self.kept: dict[int, np.ndarray] = {}
         """Blocks that hold examples, and some that did."""
 
@@ -137,20 +140,18 @@ def collect(model: ReplacementModel, reading: Reading, folder: Path, *, tokens: 
         _skip(blocks, collection, say)
     dictionary = Dictionary.load(model.transcoders, language_model.engine_dtype, language_model.device)
     begin, first, saved = time.monotonic(), collection.seen, time.monotonic()
-    while collection.seen < tokens:
-        some = list(islice(blocks, 64))
-        if not some:
-            break
+    wanted = math.ceil(tokens / (reading.context - 1))
+    blocks = islice(blocks, max(0, wanted - collection.n_blocks))
+    while some := list(islice(blocks, 64)):
         for ids in batches(torch.stack(some), language_model):
             add_batch(collection, model, dictionary, ids)
             _say(say, collection.seen, first, tokens, time.monotonic() - begin)
-            if collection.seen >= tokens:
-                break
             if time.monotonic() - saved > SAVE_EVERY:
                 collection.save(path)
                 saved = time.monotonic()
     if not collection.n_blocks:
         raise TextError(f"the text gives no block of {reading.context} tokens; give more text or a shorter --context")
+    collection.ended = collection.n_blocks < wanted
     collection.save(path)
     return collection
 

@@ -5,7 +5,7 @@ positions where it holds at which the feature fires. Recall comes from counts of
 often a rule holds anywhere from the text kept, so precision follows by Bayes' rule. The rule with the best F1 wins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,9 @@ LISTED = 4
 """Tokens named in a label."""
 SHRINK = 1.0
 """Firings at which a rule from the sample is counted as failing beyond those where it does: few firings prove little."""
+
+Offer = Callable[[Rule, float, float], None]
+"""Takes a rule, its recall, and the share of all positions at which it holds."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,13 @@ def label(evidence: Evidence, background: Background) -> Label | None:
         offer(Rule("token", (), names[place]), float(of_class[place]), float(background.share[0, place]))
     n = len(evidence.around)
     if n >= 4:
-        for where, at in (("previous", BEFORE - 1), ("next", BEFORE + 1)):
-            _offer_neighbours(offer, where, evidence.around[:, at], background)
+        _offer_neighbours(offer, "previous", evidence.around[:, BEFORE - 1], background)
+        _offer_neighbours(offer, "next", evidence.around[:, BEFORE + 1], background)
         _offer_near(offer, evidence.around[:, BEFORE - 12 : BEFORE + 1], background)
     return Label(_words(best[1], evidence, background), best[1], round(max(0.0, min(1.0, best[0])), 3))
 
 
-def _offer_neighbours(offer, where: Where, tokens: np.ndarray, background: Background) -> None:
+def _offer_neighbours(offer: Offer, where: Where, tokens: np.ndarray, background: Background) -> None:
     inside = tokens[tokens >= 0]
     if not len(inside):
         return
@@ -131,7 +134,7 @@ def _offer_neighbours(offer, where: Where, tokens: np.ndarray, background: Backg
         offer(Rule(where, (), list(CLASSES)[place]), float(max(0.0, of_class[place] - SHRINK) / len(tokens)), float(background.share[0, place]))
 
 
-def _offer_near(offer, around: np.ndarray, background: Background) -> None:
+def _offer_near(offer: Offer, around: np.ndarray, background: Background) -> None:
     """Tokens that are near many firings and near few other positions."""
     n = len(around)
     pairs = np.unique(np.stack([np.repeat(np.arange(n), around.shape[1]), around.reshape(-1)]), axis=1)

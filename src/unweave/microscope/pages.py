@@ -1,10 +1,11 @@
 """Reading feature pages: one feature in milliseconds, and search over all of them, with DuckDB over Parquet."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -16,8 +17,7 @@ from .collect import Reading
 from .tally import BEFORE, bin_edges
 from .write import FORMAT, META, VERSION
 
-Field = Literal["label", "token", "promoted", "suppressed", "context"]
-FIELDS: tuple[Field, ...] = ("label", "token", "promoted", "suppressed", "context")
+FIELDS = ("label", "token", "promoted", "suppressed", "context")
 """Where a search looks, most telling first."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -151,7 +151,7 @@ def pages_of(transcoders: Transcoders, folder: str | Path | None = None) -> Page
 
 
 def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
-    """Whether a folder holds finished pages of this text, with at least so many tokens.
+    """Whether a folder holds finished pages of this text, with at least so many tokens or all there are.
 
     Raises:
         FileError: it holds finished pages of something else.
@@ -161,7 +161,7 @@ def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
     facts = open_pages(folder).facts
     if facts.get("imported") or any(facts.get(name) != (list(value) if name == "text" else value) for name, value in asdict(reading).items()):
         raise FileError(f"{folder} holds pages of another text, model or dictionary; give another --out")
-    if facts["tokens"] < tokens:
+    if facts["tokens"] < tokens and not facts.get("ended"):
         raise FileError(f"{folder} holds finished pages of {facts['tokens']:,} tokens; give another --out, or remove it to read more")
     return True
 
@@ -248,7 +248,7 @@ def _band(value: float, edges: np.ndarray, counts: np.ndarray) -> str:
     return f"{20 * fifth}–{20 * fifth + 20}%"
 
 
-def search(pages: Pages, text: str, *, fields: tuple[Field, ...] = FIELDS, limit: int = 20) -> list[dict[str, Any]]:
+def search(pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: int = 20) -> list[dict[str, Any]]:
     """Features that have to do with a text: by label, tokens they fire on, tokens they promote or suppress, and contexts.
 
     Case does not matter. A feature counts once, with the fields that matched; better fields come first, and within one

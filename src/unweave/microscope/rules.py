@@ -33,7 +33,7 @@ CLASSES: dict[str, re.Pattern[str]] = {
     "operators and code symbols": _is(r"\s*[=+*/%&|^~<>#$@\\_:;{}\[\]()!-]*[=+*/%&|^~<>#$@\\_{}\[\]()]+[=+*/%&|^~<>#$@\\_:;{}\[\]()!-]*"),
     "pieces inside or at the end of words": _is(r"[a-z]+"),
     "special tokens": _is(r"<\|.*\|>"),
-    **{f"words in -{end}": _is(rf"\s*[A-Za-z]+{end}") for end in "ing ed ly tion ment ness ity able er est al ive ous ism ist ology".split()},
+    **{f"words in -{end}": _is(rf"\s*[A-Za-z]*{end}") for end in "ing ed ly tion ment ness ity able er est al ive ous ism ist ology".split()},
     **{f"words beginning with {begin}-": _is(rf" {begin}[a-z]+") for begin in "un re in dis pre con inter over under out".split()},
     "plural or third-person words in -s": _is(r"\s*[a-z]{2,}[^su\W]s"),
 }

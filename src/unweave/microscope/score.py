@@ -61,8 +61,8 @@ def contexts(hit: np.ndarray) -> np.ndarray:
     """
     length = (hit.shape[1] - 1) // CONTEXT * CONTEXT
     if not length:
-        return hit[:, 1:].any(1, keepdims=True)
-    return hit[:, 1 : length + 1].reshape(len(hit), -1, CONTEXT).any(2)
+        return np.asarray(hit[:, 1:].any(1, keepdims=True))
+    return np.asarray(hit[:, 1 : length + 1].reshape(len(hit), -1, CONTEXT).any(2))
 
 
 def detection(picked: np.ndarray, firing: np.ndarray) -> Detection:

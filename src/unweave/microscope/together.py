@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import duckdb
 import numpy as np
 
 from .tally import priority
@@ -11,9 +10,7 @@ CANDIDATES = 24
 """Features that share most sampled positions with one, among which the closest are found."""
 
 
-def companions(
-    connection: duckdb.DuckDBPyConnection, places: Sequence[np.ndarray], count: int, report: Callable[[float], object] = lambda share: None
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def companions(places: Sequence[np.ndarray], count: int, report: Callable[[float], object] = lambda share: None) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each layer the features of all layers that fire together with each of its own, closest first, and how closely.
 
     Features are numbered through all layers. Closeness is the share of positions at which both fire among those at which
@@ -27,26 +24,33 @@ def companions(
         By layer ([feature, count] numbers, -1 where there are fewer, [feature, count] shares, NaN there).
     """
     offsets = np.cumsum([0, *(len(layer) for layer in places)])
-    table = np.full((int(offsets[-1]), max(layer.shape[1] for layer in places)), -1, np.int64)
-    for begin, layer in zip(offsets[:-1], places, strict=True):
-        table[begin : begin + len(layer), : layer.shape[1]] = layer
+    table = np.concatenate(places)
     feature, slot = np.nonzero(table >= 0)
-    connection.register("listed", {"feature": feature.astype(np.int32), "place": table[feature, slot]})
-    connection.execute("CREATE OR REPLACE TEMP TABLE firing AS SELECT * FROM listed")
+    distinct, group = np.unique(table[feature, slot], return_inverse=True)
+    rows = np.full(table.shape, -1, np.int64)
+    rows[feature, slot] = group
+    firing = np.split(feature[np.argsort(group, kind="stable")], np.cumsum(np.bincount(group, minlength=len(distinct)))[:-1])
     keys = np.where(table >= 0, priority(np.maximum(table, 0)), -1)
-    full = (table >= 0).all(1)
-    floor = np.where(full, keys.min(1), 0)
+    floor = np.where((table >= 0).all(1), keys.min(1), 0)
     found = []
     for number, layer in enumerate(places):
         report(number / len(places))
-        rows = connection.execute(
-            "SELECT a, unnest(max_by(b, shared * 1000000000 - b, ?)) b FROM (SELECT x.feature a, y.feature b, count(*) shared FROM firing x "
-            "JOIN firing y ON x.place = y.place AND x.feature <> y.feature WHERE x.feature >= ? AND x.feature < ? GROUP BY 1, 2 HAVING shared > 1) GROUP BY a",
-            [CANDIDATES, int(offsets[number]), int(offsets[number + 1])],
-        ).fetchnumpy()
-        found.append(_closest(np.asarray(rows["a"], np.int64), np.asarray(rows["b"], np.int64), int(offsets[number]), len(layer), keys, floor, count))
-    connection.execute("DROP TABLE firing")
+        pairs = [_candidates(own, rows[own], firing, len(table)) for own in range(int(offsets[number]), int(offsets[number + 1]))]
+        a = np.repeat(np.arange(int(offsets[number]), int(offsets[number + 1])), [len(part) for part in pairs])
+        b = np.concatenate([np.zeros(0, np.int64), *pairs])
+        found.append(_closest(a, b, int(offsets[number]), len(layer), keys, floor, count))
     return found
+
+
+def _candidates(own: int, rows: np.ndarray, firing: list[np.ndarray], features: int) -> np.ndarray:
+    """The features that share most sampled positions with one."""
+    inside = rows[rows >= 0]
+    if not len(inside):
+        return np.zeros(0, np.int64)
+    shared = np.bincount(np.concatenate([firing[row] for row in inside]), minlength=features)
+    shared[own] = 0
+    several = np.flatnonzero(shared > 1)
+    return several[np.argsort(-shared[several], kind="stable")[:CANDIDATES]]
 
 
 def _closest(a: np.ndarray, b: np.ndarray, begin: int, width: int, keys: np.ndarray, floor: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

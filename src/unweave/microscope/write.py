@@ -53,13 +53,13 @@ def write_pages(
     blocks = np.stack([collection.kept[number] for number in numbers.tolist()])
     save(connection, folder / "blocks.parquet", {"block": numbers, "tokens": blocks})
     background = Background(vocabulary, collection.tokens, blocks)
-    together = companions(connection, [layer.arrays["sampled_place"] for layer in collection.layers], COMPANIONS, lambda share: say(0.3 * share, "co-firing"))
+    together = companions([layer.arrays["sampled_place"] for layer in collection.layers], COMPANIONS, lambda share: say(0.3 * share, "co-firing"))
     labels: list[tuple[int, int, Label]] = []
     n = len(collection.layers)
     for number, layer in enumerate(collection.layers):
         say(0.3 + 0.7 * number / n, f"writing pages of layer {number}")
         rows = _features(layer, number, model) | {"companion": together[number][0], "companion_share": together[number][1]}
-        promoted = [tuple(words[token] for token in row if token >= 0) for row in rows["promoted"]]
+        promoted = [tuple(vocabulary[token] for token in row if token >= 0) for row in rows["promoted"].tolist()]
         lookup = np.full(int(numbers[-1]) + 1, -1, np.int64)
         lookup[numbers] = np.arange(len(numbers))
         for index, evidence in _evidence(layer, lookup, blocks, promoted):
@@ -72,7 +72,8 @@ def write_pages(
     facts = {
         "format": FORMAT, "version": VERSION, "unweave": __version__, "model": reading.model, "transcoders": reading.transcoders,
         "sha256": reading.sha256, "kind": model.transcoders.kind, "widths": list(model.transcoders.widths), "text": list(reading.text),
-        "context": reading.context, "held_out": reading.held_out, "tokens": collection.seen, "blocks": collection.n_blocks, "digest": collection.digest,
+        "context": reading.context, "held_out": reading.held_out, "tokens": collection.seen, "ended": collection.ended, "blocks": collection.n_blocks,
+        "digest": collection.digest,
     }  # fmt: skip
     write_atomically(folder / META, lambda name: Path(name).write_text(json.dumps(facts, indent=1) + "\n"))
     say(1.0, "done")
@@ -147,7 +148,7 @@ def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[s
         "token": tokens,
         "token_count": counts,
         "norm": rounded(norms),
-        **_effects(model, number, norms.any(1)),
+        **_effects(model, number, np.asarray(norms.any(1))),
     }
 
 
