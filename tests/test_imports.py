@@ -24,12 +24,15 @@ ORDER = (
     "sampling", "training.config", "training.sparse", "training.statistics", "training.dictionary", "training.recorder",
     "training.parallel", "training.step", "training.tokens", "training.checkpoint", "training.state", "training.loop", "training.progress", "training.display",
     "training.curves",
-    "export", "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
+    "microscope.tally", "microscope.collect", "microscope.rules", "microscope.label", "microscope.together", "microscope.write", "microscope.pages",
+    "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
+    "export", "microscope.exchange", "microscope.importing", "microscope.display",
+    "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
     "notebook", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
-    "commands.files", "commands.models", "cli",
+    "commands.features", "commands.files", "commands.models", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 

@@ -14,7 +14,8 @@
   + TextError             text that cannot be read, or too little of it
   + TrainingError         a training that cannot go on
   + GraphError            a graph file that cannot be read or understood, an unknown node
-  + FileError             a file that cannot be written
+  + FileError             a file that cannot be written, or feature pages that cannot be read
+  + EndpointError         a service that labels features and cannot be reached
 
 A message says what failed, on which value, and what to do, in one line.
 """
@@ -78,3 +79,7 @@ class GraphError(UnweaveError):
 
 class FileError(UnweaveError):
     """A file that cannot be written."""
+
+
+class EndpointError(UnweaveError):
+    """A service for labels that cannot be reached, refuses, or answers something else."""

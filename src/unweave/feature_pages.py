@@ -3,6 +3,7 @@
 import gzip
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from .errors import FileError
 from .export import cantor
+from .microscope import pages as microscope
+from .microscope.write import META
 
 FeaturePages = Callable[[int, int], dict[str, Any] | None]
 """The page of (layer, index), or None if there is none. Keys as in docs/server.md: label, density, promoted, suppressed,
@@ -21,18 +24,33 @@ MOST_RECORD = 32 << 20
 
 
 def open_pages(folder: str | Path) -> FeaturePages:
-    """Feature pages of a folder: circuit-tracer's `index.json.gz` with `layer_N.bin`, or a `CANTOR.json` for each feature.
+    """Feature pages of a folder: ours, circuit-tracer's `index.json.gz` with `layer_N.bin`, or a `CANTOR.json` for each feature.
 
     Raises:
-        FileError: the folder holds neither, or its index cannot be read.
+        FileError: the folder holds none of these, or its index cannot be read.
     """
     folder = Path(folder).expanduser()
+    if (folder / META).is_file():
+        return served(microscope.open_pages(folder))
     for place in (folder, folder / "features"):
         if (place / INDEX).is_file():
             return _packed(place)
     if folder.is_dir() and any(path.stem.isdecimal() for path in folder.glob("*.json")):
         return lambda layer, index: _single(folder / f"{cantor(layer, index)}.json")
-    raise FileError(f"no feature pages in {folder}: it has neither {INDEX} nor files such as 75466754.json")
+    raise FileError(f"no feature pages in {folder}: it has neither {META}, nor {INDEX}, nor files such as 75466754.json")
+
+
+def served(pages: microscope.Pages) -> FeaturePages:
+    """Our own pages, one request at a time: a DuckDB connection is not for several threads."""
+    lock = threading.Lock()
+
+    def page(layer: int, index: int) -> dict[str, Any] | None:
+        if not (0 <= layer < len(pages.widths) and 0 <= index < pages.widths[layer]):
+            return None
+        with lock:
+            return microscope.page(pages, layer, index)
+
+    return page
 
 
 def _packed(folder: Path) -> FeaturePages:

