@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from conftest import write_tiny_dictionary, write_tiny_model
 
 import unweave
 from unweave.errors import FileError
+from unweave.formats import read_transcoders
 from unweave.microscope.exchange import packed_records, to_neuronpedia, to_peer
 from unweave.microscope.importing import import_pages
-from unweave.microscope.pages import open_pages, page
+from unweave.microscope.pages import open_pages, page, search
+from unweave.smollm2 import DICTIONARY
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +273,37 @@ def test_the_documentation_lists_every_option(run):
         options = set(re.findall(r"--[a-z-]+", run("features", command, "--help")[1])) - {"--help", "--no-json", "--no-save"}
         section = text.split(f"## unweave features {command}")[1].split("\n## ")[0]
         assert [option for option in sorted(options) if f"`{option}`" not in section] == []
+
+
+def test_graphs_carry_labels(run, folders, pages, tmp_path):
+    words = ("trace", "w3 w4 w5 w6", "--model", folders[0], "--transcoders", folders[1], "--features", pages, "--json")
+    facts = json.loads(run(*words, "--out", "g.graph.safetensors")[1])
+    assert facts["features"]
+    for feature in facts["features"]:
+        layer, index, _ = map(int, feature["node"].split("_"))
+        assert feature["label"] == page(open_pages(pages), layer, index)["label"] != ""
+    graph = unweave.Graph.load("g.graph.safetensors")
+    assert graph.provenance.extra["labels"][facts["features"][0]["node"]] == facts["features"][0]["label"]
+    assert run("convert", "g.graph.safetensors", "g.json")[0] == 0
+    nodes = {node["node_id"]: node["clerp"] for node in json.loads((tmp_path / "g.json").read_text())["nodes"]}
+    assert nodes[facts["features"][0]["node"]] == facts["features"][0]["label"]
+    assert facts["features"][0]["label"] in " ".join(run(*words[:-1])[1].split())
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(*words[:-2], "empty")
+    assert code == 2 and "no feature pages in" in err
+
+
+def test_the_pages_that_ship_are_of_the_dictionary_that_ships():
+    shipped = open_pages(None, read_transcoders(str(DICTIONARY)))
+    assert sum(path.stat().st_size for path in shipped.folder.iterdir()) <= 25e6
+    assert sum((density > 0).sum() for density in shipped.densities()) > 0.5 * sum(shipped.widths)
+    rng, times = np.random.default_rng(0), []
+    for _ in range(10):
+        layer = int(rng.integers(30))
+        index = int(rng.integers(shipped.widths[layer]))
+        begin = time.process_time()
+        found = page(shipped, layer, index)
+        times.append(time.process_time() - begin)
+        assert (found["layer"], found["index"], bool(found["contexts"])) == (layer, index, found["count"] > 0)
+    assert sorted(times)[5] < 0.1  # five times what it takes, for the shape checks of the tests
+    assert search(shipped, "paris")

@@ -56,8 +56,7 @@ def judge(
         TextError: none of the features fires on the text.
     """
     ids = blocks.numpy()
-    vocabulary = [row["text"] for row in pages.query(f"SELECT text FROM {pages.file('vocabulary.parquet')} ORDER BY token")]
-    members = class_members(vocabulary)
+    members = class_members(pages.vocabulary[0])
     firing = firing_on(model, blocks, features, report)
     labels, baseline = stored_labels(pages, features), first_tokens(pages, features)
     found: dict[str, list[tuple[Detection, Detection]]] = {"label": [], "baseline": []}

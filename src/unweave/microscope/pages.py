@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,11 @@ class Pages:
         rows = self.query(f"SELECT layer, index, label FROM {self.file('labels.parquet')} WHERE (layer, index) IN ({pairs})")
         return {(row["layer"], row["index"]): row["label"] for row in rows}
 
-    def texts(self, tokens: set[int]) -> dict[int, str]:
-        """Tokens as text."""
-        if not tokens:
-            return {}
-        listed = ", ".join(str(int(token)) for token in tokens)
-        return {row["token"]: row["text"] for row in self.query(f"SELECT token, text FROM {self.file('vocabulary.parquet')} WHERE token IN ({listed})")}
+    @cached_property
+    def vocabulary(self) -> tuple[list[str], list[int]]:
+        """Text of every token, and how often it came."""
+        rows = self.query(f"SELECT list(text ORDER BY token) words, list(count ORDER BY token) counts FROM {self.file('vocabulary.parquet')}")
+        return rows[0]["words"] or [], rows[0]["counts"] or []
 
     def blocks(self, numbers: set[int]) -> dict[int, list[int]]:
         """Blocks of tokens by number."""
@@ -136,7 +136,8 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     if transcoders is not None and facts["sha256"] != transcoders.sha256:
         hashes = f"(sha256 {facts['sha256'][:12]}, this one {transcoders.sha256[:12]})"
         raise TranscoderMismatch(f"the feature pages in {place} are of another dictionary, {facts['transcoders']} {hashes}; give --features of this one")
-    connection = duckdb.connect(config={"threads": 2, "enable_external_access": "true", "autoinstall_known_extensions": "false"})
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+    connection.execute("SET enable_progress_bar = false; SET parquet_metadata_cache = true")
     return Pages(place, facts, connection)
 
 
@@ -180,47 +181,44 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
         FileError: the pages are damaged.
     """
     pages.check_feature(layer, index)
-    rows = pages.query(f"SELECT * FROM {pages.file(f'features_{layer}.parquet')} WHERE index = ?", [index])
+    rows = pages.query(
+        f"SELECT f.*, l.label, l.confidence, l.precision, l.recall, l.f1 FROM {pages.file(f'features_{layer}.parquet')} f LEFT JOIN "
+        f"(SELECT * FROM {pages.file('labels.parquet')} WHERE layer = ? AND index = ?) l ON true WHERE f.index = ?",
+        [layer, index, index],
+    )
     if not rows:
         raise FileError(f"the feature pages in {pages.folder} lack feature {index} of layer {layer}; build them anew")
     row = rows[0]
     contexts = pages.query(f"SELECT * EXCLUDE (index) FROM {pages.file(f'contexts_{layer}.parquet')} WHERE index = ? ORDER BY sampled, value DESC", [index])
     blocks = pages.blocks({context["block"] for context in contexts})
     spans = [_span(context, blocks) for context in contexts]
-    listed = {*row["promoted"], *row["suppressed"], *row["token"], *(token for tokens, _, _ in spans for token in tokens)}
-    vocabulary = {
-        item["token"]: item for item in pages.query(f"SELECT * FROM {pages.file('vocabulary.parquet')} WHERE token IN ({', '.join(map(str, listed)) or -1})")
-    }
-    label = next(iter(pages.query(f"SELECT * FROM {pages.file('labels.parquet')} WHERE layer = ? AND index = ?", [layer, index])), None)
+    words, times = pages.vocabulary
     counts = np.array(row["histogram"], dtype=np.int64)
     edges = bin_edges(row["first_bin"] + np.arange(len(counts) + 1)) if len(counts) else np.zeros(0)
     names = [_band(context["value"], edges, counts) if context["sampled"] else "strongest" for context in contexts]
 
-    def text(token: int) -> str:
-        return vocabulary[token]["text"]
-
     return {
         "layer": layer,
         "index": index,
-        "label": "" if label is None else label["label"],
+        "label": row["label"] or "",
         "density": row["count"] / max(1, pages.seen),
-        "promoted": [[text(token), value] for token, value in zip_longest(row["promoted"], row["promoted_logit"])],
-        "suppressed": [[text(token), value] for token, value in zip_longest(row["suppressed"], row["suppressed_logit"])],
+        "promoted": [[words[token], value] for token, value in zip_longest(row["promoted"], row["promoted_logit"])],
+        "suppressed": [[words[token], value] for token, value in zip_longest(row["suppressed"], row["suppressed_logit"])],
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()} if len(counts) else None,
         "quantiles": [round(_quantile(share, edges, counts), 4) for share in QUANTILES] if counts.sum() else None,
         "contexts": [
-            {"tokens": [text(token) for token in tokens], "activations": values, "peak": peak, "quantile": name}
+            {"tokens": [words[token] for token in tokens], "activations": values, "peak": peak, "quantile": name}
             for (tokens, values, peak), name in zip(spans, names, strict=True)
         ],
         "source": "page",
         "count": row["count"],
         "mean": row["mean"],
         "maximum": row["maximum"],
-        "tokens": [[text(token), count, vocabulary[token]["count"]] for token, count in zip(row["token"], row["token_count"], strict=True)],
+        "tokens": [[words[token], count, times[token]] for token, count in zip(row["token"], row["token_count"], strict=True)],
         "companions": [[*pages.place(number), share] for number, share in zip(row["companion"], row["companion_share"], strict=True)],
         "norms": [[layer + at, norm] for at, norm in enumerate(row["norm"])],
-        "confidence": None if label is None else label["confidence"],
-        "score": None if label is None or label["f1"] is None else {name: label[name] for name in ("precision", "recall", "f1")},
+        "confidence": row["confidence"],
+        "score": None if row["f1"] is None else {name: row[name] for name in ("precision", "recall", "f1")},
     }
 
 
@@ -300,12 +298,13 @@ def search(pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: in
 
 
 def _contexts_with(pages: Pages, ids: list[int]) -> list[str]:
-    """Features whose examples have one of the tokens where they fire or in the three positions before."""
+    """Features at least two of whose examples have one of the tokens where they fire or in the three positions before."""
     if not ids:
         return []
     contexts = f"read_parquet({pages.file('contexts_*.parquet')}, filename=true)"
     found = (
-        f"SELECT regexp_extract(c.filename, '_([0-9]+)[.]parquet$', 1)::INT layer, index, "
-        f"list_has_any(tokens[greatest(1, position - 2) : position + 1], {ids}) hit FROM {contexts} c JOIN {pages.file('blocks.parquet')} USING (block)"
+        f"SELECT regexp_extract(c.filename, '_([0-9]+)[.]parquet$', 1)::INT layer, index FROM {contexts} c JOIN "
+        f"(SELECT block, tokens FROM {pages.file('blocks.parquet')} WHERE list_has_any(tokens, {ids})) USING (block) "
+        f"WHERE list_has_any(tokens[greatest(1, position - 2) : position + 1], {ids})"
     )
-    return [f"SELECT layer, index, 'context' field, avg(hit::INT)::DOUBLE weight FROM ({found}) GROUP BY layer, index HAVING weight >= 0.2"]
+    return [f"SELECT layer, index, 'context' field, count(*) / 10.0 weight FROM ({found}) GROUP BY layer, index HAVING count(*) >= 2"]

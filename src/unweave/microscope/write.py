@@ -101,7 +101,8 @@ def save(connection: duckdb.DuckDBPyConnection, path: Path, columns: dict[str, n
         elif column.dtype.kind == "i":
             listed = f"list_filter({listed}, lambda x: x >= 0)"
         chosen.append(f"{listed} AS {name}")
-    query = f"COPY (SELECT {', '.join(chosen)} FROM flat) TO '{{}}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 12, ROW_GROUP_SIZE {ROWS})"
+    query = f"COPY (SELECT {', '.join(chosen)} FROM flat) TO '{{}}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS})"
+    connection.execute("SET enable_progress_bar = false")
     connection.register("flat", flat)
     write_atomically(path, lambda name: connection.execute(query.format(name.replace("'", "''"))))
 
