@@ -178,22 +178,13 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
         ("activation", "right"),
         ("influence", "right"),
         ("effect", "right"),
-        ("promotes", "left"),
-        ("label", "left"),
+        ("label" if any(node["label"] for node in facts["features"]) else "promotes", "left"),
     ):
         table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
     for node in facts["features"]:
-        words = ", ".join(_token(word) for word in node["promotes"])
+        words = _token(node["label"]) if node["label"] else ", ".join(_token(word) for word in node["promotes"])
         effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
-        table.add_row(
-            node["node"],
-            _token(node["token"]),
-            f"{node['activation']:.2f}",
-            f"{node['influence']:.3f}",
-            effect,
-            words,
-            _token(node["label"]) if node["label"] else "",
-        )
+        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, words)
     console.print()
     console.print(table)
     goal = _token(facts["targets"][0]["token"])
