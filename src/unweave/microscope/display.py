@@ -85,7 +85,8 @@ def show_like(rows: Sequence[dict[str, Any]], texts: int, console: Console) -> N
     """Print which features texts switch on."""
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for heading in ("feature", "score", "on here", "elsewhere", "in texts", "strongest", "label"):
-        table.add_column(heading, justify="left" if heading in ("feature", "label") else "right")
+        left = heading in ("feature", "strongest", "label")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "label", min_width=30 if heading == "label" else None)
     for row in rows:
         table.add_row(
             f"{row['layer']}_{row['index']}", f"{row['score']:.3f}", f"{row['share']:.1%}", f"{row['density']:.2%}", f"{row['texts']} of {texts}",
