@@ -15,6 +15,9 @@ from .paths import Path, strongest_paths
 from .replacement import ReplacementModel
 from .slopes import first_order_effects, target_tokens
 
+WIDE = 120
+"""Columns from which a terminal has room for both what a feature is labelled and what it promotes."""
+
 
 def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None, *, paths: int = 5, features: int = 8) -> dict[str, Any]:
     """The facts about a trace that people ask for first; plain data, fit for JSON.
@@ -172,19 +175,19 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     if not facts["features"]:
         return
     table = Table(title="Most influential features", title_style="bold", title_justify="left", box=None, padding=(0, 2), header_style="dim")
-    for heading, justify in (
-        ("node", "left"),
-        ("on token", "left"),
-        ("activation", "right"),
-        ("influence", "right"),
-        ("effect", "right"),
-        ("label" if any(node["label"] for node in facts["features"]) else "promotes", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
+    labelled = any(node["label"] for node in facts["features"])
+    both = labelled and console.width >= WIDE
+    for heading in ("node", "on token"):
+        table.add_column(heading)
+    for heading in ("activation", "influence", "effect"):
+        table.add_column(heading, justify="right")
+    for heading in ("label", "promotes") if both else ("label" if labelled else "promotes",):
+        table.add_column(heading, no_wrap=both)
     for node in facts["features"]:
-        words = _token(node["label"]) if node["label"] else ", ".join(_token(word) for word in node["promotes"])
         effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
-        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, words)
+        promotes = ", ".join(_token(word) for word in node["promotes"])
+        words = (_token(node["label"] or ""), promotes) if both else (_token(node["label"]) if node["label"] else promotes,)
+        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, *words)
     console.print()
     console.print(table)
     goal = _token(facts["targets"][0]["token"])
