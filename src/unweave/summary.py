@@ -177,10 +177,10 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     table = Table(title="Most influential features", title_style="bold", title_justify="left", box=None, padding=(0, 2), header_style="dim")
     labelled = any(node["label"] for node in facts["features"])
     both = labelled and console.width >= WIDE
-    for heading in ("node", "on token"):
-        table.add_column(heading)
+    table.add_column("node", min_width=max(len(node["node"]) for node in facts["features"]))
+    table.add_column("on token", max_width=16)
     for heading in ("activation", "influence", "effect"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=len(heading))
     for heading in ("label", "promotes") if both else ("label" if labelled else "promotes",):
         table.add_column(heading, no_wrap=both)
     for node in facts["features"]:
