@@ -15,7 +15,7 @@ from .paths import Path, strongest_paths
 from .replacement import ReplacementModel
 from .slopes import first_order_effects, target_tokens
 
-WIDE = 120
+WIDE = 140
 """Columns from which a terminal has room for both what a feature is labelled and what it promotes."""
 
 
@@ -182,7 +182,7 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     for heading in ("activation", "influence", "effect"):
         table.add_column(heading, justify="right", min_width=len(heading))
     for heading in ("label", "promotes") if both else ("label" if labelled else "promotes",):
-        table.add_column(heading, no_wrap=both)
+        table.add_column(heading, no_wrap=both, min_width=16)
     for node in facts["features"]:
         effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
         promotes = ", ".join(_token(word) for word in node["promotes"])
