@@ -6,6 +6,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+import transformers.utils.hub
 import yaml
 from conftest import LAYERS, PROMPT, VOCAB, WIDTHS, D, write_tiny_dictionary
 from safetensors.torch import load_file, save_file
@@ -240,6 +241,7 @@ def cache(tmp_path, monkeypatch):
     """An empty Hugging Face cache without a network; `put(repository)` gives the folder of a snapshot in it, as the hub's library lays it out."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)  # versions before 5 copied the name
 
     def put(repository, revision="main", commit="0123456789abcdef0123456789abcdef01234567"):
         root = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
