@@ -155,8 +155,8 @@ class Store:
                 part.write(lines)
                 part.flush()
                 read = f"read_json({_quoted(part.name)}, format = 'newline_delimited', columns = {{{types}}})"
-                copy = f"COPY (SELECT * FROM {read}) TO {{}} (FORMAT parquet, COMPRESSION zstd)"
-                path = write_atomically(self.folder / INDEX, lambda name: connection.execute(copy.format(_quoted(name))))
+                copy = f"COPY (SELECT * FROM {read}) TO "
+                path = write_atomically(self.folder / INDEX, lambda name: connection.execute(f"{copy}{_quoted(name)} (FORMAT parquet, COMPRESSION zstd)"))
         except (duckdb.Error, OSError) as error:
             raise FileError(f"cannot write {self.folder / INDEX}: {str(error).splitlines()[0]}") from error
         self.written = time.monotonic()

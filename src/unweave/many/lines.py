@@ -160,9 +160,11 @@ def _reason(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if "[" not in str(part) and part not in ("str", "int"))
+    place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in {**_Line.model_fields, **_Message.model_fields})
     if first["type"] == "extra_forbidden":
         return f"{place!r} is unknown; a line may hold {', '.join(_Line.model_fields)}"
     if first["type"] in ("model_type", "dict_type"):
         return 'not an object such as {"prompt": "The capital of France is"}'
+    if first["type"] == "string_pattern_mismatch":
+        return f"id {first['input']!r} cannot name a file; give letters, digits, '.', '_' and '-', at most 100"
     return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
