@@ -192,7 +192,7 @@ def test_killed_in_the_middle_of_a_write(names, file, tmp_path, where):
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     graphs = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     left = [path.name for path in out.iterdir() if path.name.startswith(".p3.graph")]
-    assert (len(graphs), len(left)) == ((3, 1) if where == "graph" else (4, 0)) and not (out / "index.parquet").exists()
+    assert (len(graphs), len(left)) == ((3, 1) if where == "graph" else (4, 0))
     run = unweave.trace_many(path, out, *names)
     assert (run.there, run.traced, run.failed) == (3, 5, ())
     assert [row["id"] for row in rows(out)] == [f"p{number}" for number in range(8)]

@@ -162,7 +162,7 @@ def _reason(error: ValueError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in {**_Line.model_fields, **_Message.model_fields})
     if first["type"] == "extra_forbidden":
-        return f"{place!r} is unknown; a line may hold {', '.join(_Line.model_fields)}"
+        return f"{str(first['loc'][-1])!r} is unknown; a line may hold {', '.join(_Line.model_fields)}"
     if first["type"] in ("model_type", "dict_type"):
         return 'not an object such as {"prompt": "The capital of France is"}'
     if first["type"] == "string_pattern_mismatch":

@@ -241,11 +241,11 @@ def share(nodes: Sequence[dict[str, float]], count: int | None, on_gpu: bool) ->
     """How many workers a cluster gets, and how many CPUs and GPUs each: one worker a GPU, or one for every few CPUs.
 
     >>> share([{"CPU": 16.0}, {"CPU": 2.0}], None, False)
-    (9, 2, 0)
+    (9, 2.0, 0.0)
     >>> share([{"CPU": 16.0, "GPU": 4.0}], None, True)
-    (4, 1, 1)
+    (4, 1.0, 1.0)
     >>> share([{"CPU": 2.0}], 4, False)
-    (4, 0.5, 0)
+    (4, 0.5, 0.0)
 
     Raises:
         OptionError: GPUs are asked for, and there are none.
@@ -256,9 +256,9 @@ def share(nodes: Sequence[dict[str, float]], count: int | None, on_gpu: bool) ->
         raise OptionError(f"the Ray cluster has no {kind}; give another --device" if on_gpu else "the Ray cluster has no CPU to spare")
     if on_gpu:
         number = count or int(sum(have))
-        return number, 1, min(1, sum(have) / number)
+        return number, 1.0, min(1.0, sum(have) / number)
     if count is not None:
         each = sum(have) / count
-        return count, int(each) if each >= 1 else each, 0
-    each = int(max(1, min(CPUS_OF_A_WORKER, *have)))
-    return sum(int(cpus // each) for cpus in have), each, 0
+        return count, float(int(each)) if each >= 1 else each, 0.0
+    each = float(int(max(1, min(CPUS_OF_A_WORKER, *have))))
+    return sum(int(cpus // each) for cpus in have), each, 0.0
