@@ -106,6 +106,7 @@ def attribute(
         max_features=max_features,
         active_features=features,
         logits_error=local.logits_error,
+        unexplained=local.unexplained,
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

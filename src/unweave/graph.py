@@ -44,6 +44,8 @@ class Provenance:
     """Active features of the prompt; those beyond `max_features` are folded into error nodes."""
     logits_error: float | None = None
     """Largest difference between the local replacement model's logits and the model's."""
+    unexplained: float | None = None
+    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0 excluded."""
     residual: float | None = None
     """Largest relative residual over all target rows of the unpruned graph."""
     scores: tuple[float, float] | None = None

@@ -30,7 +30,8 @@ INDEX_SECONDS = 60.0
 COLUMNS = {
     "id": "VARCHAR", "line": "INTEGER", "prompt": "VARCHAR", "tokens": "VARCHAR[]", "token_ids": "INTEGER[]", "position": "INTEGER",
     "targets": "STRUCT(token VARCHAR, id INTEGER, probability DOUBLE)[]", "replacement": "DOUBLE", "completeness": "DOUBLE", "logits_error": "DOUBLE",
-    "residual": "DOUBLE", "active_features": "INTEGER", "features": "INTEGER", "edges": "BIGINT", "kept_nodes": "INTEGER", "kept_edges": "BIGINT",
+    "residual": "DOUBLE", "unexplained": "DOUBLE", "active_features": "INTEGER", "features": "INTEGER", "edges": "BIGINT", "kept_nodes": "INTEGER",
+    "kept_edges": "BIGINT",
     "strongest": "STRUCT(node VARCHAR, token VARCHAR, influence DOUBLE, activation DOUBLE, promotes VARCHAR[], label VARCHAR)[]",
     "seconds": "DOUBLE", "attribution_seconds": "DOUBLE", "file": "VARCHAR", "bytes": "BIGINT", "error": "VARCHAR", "error_kind": "VARCHAR",
     "created": "VARCHAR", "version": "VARCHAR", "digest": "VARCHAR",

@@ -148,6 +148,7 @@ def facts_of(graph: Graph, kept: Graph) -> dict[str, Any]:
         "replacement": scores.replacement,
         "completeness": scores.completeness,
         "logits_error": facts.logits_error,
+        "unexplained": facts.unexplained,
         "residual": facts.residual,
         "active_features": facts.active_features,
         "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
