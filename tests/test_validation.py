@@ -292,7 +292,7 @@ def test_neurons_are_asked_the_same(question):
     features = question.graph.nodes.features
     assert model.transcoders.gated and graph.nodes.features.stop == features.stop - features.start
     assert (graph.provenance.input_ids, graph.provenance.target_tokens) == (question.graph.provenance.input_ids, question.graph.provenance.target_tokens)
-    found = validate(question.model, question.graph, replace(LITTLE, ablations=30, neurons=True))
+    found = validate(question.model, question.graph, replace(LITTLE, ablations=30, pairs=12, neurons=True))
     ranks = found.figure("neurons: ranks", "influence and KL, attention held")
     assert found.complete and ranks is not None and ranks.n == 10  # a third as many
     assert found.figure("neurons: explained", "replacement score").value == pytest.approx(graph.scores().replacement)

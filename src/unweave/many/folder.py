@@ -72,8 +72,9 @@ class Store:
                 raise PromptError(
                     f"{folder} has id {job.id!r} (line {job.line}) with another prompt or options; give it another id, or use another --out folder"
                 )
-        for leftover in folder.glob(f".*{SUFFIX}.*"):
-            leftover.unlink(missing_ok=True)
+        for name in (f"*{SUFFIX}", INDEX, SETTINGS, JOURNAL):
+            for leftover in folder.glob(f".{name}.*"):
+                leftover.unlink(missing_ok=True)
         store.settings |= {"options": now}
         return store
 
