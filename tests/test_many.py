@@ -358,7 +358,7 @@ def test_files_of_prompts_that_cannot_be_read(run, names, file, tmp_path):
 def test_on_the_command_line(run, names, file, tmp_path):
     how = ("-m", names[0], "-t", names[1])
     code, out, err = run("trace", "--prompts", file(), "--out", "out", *how)
-    assert (code, err) == (1, "") and "6 prompts: 4 traced, 2 failed" in out and "line 3  long  the prompt has 65 tokens" in out
+    assert (code, err.strip()) == (1, "") and "6 prompts: 4 traced, 2 failed" in out and "line 3  long  the prompt has 65 tokens" in out
     code, out, _ = run("trace", "--prompts", file(PROMPTS[:2]), *how, "--max-logits", "3", "--json")
     facts = json.loads(out)
     assert (code, facts["prompts"], facts["traced"], facts["index"]) == (0, 2, 2, "graphs/prompts/index.parquet")

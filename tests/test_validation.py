@@ -296,7 +296,8 @@ def test_neurons_are_asked_the_same(question):
     ranks = found.figure("neurons: ranks", "influence and KL, attention held")
     assert found.complete and ranks is not None and ranks.n == 10  # a third as many
     assert found.figure("neurons: explained", "replacement score").value == pytest.approx(graph.scores().replacement)
-    assert found.figure("neurons: pairs", "edge and change, MLPs between held").value > 0.99
+    pair = found.figure("neurons: pairs", "edge and change, MLPs between held")
+    assert pair.value > 0.4 and "gates held in the graph" in pair.note
     assert not any(figure.group in ("neurons: links", "neurons: faithfulness") for figure in found.figures)
     assert any(line.startswith("The model's own neurons, without any dictionary, get") for line in found.verdict.reasons)
     own = Settings(**{**asdict(LITTLE), "neurons": True})

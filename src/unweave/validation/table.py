@@ -51,6 +51,8 @@ def show_summary(reports: Sequence[Report], console: Console) -> None:
     table = _table(
         "", ("prompt", "left"), ("verdict", "left"), *((name, "right") for name in ("replacement", "influence ~ KL", "random dict.", "neurons", "signed"))
     )
+    for column in table.columns[3:]:
+        column.no_wrap = True
     for report in reports:
         cells = [report.figure(*place) for place in places]
         words = ["–" if cell is None else f"{cell.value:.2f}" for cell in cells]
