@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -192,7 +193,7 @@ class _Actor:
 
 def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Identify) -> Found:
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError as error:
         raise OptionError("--workers ray needs Ray; install it: pip install 'unweave[ray]'") from error
     begun = not ray.is_initialized()
