@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 import unweave
 from unweave import sources
+from unweave.transcoders import JumpReLU
 
 GOLDENS = sorted({path.name: path for root in (GOLDEN, SHARED / "golden") if root.is_dir() for path in root.iterdir() if path.is_dir()}.items())
 
@@ -163,6 +165,14 @@ def test_fast_precision_says_when_it_cannot_be_had(tiny, monkeypatch, caplog):
     monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: False)
     assert unweave.attribute(tiny(), PROMPT, precision="fast").provenance.precision == "exact"
     assert "bfloat16 units" in caplog.text
+
+
+def test_a_prompt_that_switches_no_feature_on(tiny):
+    part = tiny("llama", "jumprelu")
+    silent = tuple(replace(layer, activation=JumpReLU(torch.full((layer.width,), 1e9))) for layer in part.transcoders.layers)
+    model = unweave.ReplacementModel(part.language_model, replace(part.transcoders, layers=silent))
+    graph = unweave.attribute(model, PROMPT)
+    assert graph.nodes.features == slice(0, 0) and float(graph.residual().max()) <= 1e-4
 
 
 def test_progress_ends_at_one(tiny):

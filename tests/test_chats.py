@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 import unweave
 from unweave import ablate, set_to
-from unweave.chats import chat_text
+from unweave.chats import chat_text, conversation_text
 from unweave.errors import PromptError, TranscoderError
 
 TEMPLATE = (
@@ -63,6 +63,24 @@ def test_trace_and_steer_on_the_command_line(run, instruct):
     code, out, _ = run("steer", "w5", "--chat", "--swap-from", "w6", *how)
     assert code == 0
     refused(run("trace", "1 2", "--ids", "--chat", "-m", model, "-t", dictionary), "--chat and --system are about text")
+
+
+def test_whole_conversations(instruct, tmp_path):
+    model = unweave.load(*map(str, instruct)).language_model
+    talk = [{"role": "user", "content": "w5"}, {"role": "answer", "content": "w6"}, {"role": "user", "content": "w7"}]
+    assert conversation_text(model, talk).split() == "w0 user w5 w0 answer w6 w0 user w7 w0 answer".split()
+    begun = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]
+    assert conversation_text(model, begun).split() == "w0 user w5 w0 assistant w6".split()  # goes on with what was said last
+    lines = [
+        {"messages": talk, "id": "talk"}, {"messages": begun, "id": "begun"}, {"prompt": "w5", "chat": True, "id": "chat"},
+        {"prompt": "w5", "system": "w9", "id": "system"}, {"prompt": "w5", "system": "forbidden", "id": "refused"}, {"prompt": "w5", "id": "plain"},
+    ]  # fmt: skip
+    run = unweave.trace_many(lines, tmp_path / "out", *map(str, instruct))
+    tokens = {name: list(unweave.Graph.load(run.folder / f"{name}.graph.safetensors").tokens) for name in ("talk", "chat", "system", "plain")}
+    assert tokens["talk"] == "w0 user w5 w0 answer w6 w0 user w7 w0 answer".split()
+    assert tokens["chat"] == ["w0", "user", "w5", "w0", "answer"] and tokens["plain"] == ["w0", "w5"]
+    assert tokens["system"] == ["w0", "system", "w9", "w0", "user", "w5", "w0", "answer"]
+    assert [(one["id"], one["line"]) for one in run.failed] == [("refused", 5)] and "no such system" in run.failed[0]["error"]
 
 
 # -- openings that a dictionary asks to ignore

@@ -425,3 +425,33 @@ print(sorted({"torch", "transformers", "huggingface_hub", "safetensors", "numpy"
 def test_import_is_light():
     code = "import sys, unweave; print('torch' in sys.modules); unweave.attribute, unweave.load, unweave.Graph; print('transformers' in sys.modules)"
     assert python(code).split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("linear", [False, True])
+def test_square_tensors_the_wrong_way_round_are_noticed(run, tmp_path, linear, wrong):
+    """An exact dictionary, of features as many as dimensions, or of a skip path for MLPs whose neurons are always on: shapes say nothing."""
+    import transformers
+
+    torch.manual_seed(1)
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=64, n_embd=D, n_layer=2, n_head=4, n_inner=D, activation_function="relu", bos_token_id=0, eos_token_id=0
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, mean=20.0 * (linear and "c_fc.bias" in name) + (".ln_" in name and "weight" in name), std=0.3)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "dictionary").mkdir()
+    for layer, block in enumerate(model.transformer.h):
+        encoder, bias, out, rest = block.mlp.c_fc.weight.T, block.mlp.c_fc.bias, block.mlp.c_proj.weight, block.mlp.c_proj.bias
+        tensors = {"W_enc": encoder, "b_enc": bias, "W_dec": out, "b_dec": rest}
+        if linear:
+            tensors = {"W_enc": torch.zeros(4, D), "b_enc": torch.zeros(4), "W_dec": torch.zeros(4, D), "b_dec": bias @ out + rest, "W_skip": out.T @ encoder}
+        if wrong:
+            tensors["W_skip" if linear else "W_enc"] = tensors["W_skip" if linear else "W_enc"].T
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, tmp_path / "dictionary" / f"layer_{layer}.safetensors")
+    (tmp_path / "dictionary" / "config.yaml").write_text("model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n")
+    code, out, _ = run("trace", "--ids", IDS, "-m", "./model", "-t", "./dictionary")
+    assert code == 0 and ("careful" in out) == wrong
+    unexplained = json.loads(run("trace", "--ids", IDS, "-m", "./model", "-t", "./dictionary", "--json")[1])["unexplained"]
+    assert unexplained > 1 if wrong else unexplained < 1e-9

@@ -17,15 +17,16 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import unweave
 from unweave.errors import FileError, OptionError, TextError, TranscoderError
 from unweave.evaluation import baselines, blocks, table
-from unweave.evaluation.baselines import affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, token_weights
+from unweave.evaluation.baselines import affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, strongest_neurons, token_weights
 from unweave.evaluation.card import write_card
 from unweave.evaluation.evaluate import evaluate
 from unweave.evaluation.measures import Errors, Firing, Shift, Targets, Truth
 from unweave.evaluation.passes import counted, logits_with_output, replaced_logits, run
 from unweave.evaluation.response import KINDS, Responses
-from unweave.evaluation.results import Evaluation, average
+from unweave.evaluation.results import Evaluation, average, mean_unexplained
 from unweave.evaluation.standins import AffineMaps, Dictionary
 from unweave.evaluation.texts import outputs_on
+from unweave.neurons import neurons as neurons_of
 from unweave.transcoders import JumpReLU, Matrix, ReLU, TranscoderLayer, Transcoders
 
 COMBINATIONS = [("llama", kind) for kind in ("relu", "jumprelu", "topk", "skip", "clt")] + [
@@ -364,6 +365,48 @@ def test_neurons_as_features_are_perfect(neurons):
     assert prompt.replacement < 1 and prompt.features == len(graph.nodes.activation[graph.nodes.features])
 
 
+@pytest.mark.parametrize("write", ["mlp_out", "residual"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "gpt2", "phi3"])
+def test_the_strongest_neurons_stand_in_for_the_mlps(tiny, family, write):
+    """All of them are the MLP; some of them are as good as it on average; what they keep is what writes most."""
+    model = tiny(family, "relu", "float64").language_model
+    fit = fit_baselines(model, text(20, seed=5), write, lambda share: None)
+    whole = strongest_neurons(model, fit, (1000.0,) * LAYERS, write)
+    clean = run(model, text(3), write)
+    for made, true in zip(outputs_on(model, clean, whole), clean.outputs, strict=True):
+        assert torch.allclose(made, counted(true, torch.float64), atol=1e-9)
+    logits = replaced_logits(model, clean.ids, write, whole.read, whole.start(), torch.float64)
+    assert torch.allclose(logits, clean.logits, atol=1e-8)
+    some = strongest_neurons(model, fit, (4.4, 7.0, 0.2), write)
+    assert some.count == (4, 7, 1)
+    for layer, part in enumerate(fit.sample):
+        kept, others = some.split(layer, part.inputs)
+        assert bool(((kept != 0).sum(1) == some.count[layer]).all()) and not bool((kept * others).any())
+        norms = some.neurons.layers[layer].decoder.dense(torch.float64).norm(dim=1)
+        assert bool(((others.abs() * norms).amax(1) <= torch.where(kept == 0, torch.inf, kept.abs() * norms).amin(1)).all())
+        if write == "mlp_out":
+            weight = token_weights(part.outputs, fit.median[layer])[:, None]
+            assert torch.allclose((weight * (some.apply(layer, part.inputs) - part.outputs)).sum(0), torch.zeros(D, dtype=torch.float64), atol=1e-9)
+
+
+def test_neurons_beside_the_dictionary(tiny):
+    model = tiny("llama", "skip")
+    found = evaluate(model, {"a": text(4)}, text(30, seed=9), prompts=[[0, 3, number] for number in range(7)])
+    assert 0 < mean_unexplained(found.mean.stand_in("neurons")).plain < mean_unexplained(found.mean.stand_in("mean output")).plain
+    assert [one.prompt for one in found.neurons] == ["0 3 0", "0 3 2", "0 3 4", "0 3 6"]
+    own = unweave.ReplacementModel(model.language_model, neurons_of(model.language_model))
+    for one, ids in zip(found.neurons, ([0, 3, 0], [0, 3, 2], [0, 3, 4], [0, 3, 6]), strict=True):
+        graph = unweave.attribute(model, ids)
+        assert one.nodes == graph.nodes.features.stop
+        assert (one.replacement, one.completeness) == pytest.approx(graph.scores())
+        assert (one.neurons_replacement, one.neurons_completeness) == pytest.approx(unweave.attribute(own, ids, max_features=one.nodes).scores())
+    assert [len(row) for row in table.neurons(found.neurons)] == [len(table.NEURONS)] * 5
+    without = evaluate(model, {"a": text(4)}, text(30, seed=9), prompts=[[0, 3]], neurons=False)
+    assert not without.neurons and {one.name for one in found.mean.stand_ins} - {one.name for one in without.mean.stand_ins} == {"neurons"}
+    experts = evaluate(tiny("gpt_oss", "relu"), {"a": text(2)}, text(30, seed=9), prompts=[[0, 3]])
+    assert not experts.neurons and "neurons" not in {one.name for one in experts.mean.stand_ins}
+
+
 def test_an_affine_mlp_is_perfectly_replaced_by_the_affine_baseline_and_by_skip_matrices(tmp_path):
     model = unweave.load_model(str(write_tiny_model("llama", tmp_path / "model")), dtype="float64")
     generator = torch.Generator().manual_seed(2)
@@ -374,7 +417,7 @@ def test_an_affine_mlp_is_perfectly_replaced_by_the_affine_baseline_and_by_skip_
         nothing = torch.zeros(4, D, dtype=torch.float64)
         layers.append(TranscoderLayer(Matrix(nothing), nothing[:, 0], Matrix(nothing), bias, JumpReLU(nothing[:, 0] + 1), Matrix(weight)))
     transcoders = Transcoders("per-layer", tuple(layers), "mlp_in", "mlp_out", name="affine")
-    found = evaluate(unweave.ReplacementModel(model, transcoders), {"text": text()}, text(60, seed=1), prompts=[])
+    found = evaluate(unweave.ReplacementModel(model, transcoders), {"text": text()}, text(60, seed=1), prompts=[], neurons=False)
     for name, tolerance in (("dictionary", 1e-12), ("affine", 1e-4)):
         one = found.mean.stand_in(name)
         assert max(layer.plain for layer in one.unexplained) < tolerance
@@ -489,7 +532,7 @@ def test_eval_prints_json_and_writes_a_card(run_eval, folders, tmp_path):
     assert (tmp_path / "card" / "evaluation.md").read_text().startswith("# Evaluation of ")
     code, out, err = run_eval(*options)
     assert (code, err.strip()) == (0, "")
-    assert all(word in out for word in ("All MLPs replaced, talk", "All MLPs replaced, mean", "affine", "random", "By layer", "Whole graphs"))
+    assert all(word in out for word in ("All MLPs replaced, talk", "All MLPs replaced, mean", "affine", "random", "By layer", "Whole graphs", "neurons"))
 
 
 def test_bundled_text_is_found(run_eval, folders, monkeypatch):

@@ -315,6 +315,15 @@ DAMAGE = {
     "files no list": (lambda folder: edit_config(folder, transcoders="layer_0.safetensors"), "transcoders must be a list of files"),
     "no files": (lambda folder: edit_config(folder, transcoders=[]), "holds no layers"),
     "listed missing": (lambda folder: edit_config(folder, transcoders=["gone.safetensors"]), "lists gone.safetensors, but there is no such file"),
+    "duplicated layer": (
+        lambda folder: edit_config(folder, transcoders=["layer_0.safetensors", "layer_1.safetensors", "layer_0.safetensors"]),
+        "lists layer_0.safetensors for two layers",
+    ),
+    "mixed widths": (
+        lambda folder: edit_layer(folder, W_enc=torch.zeros(26, 16), W_dec=torch.zeros(26, 16), b_dec=torch.zeros(16)),
+        r"layer 1 has a encoder of shape \[26, 16\], expected \[26, 24\]",
+    ),
+    "mixed width of a decoder": (lambda folder: edit_layer(folder, W_dec=torch.zeros(25, D)), r"layer 1 has a decoder of shape \[25, 24\]"),
     "missing layer": (lambda folder: (folder / "layer_1.safetensors").rename(folder / "layer_7.safetensors"), "no layer_1.safetensors"),
     "renamed layer": (lambda folder: (folder / "layer_1.safetensors").rename(folder / "x.safetensors"), "no layer_1.safetensors"),
     "no layers": (lambda folder: [path.unlink() for path in folder.glob("*.safetensors")], "holds no layer_0.safetensors"),

@@ -28,11 +28,12 @@ ORDER = (
     "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
     "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
+    "many.lines", "many.work", "many.workers", "many.folder", "many.run",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
-    "notebook", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
-    "commands.features", "commands.files", "commands.models", "cli",
+    "notebook", "commands.serve", "commands.many", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval",
+    "commands.train", "commands.features", "commands.files", "commands.models", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 

@@ -148,3 +148,77 @@ def test_a_model_computed_otherwise_is_caught(tiny_folders):
     block.self_attn.register_forward_hook(lambda module, args, output: (output[0] * 1.05, output[1]))
     with pytest.raises(unweave.UnweaveError, match="does not freeze"):
         unweave.attribute(model, PROMPT)
+
+
+# -- GPT-OSS as it is published: experts in mxfp4
+
+FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
+
+
+def packed(weight):
+    """(blocks, scales, what they stand for) of experts [expert, in, out]: rows of 32 inputs share a power of two, two numbers a byte."""
+    rows = weight.transpose(1, 2)
+    groups = rows.unflatten(-1, (-1, 32))
+    exponent = groups.abs().amax(-1).clamp_min(1e-30).log2().floor() - 2
+    scaled = groups / exponent[..., None].exp2()
+    code = (scaled[..., None] - FP4).abs().argmin(-1)
+    blocks = (code[..., 0::2] | code[..., 1::2] << 4).to(torch.uint8)
+    dense = (FP4[code] * exponent[..., None].exp2()).flatten(-2).transpose(1, 2)
+    return blocks, (exponent + 127).to(torch.uint8), dense.contiguous()
+
+
+@pytest.fixture(scope="module")
+def published_gpt_oss(tmp_path_factory):
+    """(folder with mxfp4 experts, folder with the same numbers as floats, dictionary)."""
+    import transformers
+
+    root, generator = tmp_path_factory.mktemp("gpt-oss"), torch.Generator().manual_seed(3)
+    config = transformers.GptOssConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        max_position_embeddings=64, num_local_experts=4, num_experts_per_tok=2, sliding_window=3, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    state = {name: torch.randn(value.shape, generator=generator) * 0.3 for name, value in model.state_dict().items()}
+    tensors = {}
+    for name in [name for name in state if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        tensors[f"{name}_blocks"], tensors[f"{name}_scales"], state[name] = packed(state[name])
+    model.load_state_dict(state)
+    model.save_pretrained(root / "float")
+    (root / "mxfp4").mkdir()
+    saved = load_file(root / "float" / "model.safetensors")
+    experts = [name for name in saved if f"{name}_blocks" in tensors]
+    assert len(experts) == 4
+    save_file({name: value for name, value in saved.items() if name not in experts} | tensors, root / "mxfp4" / "model.safetensors", {"format": "pt"})
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    about = json.loads((root / "float" / "config.json").read_text())
+    (root / "mxfp4" / "config.json").write_text(json.dumps(about | {"quantization_config": {"modules_to_not_convert": kept, "quant_method": "mxfp4"}}))
+    dictionary = root / "dictionary"
+    dictionary.mkdir()
+    for layer in range(2):
+        shapes = {"W_enc": (20, 32), "W_dec": (20, 32), "b_enc": (20,), "b_dec": (32,)}
+        save_file({name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}, dictionary / f"layer_{layer}.safetensors")
+    (dictionary / "config.yaml").write_text("model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n")
+    return str(root / "mxfp4"), str(root / "float"), str(dictionary)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_mxfp4_experts_are_the_floats_they_stand_for(published_gpt_oss, dtype):
+    quantized, dense, dictionary = published_gpt_oss
+    one, other = unweave.load(quantized, dictionary, dtype=dtype), unweave.load(dense, dictionary, dtype=dtype)
+    ours, theirs = (dict(model.language_model.module.named_parameters()) for model in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+    graph, truth = unweave.attribute(one, PROMPT), unweave.attribute(other, PROMPT)
+    assert torch.equal(graph.dense(), truth.dense())
+    if dtype != "bfloat16":
+        assert float(graph.residual().max()) <= (1e-9 if dtype == "float64" else 1e-4)
+
+
+def test_other_quantised_weights_are_refused(published_gpt_oss, tmp_path, run):
+    folder = shutil.copytree(published_gpt_oss[0], tmp_path / "other")
+    code, out, _ = run("info", published_gpt_oss[0], "--json")
+    assert code == 0 and json.loads(out)["exact"] is True
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    with pytest.raises(unweave.UnweaveError, match=r"config values that are not frozen exactly: quantization_config=.*gptq"):
+        unweave.load(str(folder), published_gpt_oss[2])

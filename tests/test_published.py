@@ -1,13 +1,16 @@
 """Dictionaries as others publish them: each format written tensor by tensor as its owners do, read, traced, written back; the hub's cache."""
 
 import json
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+import transformers.utils.hub
 import yaml
 from conftest import LAYERS, PROMPT, VOCAB, WIDTHS, D, write_tiny_dictionary
+from huggingface_hub.errors import RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -240,6 +243,7 @@ def cache(tmp_path, monkeypatch):
     """An empty Hugging Face cache without a network; `put(repository)` gives the folder of a snapshot in it, as the hub's library lays it out."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)  # versions before 5 copied the name
 
     def put(repository, revision="main", commit="0123456789abcdef0123456789abcdef01234567"):
         root = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
@@ -282,6 +286,20 @@ def test_what_is_not_in_the_cache(cache, tiny_folders):
     with pytest.raises(ModelError, match=r"cannot load model 'org/model': .*(not in the local cache|offline)") as caught:
         unweave.load("org/model", str(tiny_folders("llama", "relu")[1]))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_at_a_revision_that_does_not_exist(monkeypatch, tiny_folders):
+    response = SimpleNamespace(headers={}, request=None, status_code=404)
+
+    def fail(*args, **options):
+        try:
+            raise RevisionNotFoundError("404 Client Error.\n\nSecond line", response=response)
+        except RevisionNotFoundError as error:
+            raise OSError("v9 is not a valid git identifier\nfor this model") from error
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
+    with pytest.raises(ModelError, match=r"cannot load model 'org/model@v9': org/model has no revision 'v9'$"):
+        unweave.load("org/model@v9", str(tiny_folders("llama", "relu")[1]))
 
 
 # -- short names

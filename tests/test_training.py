@@ -18,7 +18,8 @@ from rich.console import Console
 
 import unweave
 from unweave.errors import FileError, OptionError, TextError, TrainingError
-from unweave.training.checkpoint import locked, path_of, read_checkpoint
+from unweave.files import locked
+from unweave.training.checkpoint import path_of, read_checkpoint
 from unweave.training.config import TrainConfig, config_from, differences, read_config, runs
 from unweave.training.curves import plot, read_log
 from unweave.training.dictionary import start
@@ -323,7 +324,7 @@ def test_bad_input_is_refused_in_one_line(config, tmp_path, model_folder):
     run(config, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"lr 0\.003 \(asked: 0\.5\); seed 0 \(asked: 4\)"):
         run(replace(config, lr=0.5, seed=4), tmp_path / "run")
-    with locked(tmp_path / "run"), pytest.raises(TrainingError, match="another training is running"):
+    with locked(tmp_path / "run", TrainingError("held by the test")), pytest.raises(TrainingError, match="another training is running"):
         run(config, tmp_path / "run")
     with pytest.raises(OptionError, match="k is 100 at layer 0, over its width of 64"):
         run(replace(config, k="100"), tmp_path / "new")

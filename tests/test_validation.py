@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from unweave.slopes import slope_effects
 from unweave.totals import removals, total_effects
 from unweave.validation import statistics
 from unweave.validation.ablations import feature_of, measure, predictions
-from unweave.validation.control import Control
+from unweave.validation.control import Control, neuron_graph
 from unweave.validation.figures import ablation_figures
 from unweave.validation.measured import Measured
 from unweave.validation.pairs import choose_pairs, measure_pairs
@@ -29,7 +29,7 @@ from unweave.validation.sample import Question, sample_features
 from unweave.validation.validate import validate
 from unweave.validation.verdict import judge
 
-LITTLE = Settings(ablations=12, pairs=6, reach=2, disturbances=4, control=False)
+LITTLE = Settings(ablations=12, pairs=6, reach=2, disturbances=4, control=False, neurons=False)
 REPLACED = ("replacement", "replacement_frozen", "replacement_open")
 MOST = 40
 
@@ -287,6 +287,29 @@ def test_the_control_is_a_random_dictionary_that_is_on_as_often(question):
     assert found.figure("control: links", "norms respond") is None
 
 
+def test_neurons_are_asked_the_same(question):
+    model, graph = neuron_graph(question.model, question.graph)
+    features = question.graph.nodes.features
+    assert model.transcoders.gated and graph.nodes.features.stop == features.stop - features.start
+    assert (graph.provenance.input_ids, graph.provenance.target_tokens) == (question.graph.provenance.input_ids, question.graph.provenance.target_tokens)
+    found = validate(question.model, question.graph, replace(LITTLE, ablations=30, pairs=12, neurons=True))
+    ranks = found.figure("neurons: ranks", "influence and KL, attention held")
+    assert found.complete and ranks is not None and ranks.n == 10  # a third as many
+    assert found.figure("neurons: explained", "replacement score").value == pytest.approx(graph.scores().replacement)
+    pair = found.figure("neurons: pairs", "edge and change, MLPs between held")
+    assert pair.value > 0.4 and "gates held in the graph" in pair.note
+    assert not any(figure.group in ("neurons: links", "neurons: faithfulness") for figure in found.figures)
+    assert any(line.startswith("The model's own neurons, without any dictionary, get") for line in found.verdict.reasons)
+    own = Settings(**{**asdict(LITTLE), "neurons": True})
+    assert {figure.group for figure in validate(model, graph, own).figures if figure.group.startswith("neurons")} == set()
+
+
+def test_mixtures_of_experts_have_no_neurons(tiny):
+    model = tiny("gpt_oss", "relu")
+    found = validate(model, unweave.attribute(model, PROMPT), replace(LITTLE, neurons=True))
+    assert found.complete and not any(figure.group.startswith("neurons") for figure in found.figures)
+
+
 def test_the_target_may_be_a_difference_but_not_a_direction(tiny):
     model = tiny()
     graph = unweave.attribute(model, PROMPT, targets=unweave.Difference(3, 4))
@@ -338,6 +361,10 @@ def test_verdicts(changes, level, word):
     assert verdict.level == level and word in verdict.text
     beaten = judge([*figures, figure("control: ranks", "influence and KL, attention live", 0.99)])
     assert beaten.level == ("poor" if level == "poor" else "fair") and any("random dictionary" in line for line in (beaten.text, *beaten.reasons))
+    rivals = [figure(f"{group}: ranks", "influence and KL, attention live", 0.99) for group in ("control", "neurons")]
+    both = judge([*figures, *rivals])
+    assert both.level == beaten.level and "neurons, without any dictionary, get 0.99" in " ".join(both.reasons)
+    assert level == "poor" or "the graph of a random dictionary and the graph of the model's own neurons rank its own" in both.text
 
 
 def test_the_cause_of_misses_is_named():

@@ -48,6 +48,11 @@ def _mask_kinds(value: Any) -> bool:
     return value is None or set(value) <= {"full_attention", "sliding_attention"}
 
 
+def _mxfp4(value: Any) -> bool:
+    """Weights that are unpacked when they are read, without loss."""
+    return value is None or (value if isinstance(value, Mapping) else vars(value)).get("quant_method") == "mxfp4"
+
+
 _COMMON_LIMITS: Mapping[str, Callable[[Any], bool]] = {
     "add_cross_attention": _one_of(False, None),
     "is_encoder_decoder": _one_of(False, None),
@@ -147,8 +152,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             "gpt_oss",
             keys=_DECODER | _WINDOWS | frozenset(
                 "num_local_experts num_experts_per_tok experts_per_token output_router_logits router_aux_loss_coef swiglu_alpha swiglu_limit "
-                "initial_context_length".split()
+                "initial_context_length quantization_config".split()
             ),
+            limits={"quantization_config": _mxfp4},
             up=None,
         ),
         Architecture(

@@ -106,6 +106,7 @@ def attribute(
         max_features=max_features,
         active_features=features,
         logits_error=local.logits_error,
+        unexplained=local.unexplained,
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -141,7 +142,7 @@ class _Work:
         for block in self.sources.rows(self.local, targets, self.work, self.multiply):
             yield block
             self.done += int((targets.layer[torch.isin(targets.name, block.name)] + 1).sum()) * (targets.position + 1)
-            self.progress(min(1.0, self.done / self.total))
+            self.progress(min(1.0, self.done / max(1, self.total)))  # no features, no total
 
     def logit_rows(self) -> Iterator[Block]:
         """Rows of all logits; names are their numbers."""

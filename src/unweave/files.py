@@ -2,12 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import FileError
+from .errors import FileError, UnweaveError
 
 
 def cache_folder() -> Path:
@@ -60,3 +61,30 @@ def check_writable(path: str | Path) -> Path:
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+@contextmanager
+def locked(folder: Path, busy: UnweaveError) -> Iterator[None]:
+    """Hold a folder for this process alone; the system lets go when the process ends, however it ends.
+
+    Args:
+        busy: raised where another process holds it.
+
+    Raises:
+        FileError: it cannot be made or written.
+    """
+    import fcntl  # not on every system
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError as error:
+            raise FileError(f"cannot lock {folder}: {error.strerror or error}") from error
+        yield

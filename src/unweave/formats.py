@@ -148,6 +148,9 @@ def _listed_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     listed = config["transcoders"]
     if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
         raise TranscoderError(f"{folder / 'config.yaml'}: transcoders must be a list of files")
+    twice = next((item for number, item in enumerate(listed) if item in listed[:number]), None)
+    if twice is not None:
+        raise TranscoderError(f"{folder / 'config.yaml'} lists {twice} for two layers; each layer needs a file of its own")
     return [_listed_file(folder, item) for item in listed]
 
 

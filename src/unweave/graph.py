@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from .errors import GraphError, OptionError
@@ -44,6 +44,8 @@ class Provenance:
     """Active features of the prompt; those beyond `max_features` are folded into error nodes."""
     logits_error: float | None = None
     """Largest difference between the local replacement model's logits and the model's."""
+    unexplained: float | None = None
+    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0 excluded."""
     residual: float | None = None
     """Largest relative residual over all target rows of the unpruned graph."""
     scores: tuple[float, float] | None = None
@@ -229,13 +231,20 @@ class Graph:
         Raises:
             FileError: the folder is missing or not writable, or the disk is full; nothing is left behind.
         """
+        tensors, header = self._stored()
+        return write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes to a file."""
+        return save(*self._stored())
+
+    def _stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {f"nodes.{f.name}": getattr(self.nodes, f.name) for f in fields(NodeTable)}
         tensors |= {f"rows.{name}": value for name, value in self.rows._asdict().items()}
         tensors |= {name: getattr(self, name).clone() for name in _NODE_VALUES}  # safetensors refuses shared memory
         tensors |= {name: value for name in _FULL if (value := getattr(self, name)) is not None}
         header = {"format": "unweave graph", "schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(asdict(self.provenance))}
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        return write_atomically(path, lambda temporary: save_file(contiguous, temporary, header))
+        return {name: value.contiguous() for name, value in tensors.items()}, header
 
     def show(self, height: int = 900, edges: int | None = None) -> Any:
         """The graph in a notebook: the page of `unweave serve` in a frame, without a server; nothing is saved from there.

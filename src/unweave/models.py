@@ -301,13 +301,17 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     path, revision = _locate(name)
     config = _config(name, path, revision)
     row = architecture_of(config.to_dict())
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, Mxfp4Config
 
+    quantized = getattr(config, "quantization_config", None) is not None  # GPT-OSS's mxfp4, the only one that its row lets pass
     with readable(name):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config, output_loading_info=True
-        )
+            path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config, output_loading_info=True,
+            **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
+        )  # fmt: skip
         module, report = loaded[0], loaded[1]
+        for parameter in module.parameters() if quantized else ():
+            parameter.data = parameter.data.to(DTYPES[dtype])  # transformers 4 leaves the unpacked experts in bfloat16, which holds them exactly
         module = module.to(device).eval().requires_grad_(False)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would fill them with random numbers

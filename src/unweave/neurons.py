@@ -13,6 +13,8 @@ from .weights import linear
 
 NEURONS = "neurons"
 """What stands for them where a dictionary is named."""
+NUMBERS = 250_000_000
+"""Weights of edges that a graph of neurons may need for it to serve as a baseline: about a gigabyte."""
 
 
 def neurons(model: LanguageModel) -> Transcoders:
@@ -41,6 +43,11 @@ def neurons(model: LanguageModel) -> Transcoders:
     return Transcoders("per-layer", tuple(layers), "mlp_in", "mlp_out", NEURONS, model.name, digest.hexdigest())
 
 
+def most_neurons(model: Transcoders, n_positions: int, wanted: int) -> int:
+    """How many neurons a baseline's graph of a prompt takes: `wanted`, or fewer where their edges would take too much memory."""
+    return max(1, min(wanted, NUMBERS // (sum(model.widths) * n_positions)))
+
+
 class _Hidden:
     """Runs an MLP of the model and keeps what enters its last linear map."""
 
@@ -52,7 +59,8 @@ class _Hidden:
         handle = self.down.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         try:
             with torch.no_grad():
-                self.mlp.forward(x[None].to(self.model.device, self.model.dtype))  # not its hooks, which may be what asks
+                # past its hooks and what may stand in for it, either of which may be what asks
+                type(self.mlp).forward(self.mlp, x[None].to(self.model.device, self.model.dtype))
         finally:
             handle.remove()
         return seen[0][0].to(x)

@@ -58,6 +58,10 @@ class LocalReplacement:
     """How many positions at the start have no features."""
     logits_error: float
     """Largest difference between its logits and the model's."""
+    unexplained: float | None
+    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0 excluded; above 1
+    the dictionary does worse than its bias alone, as one of another model does, or one whose tensors lie the wrong way round.
+    None: there is no other position."""
 
     @property
     def n_positions(self) -> int:
@@ -133,6 +137,7 @@ class ReplacementModel:
         return LocalReplacement(
             model, self.transcoders, recording, frozen, features, errors, constants, position_zero, silent,
             logits_error=_check_exact(model, recording, frozen, outputs),
+            unexplained=_unexplained(self.transcoders, recording, frozen, outputs, errors, silent),
         )  # fmt: skip
 
 
@@ -194,6 +199,19 @@ def _split_outputs(
         if not bool(unexplained[number].isfinite().all()):
             raise TranscoderError(f"{transcoders.name}: layer {number} gives outputs that are not finite; its biases or skip matrix hold NaN")
     return torch.stack(unexplained), tuple(constants)
+
+
+def _unexplained(
+    transcoders: Transcoders, recording: Recording, frozen: FrozenModel, outputs: list[Tensor], errors: Float[Tensor, "layer pos d"], silent: int
+) -> float | None:
+    first, shares = max(1, silent), []
+    if first >= len(recording.input_ids):
+        return None
+    for part, layer, mid, output, error in zip(transcoders.layers, frozen.layers, recording.mids, outputs, errors, strict=True):
+        bias = layer.write_linear(part.decoder_bias.to(output).expand_as(output))
+        whole = (output + layer.skip_forward(mid) - bias)[first:].square().sum()
+        shares.append(error[first:].square().sum() / whole.clamp_min(1e-30))
+    return float(torch.stack(shares).median())
 
 
 def _check_exact(model: LanguageModel, recording: Recording, frozen: FrozenModel, outputs: list[Tensor]) -> float:

@@ -57,6 +57,7 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
         ],
         "scores": {"replacement": honest.replacement, "completeness": honest.completeness},
         "scores_position_zero_dropped": {"replacement": dropped.replacement, "completeness": dropped.completeness},
+        "unexplained": facts.unexplained,
         "exactness": {"logits": facts.logits_error, "residual": facts.residual},
         "graph": {
             "features": kinds[0], "errors": kinds[1], "embeddings": kinds[2], "logits": kinds[3], "edges": graph.n_edges,
@@ -206,5 +207,10 @@ def _show_trust(facts: dict[str, Any], console: Console) -> None:
     ]
     if graph["active_features"] is not None and graph["active_features"] > graph["features"]:
         lines.insert(3, f"folded      {graph['active_features'] - graph['features']:,} further active features, counted as error")
+    if facts["unexplained"] is not None and facts["unexplained"] > 1:
+        lines.append(
+            f"[bold red]careful[/]     errors are larger than what the MLPs add (squares {facts['unexplained']:.1f} to 1 in the median layer): "
+            "the dictionary does worse than its biases alone; is it for this model, and are its tensors the right way round?"
+        )
     for line in lines:
         console.print(f"  {line}", highlight=False)

@@ -19,6 +19,7 @@ def eval_(
     context: Annotated[int, typer.Option(help="Tokens in a block.")] = 128,
     prompts: Annotated[int, typer.Option(help="So many of the 20 fixed prompts are traced; 0: none.")] = 20,
     held_out: Annotated[float, typer.Option(help="Only documents that a training with this --held-out has not seen; 0: all.")] = 0.0,
+    neurons: Annotated[bool, typer.Option(help="Put the model's own neurons beside the dictionary.")] = True,
     card: Annotated[Path | None, typer.Option(help="Folder for the card: Markdown, plots and JSON.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Decides which blocks are taken, random directions and perturbations.")] = 0,
@@ -41,7 +42,7 @@ def eval_(
         loaded = load(model, transcoders, device=device)
         report(0.0, "reading text")
         texts, fit = read_texts(loaded.language_model, sources, tokens=tokens, context=context, held_out=held_out, seed=seed)
-        found = evaluate(loaded, texts, fit, prompts=PROMPTS[:prompts], seed=seed, progress=report)
+        found = evaluate(loaded, texts, fit, prompts=PROMPTS[:prompts], neurons=neurons, seed=seed, progress=report)
         written = None if card is None else write_card(found, card)
     if as_json:
         print_json(found.facts())

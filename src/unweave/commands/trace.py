@@ -8,10 +8,11 @@ import typer
 
 from ..errors import OptionError
 from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, target_of, token_ids, wants_chat
+from .many import trace_prompts
 
 
 def trace(
-    prompt: Annotated[str, typer.Argument(help="The text whose next token is to be explained.")],
+    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is to be explained.")] = None,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
@@ -31,6 +32,8 @@ def trace(
     ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
     chat: Chat = False,
     system: System = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL file of prompts to trace instead, one a line, into the folder --out.")] = None,
+    workers: Annotated[str, typer.Option(help="With --prompts: processes on this machine, or ray, or ray:N.")] = "1",
     out: Annotated[Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")] = False,
     as_json: AsJson = False,
@@ -41,10 +44,24 @@ def trace(
     from ..files import check_writable
 
     framed = wants_chat(chat, system, ids)
-    given: str | list[int] = token_ids(prompt) if ids else prompt
-    out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
     if minus is not None and len(target or []) != 1:
         raise OptionError("--minus needs exactly one --target")
+    if prompts is not None:
+        if prompt is not None or ids or open_:
+            raise OptionError("--prompts takes the place of PROMPT, and goes without --ids and --open; a line may hold ids, and unweave serve shows the graphs")
+        trace_prompts(
+            prompts, out, model=model, transcoders=transcoders, dtype=dtype, device=device, features=features, workers=workers, as_json=as_json,
+            options={
+                "targets": tuple(map(target_of, target or ())), "minus": None if minus is None else target_of(minus), "position": position,
+                "max_logits": max_logits, "max_features": max_features, "node_threshold": node_threshold, "edge_threshold": edge_threshold,
+                "position_zero": position_zero, "precision": precision, "chat": framed, "system": system,
+            },
+        )  # fmt: skip
+        return
+    if prompt is None:
+        raise OptionError("nothing to trace; give a PROMPT, or --prompts FILE")
+    given: str | list[int] = token_ids(prompt) if ids else prompt
+    out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
     with progress(f"loading {model}") as report:
         from ..attribution import DEFAULT_NEURONS, attribute
         from ..features import with_promoted

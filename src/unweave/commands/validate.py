@@ -19,6 +19,7 @@ def validate(
     reach: Annotated[int, typer.Option(help="Those lie at most so many layers later.")] = 3,
     disturbances: Annotated[int, typer.Option(help="Disturbances of each kind to follow through the replacement model; 0: none.")] = 24,
     control: Annotated[bool, typer.Option(help="Do the same with a random dictionary that is on as often.")] = True,
+    neurons: Annotated[bool, typer.Option(help="Do a third of it with the model's own neurons.")] = True,
     text: Annotated[list[str] | None, typer.Option(help="Text to fit the random dictionary to: file, folder, JSONL, Parquet or dataset; repeatable.")] = None,
     budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="A graph: begin no measurement after so long; run again to go on.")] = None,
     seed: Annotated[int, typer.Option(help="Decides which features are tested.")] = 0,
@@ -39,7 +40,7 @@ def validate(
     from ..files import check_writable
     from ..validation.results import Settings, report_path
 
-    settings = Settings(ablations, pairs, reach, disturbances, control, seed)
+    settings = Settings(ablations, pairs, reach, disturbances, control, seed, neurons)
     targets = [check_writable(report_path(graph)) for graph in graphs]
     if len(set(targets)) < len(targets):
         raise OptionError("two of the graphs would have the same report; give each graph once")

@@ -1,16 +1,17 @@
-"""Baselines that know nothing of features, fitted by least squares: mean outputs, affine maps, random features."""
+"""Baselines that know nothing of features: mean outputs, affine maps, random features, the model's own neurons."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models import LanguageModel
+from ..neurons import neurons
 from ..transcoders import JumpReLU, Matrix, TranscoderLayer, Transcoders, WritePoint
 from .passes import batches, counted, run
-from .standins import AffineMaps
+from .standins import AffineMaps, StrongestNeurons
 
 SAMPLE_TOKENS = 2048
 """Tokens from which medians, thresholds and scales are taken."""
@@ -188,6 +189,22 @@ def random_dictionary(fit: Fit, like: Transcoders, l0: tuple[float, ...], skip: 
             )
         )  # fmt: skip
     return Transcoders("per-layer", tuple(layers), "mlp_in", like.write, name="random")
+
+
+def strongest_neurons(model: LanguageModel, fit: Fit, l0: tuple[float, ...], write: WritePoint) -> StrongestNeurons:
+    """As many of the model's own neurons as a dictionary has active features, the rest at their mean.
+
+    Args:
+        l0: mean number of active features, by layer.
+    """
+    own = neurons(model)
+    count = tuple(max(1, min(round(wanted), width)) for wanted, width in zip(l0, own.widths, strict=True))
+    none = tuple(part.x.new_zeros(model.d_model, dtype=model.engine_dtype) for part in fit.moments)
+    found, rest = StrongestNeurons("neurons", model, own, write, count, none), []
+    for layer, part in enumerate(fit.sample):
+        weight = token_weights(part.outputs, fit.median[layer])[:, None]
+        rest.append((weight * found.dropped(layer, part.inputs)).sum(0) / weight.sum())
+    return replace(found, rest=tuple(rest))
 
 
 def _thresholds(before: Float[Tensor, "token feature"], share: float) -> Float[Tensor, " feature"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..files import check_writable, write_atomically
 from .results import DENSITY_EDGES, Evaluation, TextFigures
-from .table import LAYERS, PROMPTS, RESPONSES, TOTALS, Row, headline, kinds, layers, prompts, responses, scope, totals
+from .table import LAYERS, NEURONS, PROMPTS, RESPONSES, TOTALS, Row, headline, kinds, layers, neurons, prompts, responses, scope, totals
 
 COLOURS = ("#1f5fa8", "#b4551d", "#4a7f3c", "#7a5195", "#888888", "#c2a83e")
 
@@ -65,6 +65,12 @@ def _markdown(evaluation: Evaluation, names: dict[str, str]) -> str:
             "## Whole graphs",
             "Replacement and completeness with everything counted; peer-style, position 0's errors are left out.",
             _table(PROMPTS, prompts(evaluation.prompts)),
+        ]
+    if evaluation.neurons:
+        parts += [
+            "## As many features as neurons",
+            "Graphs of the most influential features, and of as many of the model's own neurons with their gates held; what is left out counts as error.",
+            _table(NEURONS, neurons(evaluation.neurons)),
         ]
     made = f"Seed {setting.seed}, unweave {setting.version}, {setting.seconds:.0f} s. Dictionary sha256 `{setting.sha256}`. All figures: {names['facts']}."
     return "\n\n".join([*parts, made]) + "\n"

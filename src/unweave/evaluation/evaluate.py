@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..replacement import ReplacementModel
 from ..version import __version__
-from .graphs import score_prompts
+from .graphs import score_beside_neurons, score_prompts
 from .measures import Firing
 from .passes import batches
 from .prompts import PROMPTS
@@ -20,7 +20,7 @@ SHORTEST = 4
 """Positions in a block: the first is excluded, the last has no next token."""
 ALONE = 0.1
 """Share of the tokens on which every layer is replaced alone and responses are measured, which cost more."""
-PARTS = {"fit": 0.1, "texts": 0.6, "prompts": 0.3}
+PARTS = {"fit": 0.1, "texts": 0.6, "prompts": 0.2, "neurons": 0.1}
 """About how the time is spent, for the progress bar."""
 
 Progress = Callable[[float, str], object]
@@ -34,6 +34,7 @@ def evaluate(
     *,
     prompts: Sequence[str | Sequence[int]] = PROMPTS,
     alone: float = ALONE,
+    neurons: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -45,6 +46,7 @@ def evaluate(
         prompts: text or token ids; their whole graphs are scored.
         alone: share of each kind's tokens, one batch at least, on which every layer is replaced alone and responses
             are measured.
+        neurons: whether the model's own neurons are among the baselines.
         seed: of random directions and perturbations.
 
     Raises:
@@ -56,13 +58,15 @@ def evaluate(
     >>> evaluate(unweave.load("smollm2"), {"noise": blocks[:4]}, blocks[4:])   # doctest: +SKIP
     """
     if model.transcoders.gated:
-        raise OptionError("neurons stand in for the MLPs exactly, so there is nothing to measure; give a dictionary (--transcoders)")
+        raise OptionError(
+            "neurons stand in for the MLPs exactly, so there is nothing to measure; they are a baseline of every dictionary: give one (--transcoders)"
+        )
     begin, report = time.perf_counter(), progress or (lambda share, title: None)
     if not texts or any(not len(blocks) for blocks in (*texts.values(), fit)):
         raise OptionError("there is no text to evaluate on, or none to fit the baselines to; give --text")
     if fit.shape[1] < SHORTEST:
         raise OptionError(f"blocks of {fit.shape[1]} positions are too short; give --context of at least {SHORTEST}")
-    candidates = Candidates.prepare(model, fit, seed, lambda share: report(PARTS["fit"] * share, "fitting baselines"))
+    candidates = Candidates.prepare(model, fit, seed, neurons, lambda share: report(PARTS["fit"] * share, "fitting baselines"))
     counts, done, total = {}, 0, sum(map(len, texts.values()))
     for name, blocks in texts.items():
         counts[name] = TextCounts(candidates, seed)
@@ -71,7 +75,9 @@ def evaluate(
             counts[name].add(ids, alone=counts[name].alone_tokens < limit or not counts[name].tokens)
             done += len(ids)
             report(PARTS["fit"] + PARTS["texts"] * done / total, f"measuring on {name}")
-    scores = score_prompts(model, prompts, lambda share: report(1 - PARTS["prompts"] * (1 - share), "tracing prompts"))
+    last, rest = PARTS["neurons"] if neurons else 0.0, 1 - PARTS["fit"] - PARTS["texts"]
+    scores = score_prompts(model, prompts, lambda share: report(1 - rest + (rest - last) * share, "tracing prompts"))
+    beside = score_beside_neurons(model, prompts, lambda share: report(1 - last * (1 - share), "tracing neurons")) if neurons else ()
     figures = tuple(part.figures(name) for name, part in counts.items())
     firing = [Firing.pooled(layer) for layer in zip(*(part.firing for part in counts.values()), strict=True)]
     setting = Setting(
@@ -88,4 +94,4 @@ def evaluate(
         version=__version__,
         seconds=round(time.perf_counter() - begin, 1),
     )
-    return Evaluation(setting, mean_text(figures), figures, tuple(layer.features() for layer in firing), scores)
+    return Evaluation(setting, mean_text(figures), figures, tuple(layer.features() for layer in firing), scores, beside)

@@ -115,6 +115,18 @@ class PromptScores:
 
 
 @dataclass(frozen=True)
+class NeuronScores:
+    """Scores of two graphs of one prompt with as many features: the dictionary's strongest, and the strongest of the model's neurons."""
+
+    prompt: str
+    nodes: int
+    replacement: float
+    completeness: float
+    neurons_replacement: float
+    neurons_completeness: float
+
+
+@dataclass(frozen=True)
 class Setting:
     """What was evaluated, on how much."""
 
@@ -145,6 +157,8 @@ class Evaluation:
     texts: tuple[TextFigures, ...]
     features: tuple[Features, ...]
     prompts: tuple[PromptScores, ...]
+    neurons: tuple[NeuronScores, ...] = ()
+    """Of some of the prompts."""
 
     def facts(self) -> dict[str, Any]:
         """As JSON objects and arrays."""

@@ -6,13 +6,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .results import Evaluation, LayerFigures, PromptScores, TextFigures, mean_unexplained
+from .results import Evaluation, LayerFigures, NeuronScores, PromptScores, TextFigures, mean_unexplained
 
 Row = tuple[str, ...]
 TOTALS: Row = ("", "FVU", "weighted", "per token", "cross-entropy", "added", "KL", "top-1")
 LAYERS: Row = ("layer", "FVU", "weighted", "per token", "affine", "random", "L0", "dead", "alone")
 RESPONSES: Row = ("layer", *(f"{who}{kind}" for kind in ("feature", "towards", "noise") for who in ("", "held ", "affine ")))
 PROMPTS: Row = ("prompt", "features", "replacement", "completeness", "peer-style replacement", "peer-style completeness")
+NEURONS: Row = ("prompt", "features", "replacement", "neurons' replacement", "completeness", "neurons' completeness")
 NAMES_AT_LEAST = 12
 """Columns of the terminal left for names, however narrow it is."""
 
@@ -63,6 +64,14 @@ def prompts(scores: Sequence[PromptScores]) -> list[Row]:
     return rows
 
 
+def neurons(scores: Sequence[NeuronScores]) -> list[Row]:
+    """Scores of graphs of as many features and neurons, and their means."""
+    values = [(one.replacement, one.neurons_replacement, one.completeness, one.neurons_completeness) for one in scores]
+    rows = [(one.prompt.replace("\n", "⏎"), str(one.nodes), *(f"{value:.2f}" for value in row)) for one, row in zip(scores, values, strict=True)]
+    means = [sum(column) / len(scores) for column in zip(*values, strict=True)]
+    return [*rows, ("mean", "", *(f"{value:.3f}" for value in means))] if scores else []
+
+
 def headline(evaluation: Evaluation) -> str:
     """The dictionary in one sentence."""
     mean, scores = evaluation.mean, evaluation.prompts
@@ -94,6 +103,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     console.print(_table("Error of predicted responses, by layer", RESPONSES, responses(evaluation.mean.layers), bold="mean"))
     if evaluation.prompts:
         console.print(_table("Whole graphs", PROMPTS, prompts(evaluation.prompts), bold="mean"))
+    if evaluation.neurons:
+        console.print(_table("As many features as neurons", NEURONS, neurons(evaluation.neurons), bold="mean"))
 
 
 def kinds(evaluation: Evaluation) -> tuple[TextFigures, ...]:

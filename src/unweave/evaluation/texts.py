@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models import LanguageModel
 from ..replacement import ReplacementModel
 from ..transcoders import WritePoint
-from .baselines import Fit, affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, sample_blocks
+from .baselines import Fit, affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, sample_blocks, strongest_neurons
 from .measures import Errors, Firing, Shift, Targets, Truth, losses
 from .passes import Pass, batches, counted, logits_with_output, read_at, replaced_logits, run
 from .response import Responses
@@ -31,8 +31,8 @@ class Candidates:
     all: tuple[StandIn, ...]
 
     @staticmethod
-    def prepare(model: ReplacementModel, blocks: Int[Tensor, "sequence pos"], seed: int, progress: Callable[[float], object]) -> "Candidates":
-        """Read the dictionary and fit the baselines to some text.
+    def prepare(model: ReplacementModel, blocks: Int[Tensor, "sequence pos"], seed: int, neurons: bool, progress: Callable[[float], object]) -> "Candidates":
+        """Read the dictionary and fit the baselines to some text; of mixtures of experts there are no neurons.
 
         Raises:
             TranscoderError: the dictionary holds weights that are not finite.
@@ -49,7 +49,8 @@ class Candidates:
         ranks = sorted({min(rank, language_model.d_model) for rank in (LOW_RANK, max(1, round(sum(l0) / len(l0))))})
         random = random_dictionary(fit, model.transcoders, l0, affine, seed)
         low_rank = [low_rank_maps(fit, rank, dtype) for rank in ranks]
-        everything = (dictionary, mean_outputs(fit, dtype), affine, *low_rank, Dictionary.load(random, dtype, device, "random"))
+        own = [strongest_neurons(language_model, fit, l0, write)] if neurons and language_model.architecture.up is not None else []
+        everything = (dictionary, mean_outputs(fit, dtype), affine, *low_rank, Dictionary.load(random, dtype, device, "random"), *own)
         return Candidates(language_model, write, fit, dictionary, affine, everything)
 
 

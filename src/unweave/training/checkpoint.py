@@ -1,9 +1,6 @@
 """The state of a training on disk: whole or not at all, one process a folder, refused for another config."""
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,24 +83,3 @@ def check_same(path: Path, old: TrainConfig, new: TrainConfig) -> None:
     lines = differences(old, new)
     if lines:
         raise TrainingError(f"{path} was made with another config: {'; '.join(lines)}; use the same, or another --out folder")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; the system lets go when the process ends, however it ends.
-
-    Raises:
-        TrainingError: another process holds it.
-        FileError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TrainingError(f"another training is running in {folder}; stop it, or use another --out folder") from error
-        yield

@@ -11,11 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import ModelError, TrainingError
+from ..files import locked
 from ..formats import read_transcoders
 from ..models import LanguageModel, load_model
 from ..transcoders import Transcoders
 from . import parallel
-from .checkpoint import Progress, check_same, locked, path_of, read_checkpoint
+from .checkpoint import Progress, check_same, path_of, read_checkpoint
 from .config import TrainConfig
 from .dictionary import Dictionary, start, to_transcoders
 from .recorder import batches, record
@@ -80,7 +81,8 @@ def train(config: TrainConfig, folder: str | Path, watcher: Watcher, evaluate: E
     folder = Path(folder).expanduser()
     processes = parallel.join(device.startswith("cuda"))
     try:
-        with locked(folder if processes.first else folder / f".process-{processes.rank}"):
+        busy = TrainingError(f"another training is running in {folder}; stop it, or use another --out folder")
+        with locked(folder if processes.first else folder / f".process-{processes.rank}", busy):
             training = _begin(config, folder, processes, watcher, device)
             return _run(training, watcher, evaluate)
     finally:

@@ -1,4 +1,4 @@
-"""The same questions asked of a dictionary of random features that is on as often."""
+"""The same questions asked of a dictionary of random features that is on as often, and of the model's own neurons."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from ..attribution import attribute
 from ..evaluation.baselines import Fit, affine_maps, fit_baselines, random_dictionary
 from ..evaluation.blocks import named_sources, read_texts
 from ..graph import Graph
+from ..neurons import most_neurons, neurons
 from ..nodes import NodeKind
 from ..replacement import ReplacementModel
 from ..targets import Difference, TargetSpec
@@ -18,6 +19,9 @@ from ..targets import Difference, TargetSpec
 CONTEXT = 64
 TOKENS = 4096
 """Tokens of text to fit the random dictionary's skip matrices, scales and thresholds to."""
+
+NEURONS = 1000
+"""The most influential neurons, from which those that are tested are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +59,20 @@ class Control:
         return model, retrace(model, graph)
 
 
-def retrace(model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None) -> Graph:
-    """A graph's prompt and targets traced again, whole: what pruning took out is there."""
+def neuron_graph(model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None) -> tuple[ReplacementModel, Graph]:
+    """The same prompt traced with the model's own neurons in place of the dictionary: the most influential, no more than the graph has features."""
+    own = ReplacementModel(model.language_model, neurons(model.language_model))
+    features = graph.nodes.features.stop - graph.nodes.features.start
+    most = most_neurons(own.transcoders, len(graph.provenance.input_ids), min(NEURONS, max(1, features)))
+    return own, retrace(own, graph, progress, most)
+
+
+def retrace(model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None, max_features: int | None = None) -> Graph:
+    """A graph's prompt and targets traced again, whole (or with `max_features`): what pruning took out is there."""
     facts, nodes = graph.provenance, graph.nodes
     targets = [_spec(tokens) for tokens in facts.target_tokens if tokens] or [int(index) for index in nodes.index[nodes.logits].tolist()]
     return attribute(
-        model, list(facts.input_ids), targets, position=int(nodes.position[nodes.logits.start]), max_features=facts.max_features,
+        model, list(facts.input_ids), targets, position=int(nodes.position[nodes.logits.start]), max_features=max_features or facts.max_features,
         position_zero=facts.position_zero, precision=facts.precision, progress=progress,
     )  # fmt: skip
 

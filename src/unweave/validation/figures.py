@@ -81,8 +81,9 @@ def pair_figures(pairs: Pairs, held: Sequence[Row], live: Sequence[Row], group: 
     real_held, real = (torch.tensor(rows[:n], dtype=torch.float64).flatten() for rows in (held, live))
     direct, total = pairs.direct[:n].flatten(), pairs.total[:n].flatten()
     source = torch.arange(n)[:, None].expand_as(pairs.direct[:n]).flatten()
+    certain = "gates held in the graph, live in the model" if group.startswith("neurons") else "all but true by construction"
     found = (
-        ("edge and change, MLPs between held", direct, real_held, "all but true by construction"),
+        ("edge and change, MLPs between held", direct, real_held, certain),
         ("all paths and change, MLPs live", total, real, ""),
         ("edge and change, MLPs live", direct, real, ""),
         ("paths over other features and what the MLPs between add", total - direct, real - real_held, "knock-on: two steps or more"),

@@ -28,6 +28,8 @@ class Settings:
     control: bool = True
     """Whether the same is done with a random dictionary."""
     seed: int = 0
+    neurons: bool = True
+    """Whether ablations and pairs are also done with the model's own neurons, a third as many."""
 
     def __post_init__(self) -> None:
         for name, least in (("ablations", 10), ("pairs", 0), ("reach", 1), ("disturbances", 0)):
@@ -40,7 +42,8 @@ class Figure:
     """One measured number with its 95% bootstrap interval; NaN bounds where there is none."""
 
     group: str
-    """`explained`, `ranks`, `signs`, `links`, `pairs`, `faithfulness` or `control: ...` for the same with a random dictionary."""
+    """`explained`, `ranks`, `signs`, `links`, `pairs`, `faithfulness` `control: ...` and `neurons: ...` for the same with a random dictionary
+    and with the model's own neurons."""
     name: str
     value: float
     low: float = math.nan

@@ -16,6 +16,7 @@ SIGNS = (
     "all paths and the target's change", "all paths: share of the change with the right sign", "direct edge and the target's change",
     "real model's slope and the target's change",
 )  # fmt: skip
+RIVALS = {"control: ": "random dict.", "neurons: ": "neurons"}
 RANK = "influence and KL, attention held"
 SIGN = "all paths and the target's change, attention held"
 
@@ -27,10 +28,10 @@ def show_report(report: Report, console: Console, *, everything: bool = False) -
         _show_list("All figures", report.figures, console)
     else:
         found = [figure for figure in report.figures if figure.group == "explained"]
-        random = report.figure("control: explained", "replacement score")
-        _show_list(
-            "How much is explained", [*found, *([] if random is None else [replace(random, name="replacement score of the random dictionary")])], console
-        )
+        for group, whose in (("control: ", "the random dictionary"), ("neurons: ", "as many neurons as features, at most 1,000")):
+            rival = report.figure(f"{group}explained", "replacement score")
+            found += [] if rival is None else [replace(rival, name=f"replacement score of {whose}")]
+        _show_list("How much is explained", found, console)
         _show_modes("Does influence say which features matter? (rank correlation with KL)", "ranks", RANKS, report, console)
         _show_modes("Does the graph say which way they push?", "signs", SIGNS, report, console)
         _show_list("Where its misses come from (rank correlation with the target's change)", [f for f in report.figures if f.group == "links"], console)
@@ -46,8 +47,12 @@ def show_report(report: Report, console: Console, *, everything: bool = False) -
 
 def show_summary(reports: Sequence[Report], console: Console) -> None:
     """One line a graph, and the means with their intervals over graphs."""
-    places = (("explained", "replacement score"), ("ranks", RANK), ("control: ranks", RANK), ("signs", SIGN))
-    table = _table("", ("prompt", "left"), ("verdict", "left"), *((name, "right") for name in ("replacement", "influence ~ KL", "random dict.", "signed")))
+    places = (("explained", "replacement score"), ("ranks", RANK), ("control: ranks", RANK), ("neurons: ranks", RANK), ("signs", SIGN))
+    table = _table(
+        "", ("prompt", "left"), ("verdict", "left"), *((name, "right") for name in ("replacement", "influence ~ KL", "random dict.", "neurons", "signed"))
+    )
+    for column in table.columns[3:]:
+        column.no_wrap = True
     for report in reports:
         cells = [report.figure(*place) for place in places]
         words = ["–" if cell is None else f"{cell.value:.2f}" for cell in cells]
@@ -69,16 +74,16 @@ def _show_list(title: str, figures: Sequence[Figure], console: Console) -> None:
 
 
 def _show_modes(title: str, group: str, names: Sequence[str], report: Report, console: Console) -> None:
-    """Figures by mode, those of the random dictionary beside them."""
-    control = any(figure.group == f"control: {group}" for figure in report.figures)
-    heads = [word for word in MODES.values() for word in ([word, "random dict."] if control else [word])]
+    """Figures by mode, those of the random dictionary and of neurons beside them."""
+    rivals = {begin: word for begin, word in RIVALS.items() if any(figure.group == begin + group for figure in report.figures)}
+    heads = [word for mode in MODES.values() for word in (mode, *rivals.values())]
     table = _table(title, ("", "left"), *((head, "left") for head in heads))
     for name in names:
         cells = []
         for word in MODES.values():
             cells.append(_value(report.figure(group, f"{name}, {word}")))
-            if control:
-                other = report.figure(f"control: {group}", f"{name}, {word}")
+            for begin in rivals:
+                other = report.figure(begin + group, f"{name}, {word}")
                 cells.append("" if other is None else f"[dim]{other.value:.2f}[/]")
         table.add_row("", escape(name), *cells)
     if any(figure.group == group for figure in report.figures):

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..replacement import ReplacementModel
 from ..slopes import likeliest_target
 from ..version import __version__
 from .ablations import RUNGS, measure, predictions
-from .control import Control, retrace
+from .control import Control, neuron_graph, retrace
 from .figures import MODES, ablation_figures, link_figures, pair_figures, travel_figures
 from .measured import Measured, Progress
 from .pairs import choose_pairs, measure_pairs
@@ -26,6 +26,10 @@ from .verdict import judge
 
 RUNG_SHARE = 3
 """One in so many ablations is also done in the replacement model, which costs several times as much."""
+NEURON_SHARE = 3
+"""One in so many ablations and pairs is also done with neurons."""
+LEAST = 10
+"""But so many at least."""
 
 
 def validate(
@@ -72,16 +76,24 @@ def validate(
     measured = Measured(None if keep is None else Path(keep), _question(graph, settings), None if budget is None else begin + budget)
     measured.resume()
     figures, complete = _explained(whole), True
+    wanted = {"control: ": settings.control, "neurons: ": settings.neurons and model.language_model.architecture.up is not None and not model.transcoders.gated}
     runs: list[tuple[str, ReplacementModel, Graph]] = [("", model, whole)]
     for group, tested, traced in runs:
-        found, whole_sample = _test(Question.of(tested, traced), settings, measured, group, say)
+        how = settings
+        if group == "neurons: ":  # in whose replacement model disturbances travel as in the real one, which it is
+            how = replace(settings, ablations=max(LEAST, settings.ablations // NEURON_SHARE), pairs=settings.pairs // NEURON_SHARE, disturbances=0)
+        found, whole_sample = _test(Question.of(tested, traced), how, measured, group, say)
         figures += found
         complete &= whole_sample
-        if not group and settings.control and not measured.out_of_time():
+        if not group and wanted["control: "] and not measured.out_of_time():
             say(0.0, "tracing with a random dictionary")
             random = control or Control.on_text(model, progress=lambda share: say(share, "reading text for the control"))
             runs.append(("control: ", *random.random_graph(whole, settings.seed)))
             figures += _explained(runs[-1][2], "control: ")[:3]
+        if not group and wanted["neurons: "] and not measured.out_of_time():
+            say(0.0, "tracing with neurons")
+            runs.append(("neurons: ", *neuron_graph(model, whole, lambda share: say(share, "tracing with neurons"))))
+            figures += _explained(runs[-1][2], "neurons: ")[:3]
     facts = graph.provenance
     return Report(
         prompt=facts.prompt,
@@ -93,7 +105,7 @@ def validate(
         settings=settings,
         figures=tuple(figures),
         verdict=judge(figures),
-        complete=complete and len(runs) == 1 + settings.control,
+        complete=complete and len(runs) == 1 + sum(wanted.values()),
         seconds=round(time.monotonic() - begin, 1),
         version=__version__,
         graph=name,
@@ -132,7 +144,7 @@ def _test(question: Question, settings: Settings, measured: Measured, group: str
     figures = ablation_figures(predicted, rows, sample.strong, group)
     done = all(len(part) == len(sample.rows) for part in rows.values())
     if not group:
-        rungs = measure(question, sample, measured, name, RUNGS[:2], max(10, settings.ablations // RUNG_SHARE), say)
+        rungs = measure(question, sample, measured, name, RUNGS[:2], max(LEAST, settings.ablations // RUNG_SHARE), say)
         figures += link_figures(predicted, rows, rungs)
     if settings.pairs:
         near = features & (graph.nodes.layer < graph.provenance.n_layers - 1)

@@ -8,6 +8,8 @@ Lookup = Callable[[str, str], Figure | None]
 
 ENOUGH = 0.5
 """Rank correlation with effects that a graph's ordering must surely (lower bound) exceed to be worth reading."""
+RIVALS = {"control: ": "a random dictionary", "neurons: ": "the model's own neurons"}
+"""What a dictionary must beat, by the beginning of its figures' groups."""
 BARELY = 0.2
 GOOD = 0.7
 READABLE = 0.3
@@ -54,8 +56,8 @@ def judge(figures: Sequence[Figure]) -> Verdict:
     edges = get("pairs", "edge and change, MLPs between held")
     if knock is not None and edges is not None:
         reasons.append(f"Edges between features hold with all else held ({edges}), as they must; effects by way of further features at {knock}.")
-    control = None if rank is None else get("control: ranks", rank.name)
-    beaten = rank is not None and control is not None and control.value >= rank.value
+    rivals = [] if rank is None else [(who, figure) for group, who in RIVALS.items() if (figure := get(f"{group}ranks", rank.name)) is not None]
+    beaten = [who for who, figure in rivals if rank is not None and figure.value >= rank.value]
     return _conclude(failures, reasons, replacement, rank, sign, beaten)
 
 
@@ -68,11 +70,13 @@ def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str])
         reasons.append(f"The best simpler rule, {name}, reaches {best}.")
         if best.value >= rank.value:
             failures.append(f"{name} alone ranks features as well as influence does")
-    control = get("control: ranks", rank.name)
+    control, own = get("control: ranks", rank.name), get("neurons: ranks", rank.name)
     if control is not None:
         reasons.append(f"A random dictionary that is on as often gets {control} with its own graph.")
         if control.value >= rank.value:
             reasons.append("So this ranking says nothing for these features in particular.")
+    if own is not None:
+        reasons.append(f"The model's own neurons, without any dictionary, get {own} with theirs.")
 
 
 def _cause(get: Lookup) -> str | None:
@@ -86,14 +90,16 @@ def _cause(get: Lookup) -> str | None:
     return f"Where its misses come from: on the same features the graph reaches {plain.value:.2f}, and would reach {ways}."
 
 
-def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None, beaten: bool) -> Verdict:
+def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None, beaten: list[str]) -> Verdict:
     if failures or rank is None:
         why = "; ".join(failures) or "nothing was measured"
         return Verdict("poor", f"Do not rely on this graph: {why}.", tuple(reasons))
     signed = sign is not None and sign.low > ENOUGH
     which = "Worth reading for which features matter"
     if beaten:
-        return Verdict("fair", f"{which}, though a random dictionary's graph ranks its own as well; test by intervention what they do.", tuple(reasons))
+        whose = " and ".join(f"the graph of {who}" for who in beaten)
+        verb = "rank" if len(beaten) > 1 else "ranks"
+        return Verdict("fair", f"{which}, though {whose} {verb} its own as well; test by intervention what they do.", tuple(reasons))
     if signed and replacement is not None and replacement.value >= 0.5 and rank.low > GOOD:
         return Verdict("good", "Worth reading: it says which features matter, and which way they push.", tuple(reasons))
     if signed:
