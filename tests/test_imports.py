@@ -15,7 +15,7 @@ ORDER = (
     "nodes", "influence", "graph", "pruning", "paths", "totals",
     "architectures", "weights", "frozen", "hub", "catalogue", "smollm2", "recording", "models", "chats", "text",
     "transcoders", "stored", "layers", "formats", "neurons", "replacement",
-    "targets", "sources", "rowstore", "limited", "budget", "attribution", "features",
+    "targets", "sources", "rowstore", "limited", "budget", "attribution", "estimate", "features",
     "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
     "evaluation.response", "evaluation.texts", "evaluation.graphs", "evaluation.evaluate", "evaluation.blocks", "evaluation.table", "evaluation.card",

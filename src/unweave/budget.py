@@ -157,5 +157,6 @@ def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: i
             break
         columns, least = max(1, columns // 2), max(1, least // 2)
     smallest = max(peak(), min(plan.memory for plan in found)) if found else peak()
-    raise OptionError(f"a limit of {limit / 1e9:.2f} GB of memory is too small for this graph; the smallest that works is {smallest * 1.01 / 1e9:.2f} GB" if limit
-                      else "this graph does not fit into the accelerator's memory; use --device cpu, or limit --max-features")  # fmt: skip
+    if limit is None:
+        raise OptionError("this graph does not fit into the accelerator's memory; use --device cpu, or a smaller --max-features")
+    raise OptionError(f"{limit / 1e9:.2f} GB of memory is too little for this graph; the smallest limit that works is {smallest * 1.02 / 1e9:.2f} GB")

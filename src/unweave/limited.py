@@ -13,16 +13,19 @@ FEATURES_IN_FIRST_ROUND = 256
 read every row about twice."""
 
 
-def most_influential(store: RowStore, sources: Sources, features: Tensor, weights: Float[Tensor, " logit"], most: int) -> Int[Tensor, " chosen"]:
+def most_influential(
+    store: RowStore, sources: Sources, features: Tensor, weights: Float[Tensor, " logit"], most: int, take: int | None = None
+) -> Int[Tensor, " chosen"]:
     """The next features to compute the rows of, by the influence that the rows so far give them; ascending, empty when done.
 
     Args:
         store: rows of logits, named from the number of columns on, and of features.
         features: those whose rows are there.
         weights: what influence starts from at the logits.
+        take: how many; None: as many as there are, see `FEATURES_IN_FIRST_ROUND`.
     """
     n_columns, n_features, n_logits = len(sources.layer), sources.n_features, len(weights)
-    take = min(max(FEATURES_IN_FIRST_ROUND, len(features)), most - len(features))
+    take = min(take or max(FEATURES_IN_FIRST_ROUND, len(features)), most - len(features))
     if take <= 0:
         return torch.empty(0, dtype=torch.int64)
     position = torch.zeros(n_columns + n_logits, dtype=torch.int64)

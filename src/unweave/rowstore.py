@@ -53,7 +53,7 @@ class RowStore:
             return
         try:
             if path is None:
-                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by close()
             else:
                 self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
                 self._lock()
