@@ -59,8 +59,9 @@ class RowStore:
                 self._lock()
                 self._take_up((json.dumps(facts or {}, sort_keys=True) + "\n").encode())
             self._end = self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise FileError(f"cannot write {path or folder}: {error.strerror or error}") from error
+        except (OSError, FileError) as error:
+            self.close(remove=False)
+            raise error if isinstance(error, FileError) else FileError(f"cannot write {path or folder}: {error.strerror or error}") from error
 
     def __len__(self) -> int:
         return len(self._rows)
