@@ -4,16 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-import yaml
 from conftest import DICTIONARIES, FAMILIES, PROMPT
+from elsewhere import ELSEWHERE, Elsewhere
 from safetensors.torch import save_file
 
 import unweave
-from unweave import budget, estimate, mapped, transcoders
+from unweave import attribution, budget, estimate, mapped, transcoders
 from unweave.errors import ModelError
 from unweave.models import usable_device
 
@@ -51,72 +53,38 @@ def test_mapped_tensors_are_read_and_let_go(tmp_path):
     assert float(scratch.sum()) == 30
 
 
-LAYERS, WIDTH, BIG = 6, 256, 131072
-TRACED = """
-import sys, torch
-import unweave
-from unweave.budget import peak
-torch.set_num_threads(1)
-loaded = unweave.load(sys.argv[1], sys.argv[2])
-before = peak()
-graph = unweave.attribute(loaded, [0, 7, 3, 41])
-print(graph.nodes.features.stop, float(graph.residual().max()), peak() - before)
-"""
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def sparse_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], rows: dict[str, dict[int, torch.Tensor]]) -> None:
-    """A bfloat16 file that is all holes but for some first-axis rows."""
-    header, offsets, end = {}, {}, 0
-    for name, shape in shapes.items():
-        size = 2 * torch.Size(shape).numel()
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
-        offsets[name], end = end, end + size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-        for name, found in rows.items():
-            size = 2 * torch.Size(shapes[name][1:]).numel()
-            for number, row in found.items():
-                file.seek(8 + len(text) + offsets[name] + number * size)
-                file.write(row.bfloat16().contiguous().view(torch.uint8).numpy().tobytes())
-
-
-def sparse_cross_layer(folder: Path, layers: int, features: int, d: int, on: int) -> Path:
-    """A cross-layer set in circuit-tracer's format of which `on` features a layer, spread over the file, hold anything."""
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(2)
-    config = {"model_name": "big", "model_kind": "cross_layer_transcoder", "feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    for layer in range(layers):
-        numbers = torch.randperm(features, generator=generator)[:on].tolist()
-        encoder = {number: torch.randn(d, generator=generator) for number in numbers}
-        decoder = {number: torch.randn(layers - layer, d, generator=generator) * 0.05 for number in numbers}
-        names = {f"W_enc_{layer}": (features, d), f"b_enc_{layer}": (features,), f"b_dec_{layer}": (d,)}
-        sparse_safetensors(folder / f"W_enc_{layer}.safetensors", names, {f"W_enc_{layer}": encoder})
-        sparse_safetensors(folder / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": (features, layers - layer, d)}, {f"W_dec_{layer}": decoder})
-    return folder
+def benchmark(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_dictionary_is_not_loaded_but_read_by_rows(tmp_path):
-    """2 GB of files, 0.4 GB of encoders, and a trace that adds less than a fifth of the encoders to what the process had."""
-    import transformers
-
-    config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
-        bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "model")
-    folder = sparse_cross_layer(tmp_path / "clt", LAYERS, BIG, WIDTH, 60)
-    declared = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """1.8 GB of files, 0.4 GB of them encoders; a trace that adds less than those, in a process of less than the files."""
+    bench = benchmark("memory")
+    folder = bench.sparse_cross_layer(tmp_path / "clt", 6, 131072, 256, 60)
+    declared, taken = bench.sizes(folder)
     assert declared > 1.8e9
-    assert sum(512 * path.stat().st_blocks for path in folder.glob("*.safetensors")) < 1e8, "the files must be holes"
-    done = subprocess.run([sys.executable, "-c", TRACED, str(tmp_path / "model"), str(folder)], capture_output=True, text=True, check=True)
-    features, residual, added = (float(word) for word in done.stdout.split())
-    assert features > 200
-    assert residual <= 1e-4
-    assert added < 4.2e8
+    assert taken < 1e8, "the files must be holes"
+    found = bench.traced(bench.random_model(tmp_path / "model", 6, 256, vocab_size=50), folder, [0, 7, 3, 41])
+    assert found["features"] > 200
+    assert found["residual"] <= 1e-4
+    assert found["peak"] - found["loaded"] < 2.5e8
+
+
+def test_the_benchmark_of_accelerators_runs(tmp_path):
+    words = ["--device", "cpu", "--shapes", "tiny", "--lengths", "6", "9", "--precision", "exact", "fast", "--profile"]
+    done = subprocess.run([sys.executable, "-W", "ignore", BENCHMARKS / "gpu.py", *words], capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [(one["shape"], one["tokens"]) for one in found] == [("tiny", 6), ("tiny", 6), ("tiny", 9), ("tiny", 9)]
+    assert all(one["residual"] <= 1e-4 for one in found[::2])
+    assert all(one["ratio"] > 0 and one["host GB"] > 0 for one in found)
+    assert "aten::" in done.stdout
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -181,3 +149,29 @@ def test_estimate_and_limit_on_the_command_line(run, tiny_folders, tmp_path):
     assert run(*words, "--max-memory", "64GB", "--out", tmp_path / "x.graph.safetensors")[0] == 0
     assert not list(tmp_path.glob("*.partial"))
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("kind", ["skip", "clt"])
+@pytest.mark.parametrize("most", [None, 20])
+def test_rows_are_computed_on_the_device_and_nowhere_else(tiny, monkeypatch, kind, most):
+    """With a device that only pretends to be one: no tensor there meets one here, nothing is taken for an array."""
+    model = tiny("gemma2", kind)
+    wanted = unweave.attribute(model, PROMPT, max_features=most)
+    monkeypatch.setattr(attribution, "usable_device", lambda name: ELSEWHERE)
+    with Elsewhere() as elsewhere:
+        graph = unweave.attribute(model, PROMPT, max_features=most, device="cuda")
+    assert elsewhere.done > 200
+    assert graph.rows.value.device == torch.device("cpu")
+    assert torch.equal(graph.rows.column, wanted.rows.column)
+    assert torch.allclose(graph.rows.value, wanted.rows.value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_pretended_device_refuses_what_a_real_one_would():
+    with Elsewhere():
+        there = torch.ones(3).to(ELSEWHERE)
+        assert (there + 1.0).device == ELSEWHERE
+        assert (there * 2).cpu().tolist() == [2.0, 2.0, 2.0]
+        with pytest.raises(RuntimeError, match="two devices"):
+            there + torch.ones(3)
+        with pytest.raises((RuntimeError, TypeError)):
+            there.numpy()
