@@ -92,8 +92,9 @@ def attribute(
     features = len(local.features)
     store = None
     if plan.on_disk or asked.most is not None:
-        path = Path(partial).expanduser() if partial is not None and plan.on_disk else None
-        store = RowStore(local.errors.dtype, path, None if path is None else _facts(asked), Path(tempfile.gettempdir()) if plan.on_disk else None)
+        path = None if partial is None or not plan.on_disk else Path(partial).expanduser()
+        folder = Path(tempfile.gettempdir()) if path is None else path.parent
+        store = RowStore(local.errors.dtype, path, None if path is None else _facts(asked), folder if plan.on_disk else None)
     try:
         if asked.most is not None and store is not None:
             chosen, rows = _limited_rows(work, store, asked.most)
@@ -178,8 +179,8 @@ def _facts(asked: Asked) -> dict[str, Any]:
     """What rows in a partial file depend on, beyond rounding."""
     local, digest = asked.local, hashlib.sha256()
     for parameter in local.model.module.parameters():
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-    active = hashlib.sha256(torch.stack([local.features.layer, local.features.position, local.features.index]).numpy())
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    active = hashlib.sha256(torch.stack([local.features.layer, local.features.position, local.features.index]).numpy().data)
     targets = [[t.tokens, t.label, t.weight if t.tokens == () else 0, t.direction.tolist() if t.tokens == () else []] for t in asked.logits]
     return {
         "format": "unweave partial graph", "schema_version": 1, "version": __version__, "model": local.model.name, "weights": digest.hexdigest(),
@@ -210,7 +211,7 @@ class Work:
     def __init__(self, asked: Asked, progress: Progress):
         self.local, self.logits, self.multiply, self.device, self.plan = asked.local, asked.logits, asked.multiply, asked.device, asked.plan
         self.sources = Sources.gather(asked.local, asked.device, asked.plan.vectors_kept)
-        self.progress, self.buffers, self.done, self.total = progress, Workspace(), 0, 1
+        self.progress, self.buffers, self.done, self.total, self.share = progress, Workspace(), 0, 1, 0.0
 
     def logit_targets(self) -> Targets:
         """All logits; names count from the number of columns on."""
@@ -245,7 +246,8 @@ class Work:
     def advance(self, layer: Tensor, position: Tensor) -> None:
         """Count rows as done."""
         self.done += int(((layer + 1) * (position + 1)).sum())
-        self.progress(min(1.0, self.done / self.total))
+        self.share = max(self.share, min(1.0, self.done / self.total))  # the total may be corrected on the way
+        self.progress(self.share)
 
     def cost(self, features: Tensor) -> int:
         """The cost of the rows of some features."""
@@ -308,13 +310,14 @@ def _all_rows(work: Work, store: RowStore | None, mapped: bool) -> Rows:
 def _limited_rows(work: Work, store: RowStore, most: int) -> tuple[Int[Tensor, " chosen"], Rows]:
     """The `most` most influential features, found round by round, and the rows among them; the rest folded into errors."""
     n_features, weights = len(work.local.features), torch.tensor([target.weight for target in work.logits])
-    work.total = int(work.cost(torch.arange(n_features)) * most / max(1, n_features))
+    work.total = work.cost(torch.arange(n_features))
     logits = work.logit_targets()
     work.fill(store, [logits] if int(logits.name[0]) not in store else [])
     chosen = torch.empty(0, dtype=torch.int64)
     while len(more := most_influential(store, work.sources, chosen, weights, most)):
-        work.fill_features(store, more)
         chosen = torch.sort(torch.cat([chosen, more])).values
+        work.total = work.cost(chosen) * most // len(chosen)
+        work.fill_features(store, more)
     return chosen, folded_rows(store, work.sources, chosen, len(weights))
 
 

@@ -101,16 +101,15 @@ def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
     below = torch.zeros(layers + 1, n, dtype=torch.int64)
     below[1:] = at.cumsum(1).cumsum(0)
     seen = below + (torch.arange(layers + 1)[:, None] + 1) * (torch.arange(n) + 1)
-    limited = most is not None and most < len(features)
     edges = int((seen[:-1] * at).sum())
-    if limited:
-        mean = edges / max(1, len(features))
-        rows = int(most * mean + n_logits * seen[-1, -1]) * item
-        graph = int((most + n_logits) * ((mean - 0.0) * most / len(features) + (layers + 1) * n / 2)) * (4 + item)
-    else:
-        rows, graph = (edges + n_logits * int(seen[-1, -1])) * item, (edges + n_logits * int(seen[-1, -1])) * (4 + item)
+    every = edges + n_logits * int(seen[-1, -1])
+    rows, graph, ranking = every * item, every * (4 + item), 0
+    if most is not None and most < len(features):
+        mean = edges / len(features)
+        rows, ranking = int(most * mean + n_logits * int(seen[-1, -1])) * item, columns * 48
+        graph = int((most + n_logits) * (mean * most / len(features) + (layers + 1) * n / 2)) * (4 + item)
     tables = stored * d * item + written * (4 + item) + columns * 48
-    return _Sizes(resident(), tables, written * d * item, columns * item, column, rows, graph, columns * 8 * 6 if limited else 0)
+    return _Sizes(resident(), tables, written * d * item, columns * item, column, rows, graph, ranking)
 
 
 def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: int | None, resumable: bool, device: torch.device) -> Plan:

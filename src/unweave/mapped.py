@@ -6,6 +6,7 @@ its neighbours along. Whoever works through more of a mapped tensor than may sta
 
 import json
 import mmap
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -55,7 +56,10 @@ def scratch(count: int, dtype: torch.dtype, folder: Path | None = None) -> Tenso
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.truncate(max(1, count) * dtype.itemsize)
+            size = max(1, count) * dtype.itemsize
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a full disk must be noticed here: written to by way of memory it kills the process
+                os.posix_fallocate(file.fileno(), 0, size)
             return _over(mmap.mmap(file.fileno(), 0), dtype, count, 0)
     except OSError as error:
         raise FileError(f"cannot make a scratch file of {count * dtype.itemsize / 1e9:.1f} GB in {folder or tempfile.gettempdir()}: {error}") from error

@@ -20,9 +20,9 @@ from torch import Tensor
 from .errors import FileError
 
 try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
+    import fcntl
 except ImportError:  # not on Windows; there two computations of the same graph may disturb each other
-    flock = None
+    fcntl = None
 
 _HEAD = struct.Struct("<4sQQI")
 _MAGIC = b"rows"
@@ -31,7 +31,7 @@ _AT_ONCE = 1 << 24
 
 class _Place(NamedTuple):
     offset: int
-    count: int
+    length: int
 
 
 class RowStore:
@@ -84,7 +84,7 @@ class RowStore:
             self._rows |= dict(zip(names.tolist(), rows, strict=True))
             return
         lengths = torch.tensor([len(row) for row in rows])
-        parts = [memoryview(part.contiguous().numpy()).cast("B") for part in (names.long(), lengths, *rows) if len(part)]
+        parts = [_bytes(part.contiguous()) for part in (names.long(), lengths, *rows)]
         check = 0
         for part in parts:
             check = zlib.crc32(part, check)
@@ -101,8 +101,8 @@ class RowStore:
         place = self._rows[name]
         if isinstance(place, Tensor):
             return place
-        values = torch.empty(place.count, dtype=self.dtype)
-        self._read(place.offset, memoryview(values.numpy()).cast("B") if place.count else memoryview(b""))
+        values = torch.empty(place.length, dtype=self.dtype)
+        self._read(place.offset, _bytes(values))
         return values
 
     def close(self, remove: bool = True) -> None:
@@ -138,9 +138,9 @@ class RowStore:
 
     def _lock(self) -> None:
         assert self._file is not None
-        if flock is not None:
+        if fcntl is not None:
             try:
-                flock(self._file, LOCK_EX | LOCK_NB)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise FileError(f"{self.path} is in use: the same graph is being traced by another process; wait for it, or give another --out") from error
 
@@ -175,3 +175,8 @@ class RowStore:
         if found != check or 16 * count + int(table[1].sum()) * self.dtype.itemsize != length:
             return None
         return self._index(table[0], table[1], begin)
+
+
+def _bytes(values: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return values.numpy().data.cast("B") if len(values) else memoryview(b"")
