@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from long import graph_floor
+from long import Dense, graph_floor
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -107,7 +107,7 @@ def measure(model: unweave.ReplacementModel, ids: list[int], options: argparse.N
     graph = unweave.attribute(model, ids, **how)
     finish(device)
     seconds = time.perf_counter() - begin - prompt
-    flop, rate = graph_floor(local, graph), matmul_rate(device, local.errors.shape[-1])
+    flop, rate = graph_floor(Dense.of(local), graph), matmul_rate(device, local.errors.shape[-1])
     return {
         "tokens": len(ids), "precision": graph.provenance.precision, "features": graph.nodes.features.stop, "edges": graph.n_edges, "prompt": prompt,
         "seconds": seconds, "floor": flop / rate, "ratio": seconds / (flop / rate), "tflops": rate / 1e12,

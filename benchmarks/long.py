@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread must not count as work
 
@@ -36,7 +37,7 @@ def prompt_ids(model: unweave.ReplacementModel, length: int) -> list[int]:
     return model.language_model.tokenize(text)[:length].tolist()
 
 
-def matmul_rate(seconds: float = 3.0) -> float:
+def matmul_rate(seconds: float = 1.5) -> float:
     """FLOP per CPU second of products [576 x 576] @ [576 x 6144]."""
     a, b, out = torch.randn(576, 576), torch.randn(576, 6144), torch.empty(576, 6144)
     torch.mm(a, b, out=out)
@@ -47,22 +48,28 @@ def matmul_rate(seconds: float = 3.0) -> float:
     return count * 2 * 576 * 576 * 6144 / (time.process_time() - begin)
 
 
-def floor_flop(local: LocalReplacement, layer: torch.Tensor, position: torch.Tensor) -> float:
-    """FLOP of the dense transposes that rows of targets at these layers (of logits: the number of layers) and positions need."""
-    one = local.frozen.layers[0]
-    out, value = one.attention.output.numel(), one.attention.value.numel()
-    skip = 0 if one.skip is None else one.skip.numel()
-    seen, below = position.double() + 1, layer.double()
-    inner = out + value * seen  # the target's own layer: W_O at its position alone
-    inner[layer == local.n_layers] = 0
-    return float(2 * (inner + below * seen * (out + value + skip)).sum())
+class Dense(NamedTuple):
+    """Sizes of the matrices of one layer, which all layers share."""
+
+    layers: int
+    out: int
+    value: int
+    skip: int
+
+    @staticmethod
+    def of(local: LocalReplacement) -> "Dense":
+        one = local.frozen.layers[0]
+        return Dense(local.n_layers, one.attention.output.numel(), one.attention.value.numel(), 0 if one.skip is None else one.skip.numel())
 
 
-def graph_floor(local: LocalReplacement, graph: Graph) -> float:
-    """The same for all rows of a graph."""
+def graph_floor(dense: Dense, graph: Graph) -> float:
+    """FLOP of the dense transposes that a graph's rows need at the layers and positions their targets see."""
     nodes = graph.nodes
     targets = torch.cat([torch.arange(nodes.features.stop), torch.arange(nodes.logits.start, nodes.logits.stop)])
-    return floor_flop(local, nodes.layer[targets].clamp_max(local.n_layers), nodes.position[targets])
+    below, seen = nodes.layer[targets].clamp_max(dense.layers).double(), nodes.position[targets].double() + 1
+    inner = dense.out + dense.value * seen  # a feature's own layer: W_O at its position alone
+    inner[below == dense.layers] = 0
+    return float(2 * (inner + below * seen * (dense.out + dense.value + dense.skip)).sum())
 
 
 def measure(length: int, features: int, partial: str | None, limit: str | None) -> dict:
@@ -77,7 +84,7 @@ def measure(length: int, features: int, partial: str | None, limit: str | None) 
         begin = time.process_time()
         asked = original(*args, **kwargs)
         clock["prompt"] = time.process_time() - begin
-        seen["plan"] = asked.plan
+        seen["plan"], seen["dense"] = asked.plan, Dense.of(asked.local)
         return asked
 
     attribution.prepare = timed
@@ -91,7 +98,7 @@ def measure(length: int, features: int, partial: str | None, limit: str | None) 
 
     graph = unweave.attribute(model, ids, max_features=features, max_memory=limit, partial=partial, progress=progress)
     used, wall = time.process_time() - begin - clock["prompt"], time.perf_counter() - wall
-    rate, flop = (rate + matmul_rate()) / 2, graph_floor(model.localize(ids), graph)
+    rate, flop = (rate + matmul_rate()) / 2, graph_floor(seen["dense"], graph)
     rows = graph.nodes.features.stop + graph.nodes.logits.stop - graph.nodes.logits.start
     return {
         "tokens": length, "active": graph.provenance.active_features, "rows": rows, "prompt": clock["prompt"], "seconds": used, "per row": used / rows,
