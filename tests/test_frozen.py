@@ -58,7 +58,7 @@ def test_starting_at_one_position_equals_the_whole_transpose(size):
     for position in range(size["n"]):
         g = torch.zeros_like(raw["g"])
         g[:, position] = raw["g"][:, position]
-        assert torch.allclose(frozen.start(g[:, position], position), frozen.transpose(g) + g, atol=1e-9)
+        assert torch.allclose(frozen.start(g[:, position], torch.full((len(g),), position)), frozen.transpose(g) + g, atol=1e-9)
         cut = frozen.cut(position)
         whole = frozen.transpose(g)
         assert torch.allclose(cut.transpose(g[:, : position + 1].contiguous()), whole[:, : position + 1], atol=1e-9)
@@ -89,7 +89,7 @@ def test_the_whole_sweep_is_adjoint_to_the_forward_pass(tiny, family):
     still = local.frozen.run(zero, [zero] * local.n_layers)[1]
     direction = torch.randn(2, d, generator=generator, dtype=torch.float64)
     for position in range(n):
-        for layer, g in local.frozen.sweep(position, {local.n_layers: direction}, Workspace()):
+        for layer, g in local.frozen.sweep(torch.tensor([position, position]), {local.n_layers: direction}, Workspace()):
             x = torch.randn(n, d, generator=generator, dtype=torch.float64)
             written = [x if number == layer else zero for number in range(local.n_layers)]
             out = local.frozen.run(x if layer < 0 else zero, written)[1] - still

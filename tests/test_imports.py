@@ -11,11 +11,11 @@ import unweave
 
 SOURCE = Path(unweave.__file__).parent
 ORDER = (
-    "version", "errors", "files",
+    "version", "errors", "files", "mapped",
     "nodes", "influence", "graph", "pruning", "paths", "totals",
     "architectures", "weights", "frozen", "hub", "catalogue", "smollm2", "recording", "models", "chats", "text",
     "transcoders", "stored", "layers", "formats", "neurons", "replacement",
-    "targets", "sources", "attribution", "features",
+    "targets", "sources", "rowstore", "limited", "budget", "attribution", "estimate", "features",
     "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",
     "evaluation.results", "evaluation.prompts", "evaluation.passes", "evaluation.standins", "evaluation.baselines", "evaluation.measures",
     "evaluation.response", "evaluation.texts", "evaluation.graphs", "evaluation.evaluate", "evaluation.blocks", "evaluation.table", "evaluation.card",
@@ -35,7 +35,7 @@ ORDER = (
     "notebook", "commands.serve", "commands.many", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval",
     "commands.train", "commands.features", "commands.files", "commands.models", "cli",
 )  # fmt: skip
-GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
+GRAPH_ROOM = ("mapped", "nodes", "influence", "graph", "pruning", "paths", "totals")
 
 
 def imported(name: str) -> tuple[set[str], set[str]]:

@@ -1,27 +1,34 @@
 """Attribution: which rows of the graph to compute, in which order; no tensor algebra of its own."""
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from .budget import Plan, make_plan, parse_bytes
 from .errors import OptionError
 from .frozen import Workspace
 from .graph import Graph, Provenance
-from .influence import Rows, sweep
+from .influence import Rows
+from .limited import folded_rows, most_influential
+from .mapped import release, scratch
+from .models import usable_device
 from .nodes import NodeTable
 from .replacement import LocalReplacement, PositionZero, ReplacementModel
-from .sources import Block, Sources, Targets
+from .rowstore import RowStore
+from .sources import Block, Sources, Targets, batches
 from .targets import LogitTarget, TargetSpec, resolve_position, resolve_targets
 from .version import __version__
 
 logger = logging.getLogger(__name__)
-
-FEATURES_PER_ROUND = 256
-"""How many features are added between two rankings when `max_features` limits them."""
 
 NEURONS_AT_MOST = 20000
 """Without a dictionary nearly every neuron is active; a graph of more has edges beyond any machine's memory."""
@@ -43,6 +50,9 @@ def attribute(
     max_features: int | None = None,
     position_zero: PositionZero = "error",
     precision: str = "exact",
+    device: str | None = None,
+    max_memory: int | str | None = None,
+    partial: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Graph:
     """Trace which features, errors and tokens caused a prediction: the prompt's attribution graph.
@@ -55,6 +65,10 @@ def attribute(
             into the error node of their layer and position.
         position_zero: "error" keeps the first position's MLP outputs as error nodes, "drop" makes them constants.
         precision: "exact", or "fast": operands of the large products rounded to bfloat16, sums in float32.
+        device: where rows are computed; None: where the model is.
+        max_memory: of this process at its peak, in bytes or as `2GB`: smaller passes, and rows in files; edges are the same.
+        partial: a file for the rows of a large graph while they are computed, from which the same call goes on after it
+            was stopped or killed; gone when the graph is done.
 
     Returns:
         The unpruned graph. `graph.residual()` says how exact each row is.
@@ -62,46 +76,55 @@ def attribute(
     Raises:
         PromptError, TargetError, OptionError: the question cannot be asked like this.
         InexactAttribution: the frozen model does not reproduce the model.
+        FileError: `partial` cannot be written, or is in use.
 
     Source: Ameisen et al. 2025, "Circuit Tracing", sections on the local replacement model and attribution graphs.
 
     >>> import unweave                                                        # doctest: +SKIP
     >>> graph = unweave.attribute(unweave.load("smollm2"), "The capital of France is")     # doctest: +SKIP
     """
-    if max_features is not None and max_features < 1:
-        raise OptionError(f"max_features is {max_features}; it must be at least 1")
-    multiply = _multiply_dtype(precision)
-    language_model = model.language_model
-    ids = language_model.tokenize(prompt)
-    seen = resolve_position(len(ids), position) + 1
-    local = model.localize(ids[:seen], position_zero)
-    logits = resolve_targets(
-        language_model, local.recording, targets, normalized=local.frozen.final.forward(local.recording.final)[-1],
-        max_logits=max_logits, logit_mass=logit_mass,
+    asked = prepare(
+        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass, max_features=max_features, position_zero=position_zero,
+        precision=precision, device=device, max_memory=max_memory, resumable=partial is not None,
     )  # fmt: skip
-    sources = Sources.gather(local)
-    work = _Work(local, sources, logits, multiply, progress or (lambda share: None))
+    local, logits, plan = asked.local, asked.logits, asked.plan
+    work = Work(asked, progress or (lambda share: None))
     features = len(local.features)
-    if max_features is None and local.transcoders.gated and features > NEURONS_AT_MOST:
-        raise OptionError(f"all {features} neurons at once are too many; limit them with max_features (--max-features), such as {DEFAULT_NEURONS}")
-    limited = max_features is not None and max_features < features
-    chosen, rows = _limited_rows(work, max_features) if limited and max_features else (torch.arange(features), _all_rows(work))
+    store = None
+    if plan.on_disk or asked.most is not None:
+        path = None if partial is None or not plan.on_disk else Path(partial).expanduser()
+        folder = Path(tempfile.gettempdir()) if path is None else path.parent
+        store = RowStore(local.errors.dtype, path, None if path is None else _facts(asked), folder if plan.on_disk else None)
+    try:
+        if asked.most is not None and store is not None:
+            chosen, rows = _limited_rows(work, store, asked.most)
+        else:
+            chosen, rows = torch.arange(features), _all_rows(work, store, plan.mapped)
+    except BaseException:
+        if store is not None:
+            if store.path is not None and len(store):
+                logger.warning("%d rows are kept in %s; the same call goes on from there", len(store), store.path)
+            store.close(remove=False)
+        raise
+    if store is not None:
+        store.close()
     nodes = _node_table(local, logits, chosen)
     bias, preactivation = _row_facts(local, logits, nodes, chosen)
     nothing = torch.zeros_like(bias)
+    language_model = model.language_model
     provenance = Provenance(
         model=language_model.name,
         n_layers=local.n_layers,
         prompt=prompt if isinstance(prompt, str) else None,
-        tokens=tuple(language_model.token_text(int(i)) for i in ids),
-        input_ids=tuple(ids.tolist()),
+        tokens=tuple(language_model.token_text(int(i)) for i in asked.ids),
+        input_ids=tuple(asked.ids.tolist()),
         logit_labels=tuple(target.label for target in logits),
         target_tokens=tuple(target.tokens for target in logits),
         transcoders=model.transcoders.name,
         transcoders_kind=model.transcoders.kind,
         transcoders_sha256=model.transcoders.sha256,
         dtype=str(language_model.dtype).removeprefix("torch."),
-        precision="exact" if multiply is None else "fast",
+        precision="exact" if asked.multiply is None else "fast",
         position_zero=position_zero,
         max_features=max_features,
         active_features=features,
@@ -110,16 +133,69 @@ def attribute(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    del work, local, asked
     graph = Graph(nodes, rows, bias, preactivation, nothing, nothing, None, None, provenance)
     return graph.with_provenance(residual=float(graph.residual().max()), scores=tuple(graph.scores()))
 
 
-def _multiply_dtype(precision: str) -> torch.dtype | None:
+class Asked(NamedTuple):
+    """A question, and how it will be answered."""
+
+    ids: Int[Tensor, " pos"]
+    local: LocalReplacement
+    logits: list[LogitTarget]
+    most: int | None
+    """How many features become nodes; None: all."""
+    multiply: torch.dtype | None
+    device: torch.device
+    plan: Plan
+
+
+def prepare(
+    model: ReplacementModel, prompt: str | Sequence[int] | Tensor, targets: TargetSpec | Sequence[TargetSpec] | None, *, position: int, max_logits: int,
+    logit_mass: float, max_features: int | None, position_zero: PositionZero, precision: str, device: str | None, max_memory: int | str | None, resumable: bool,
+) -> Asked:  # fmt: skip
+    """Run the model once, and plan the rows; arguments and errors as for `attribute`."""
+    if max_features is not None and max_features < 1:
+        raise OptionError(f"max_features is {max_features}; it must be at least 1")
+    limit = None if max_memory is None else parse_bytes(max_memory)
+    language_model = model.language_model
+    where = language_model.device if device is None else usable_device(device)
+    multiply = _multiply_dtype(precision, where)
+    ids = language_model.tokenize(prompt)
+    seen = resolve_position(len(ids), position) + 1
+    local = model.localize(ids[:seen], position_zero)
+    logits = resolve_targets(
+        language_model, local.recording, targets, normalized=local.frozen.final.forward(local.recording.final)[-1],
+        max_logits=max_logits, logit_mass=logit_mass,
+    )  # fmt: skip
+    features = len(local.features)
+    if max_features is None and local.transcoders.gated and features > NEURONS_AT_MOST:
+        raise OptionError(f"all {features} neurons at once are too many; limit them with max_features (--max-features), such as {DEFAULT_NEURONS}")
+    most = max_features if max_features is not None and max_features < features else None
+    return Asked(ids, local, logits, most, multiply, where, make_plan(local, len(logits), most, limit, resumable, where))
+
+
+def _facts(asked: Asked) -> dict[str, Any]:
+    """What rows in a partial file depend on, beyond rounding."""
+    local, digest = asked.local, hashlib.sha256()
+    for parameter in local.model.module.parameters():
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    active = hashlib.sha256(torch.stack([local.features.layer, local.features.position, local.features.index]).numpy().data)
+    targets = [[t.tokens, t.label, t.weight if t.tokens == () else 0, t.direction.tolist() if t.tokens == () else []] for t in asked.logits]
+    return {
+        "format": "unweave partial graph", "schema_version": 1, "version": __version__, "model": local.model.name, "weights": digest.hexdigest(),
+        "transcoders": local.transcoders.sha256, "input_ids": asked.ids.tolist(), "positions": local.n_positions, "targets": targets, "most": asked.most,
+        "position_zero": local.position_zero, "precision": str(asked.multiply), "dtype": str(local.model.dtype), "features": active.hexdigest(),
+    }  # fmt: skip
+
+
+def _multiply_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision not in ("exact", "fast"):
         raise OptionError(f"precision {precision!r} is unknown; use 'exact' or 'fast'")
     if precision == "exact":
         return None
-    if not has_bfloat16_units():
+    if device.type == "cpu" and not has_bfloat16_units():
         logger.warning("precision='fast' needs bfloat16 units (AMX or AVX512-BF16), which this machine lacks; computing exactly instead")
         return None
     return torch.bfloat16
@@ -130,126 +206,120 @@ def has_bfloat16_units() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-class _Work:
+class Work:
     """The rows still to be computed and how far we are; cost of a row: its layers times the positions it sees."""
 
-    def __init__(self, local: LocalReplacement, sources: Sources, logits: list[LogitTarget], multiply: torch.dtype | None, progress: Progress):
-        self.local, self.sources, self.logits = local, sources, logits
-        self.multiply, self.progress = multiply, progress
-        self.work, self.done, self.total = Workspace(), 0, 1
+    def __init__(self, asked: Asked, progress: Progress):
+        self.local, self.logits, self.multiply, self.device, self.plan = asked.local, asked.logits, asked.multiply, asked.device, asked.plan
+        self.sources = Sources.gather(asked.local, asked.device, asked.plan.vectors_kept)
+        self.progress, self.buffers, self.done, self.total, self.share = progress, Workspace(), 0, 1, 0.0
 
-    def _blocks(self, targets: Targets) -> Iterator[Block]:
-        for block in self.sources.rows(self.local, targets, self.work, self.multiply):
-            yield block
-            self.done += int((targets.layer[torch.isin(targets.name, block.name)] + 1).sum()) * (targets.position + 1)
-            self.progress(min(1.0, self.done / max(1, self.total)))  # no features, no total
+    def logit_targets(self) -> Targets:
+        """All logits; names count from the number of columns on."""
+        position = torch.full((len(self.logits),), self.local.n_positions - 1)
+        names = torch.arange(len(self.logits)) + len(self.sources.layer)
+        directions = self.local.frozen.final.transpose(torch.stack([t.direction for t in self.logits]), position)
+        return Targets(torch.full_like(position, self.local.n_layers), position, names, directions.to(self.device))
 
-    def logit_rows(self) -> Iterator[Block]:
-        """Rows of all logits; names are their numbers."""
-        directions = self.local.frozen.final.transpose(torch.stack([t.direction for t in self.logits]), self.local.n_positions - 1)
-        layer = torch.full((len(self.logits),), self.local.n_layers)
-        return self._blocks(Targets(self.local.n_positions - 1, layer, torch.arange(len(self.logits)), directions))
-
-    def feature_rows(self, features: Int[Tensor, " feature"]) -> Iterator[Block]:
-        """Rows of some features, given by their numbers in ascending order."""
+    def feature_targets(self, features: Int[Tensor, " feature"]) -> Targets:
+        """Features by their numbers, from the highest layer down."""
         active = self.local.features
-        for position in active.position[features].unique().tolist():
-            here = features[active.position[features] == position]
-            directions = []
-            for layer in active.layer[here].unique().tolist():
-                names = here[active.layer[here] == layer]
-                encoder, _ = self.local.encoders(layer, names)
-                directions.append((layer, names, self.local.frozen.layers[layer].read_transpose(encoder, position)))
-            directions.reverse()
-            layers = torch.cat([torch.full((len(names),), layer) for layer, names, _ in directions])
-            yield from self._blocks(Targets(position, layers, torch.cat([names for _, names, _ in directions]), torch.cat([rows for *_, rows in directions])))
+        order = torch.argsort(active.layer[features] * self.local.n_positions + active.position[features], descending=True, stable=True)
+        names = features[order]
+        layer, position = active.layer[names], active.position[names]
+        directions = []
+        for number in layer.unique().flip(0).tolist():
+            here = layer == number
+            directions.append(self.local.frozen.layers[number].read_transpose(self.local.encoders(number, names[here])[0], position[here]))
+        return Targets(layer, position, names, torch.cat(directions).to(self.device))
+
+    def passes(self, features: Int[Tensor, " feature"]) -> Iterator[Targets]:
+        """Features cut into passes, by position."""
+        features = features[torch.argsort(self.local.features.position[features], stable=True)]
+        for part in batches(self.local.features.position[features], self.plan.columns, self.plan.least):
+            yield self.feature_targets(features[part])
+
+    def blocks(self, targets: Targets) -> Iterator[Block]:
+        """The rows of one pass."""
+        yield from self.sources.sweep(targets, self.buffers, self.multiply)
+        self.advance(targets.layer, targets.position)
+
+    def advance(self, layer: Tensor, position: Tensor) -> None:
+        """Count rows as done."""
+        self.done += int(((layer + 1) * (position + 1)).sum())
+        self.share = max(self.share, min(1.0, self.done / max(1, self.total)))  # no features, no total; it may be corrected on the way
+        self.progress(self.share)
 
     def cost(self, features: Tensor) -> int:
         """The cost of the rows of some features."""
         active = self.local.features
         return int(((active.layer[features] + 1) * (active.position[features] + 1)).sum())
 
+    def fill(self, store: RowStore, passes: Iterable[Targets]) -> None:
+        """Compute what the store lacks; a pass is kept whole or not at all."""
+        for targets in passes:
+            names, rows = [], []
+            for block in self.blocks(targets):
+                names.append(block.name)
+                rows.extend(block.weight)
+            store.add(torch.cat(names), rows)
 
-def _all_rows(work: _Work) -> Rows:
-    """The rows of all features and logits, written straight into their place."""
+    def fill_features(self, store: RowStore, features: Int[Tensor, " feature"]) -> None:
+        """Compute the rows of features that the store lacks."""
+        there = torch.tensor([name in store for name in features.tolist()], dtype=torch.bool)
+        if bool(there.any()):
+            self.advance(self.local.features.layer[features[there]], self.local.features.position[features[there]])
+        self.fill(store, self.passes(features[~there]))
+
+
+def _all_rows(work: Work, store: RowStore | None, mapped: bool) -> Rows:
+    """The rows of all features and logits, written straight into their place; or by way of a store that outlives this process."""
     features, sources, n_logits = work.local.features, work.sources, len(work.logits)
     everything = torch.arange(len(features))
     work.total = work.cost(everything)
-    table = torch.zeros(work.local.n_layers + 1, work.local.n_positions, dtype=torch.int64)
-    for layer in range(work.local.n_layers + 1):
-        table[layer] = torch.tensor([len(sources.visible(layer, position)) for position in range(work.local.n_positions)])
     lengths = torch.zeros(len(sources.layer) + n_logits, dtype=torch.int64)
-    lengths[: len(features)] = table[features.layer, features.position]
-    lengths[len(sources.layer) :] = table[-1, -1]
+    lengths[: len(features)] = sources.lengths[features.layer, features.position]
+    lengths[len(sources.layer) :] = sources.lengths[-1, -1]
     start = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    column = torch.empty(int(start[-1]), dtype=torch.int32)
-    value = torch.empty(int(start[-1]), dtype=work.local.errors.dtype)
+    total, dtype = int(start[-1]), work.local.errors.dtype
+    made = [scratch(total, kind, store.folder if store else None) if mapped else torch.empty(total, dtype=kind) for kind in (torch.int32, dtype)]
+    rows = Rows(start, *made)
 
-    def write(first: int, block: Block) -> None:
-        entries = slice(int(start[first]), int(start[first + len(block.name)]))
-        column[entries].view(block.weight.shape).copy_(block.column.expand(block.weight.shape))
-        value[entries].view(block.weight.shape).copy_(block.weight)
+    def write(layer: int, position: int, names: Tensor, weight: Tensor) -> None:
+        entries = slice(int(start[names[0]]), int(start[names[-1] + 1]))
+        rows.column[entries].view(weight.shape).copy_(sources.visible(layer, position).expand(weight.shape))
+        rows.value[entries].view(weight.shape).copy_(weight)
+        release(rows.column, rows.value)
 
-    for block in work.logit_rows():
-        write(len(sources.layer) + int(block.name[0]), block)
-    for block in work.feature_rows(everything):
-        write(int(block.name[0]), block)
-    return Rows(start, column, value)
+    if store is None:
+        for targets in chain([work.logit_targets()], work.passes(everything)):
+            for block in work.blocks(targets):
+                write(*block[:2], block.name, block.weight)
+        return rows
+    logits = work.logit_targets()
+    work.fill(store, [logits] if int(logits.name[0]) not in store else [])
+    work.fill_features(store, everything)
+    where = torch.stack([features.layer, features.position], dim=1)
+    groups, sizes = torch.unique_consecutive(where, dim=0, return_counts=True)
+    for (layer, position), names in zip(groups.tolist(), everything.split(sizes.tolist()), strict=True):
+        for part in names.split(64):
+            write(layer, position, part, torch.stack([store.row(int(name)) for name in part]))
+    write(work.local.n_layers, work.local.n_positions - 1, logits.name, torch.stack([store.row(int(name)) for name in logits.name]))
+    return rows
 
 
-def _limited_rows(work: _Work, most: int) -> tuple[Int[Tensor, " chosen"], Rows]:
+def _limited_rows(work: Work, store: RowStore, most: int) -> tuple[Int[Tensor, " chosen"], Rows]:
     """The `most` most influential features, found round by round, and the rows among them; the rest folded into errors."""
-    features, sources, n_logits = work.local.features, work.sources, len(work.logits)
-    n_columns, n_features = len(sources.layer), len(features)
-    store = torch.zeros(most + n_logits, n_columns, dtype=work.local.errors.dtype)
-    slot = torch.full((n_columns + n_logits,), -1)
-    size = torch.zeros(most + n_logits, dtype=torch.float64)
-    weight = torch.zeros(n_columns + n_logits)
-    weight[n_columns:] = torch.tensor([target.weight for target in work.logits])
-    depth = torch.cat([sources.layer, torch.full((n_logits,), work.local.n_layers + 1)])
-    filled = 0
-
-    def fill(names: Tensor, blocks: Iterator[Block]) -> None:
-        nonlocal filled
-        slot[names] = torch.arange(filled, filled + len(names))
-        filled += len(names)
-        offset = 0 if names[0] < n_columns else n_columns
-        for block in blocks:
-            slots = slot[block.name + offset]
-            store[slots[:, None], block.column] = block.weight
-            size[slots] = block.weight.abs().double().sum(1)
-
-    def spread(group: Tensor, amounts: Tensor) -> Tensor:
-        slots = slot[group]
-        given = (amounts / size[slots].clamp_min(1e-10)).to(store.dtype) @ store[slots].abs()
-        return torch.cat([given.double(), torch.zeros(n_logits, dtype=torch.float64)])
-
-    work.total = int(work.cost(torch.arange(n_features)) * most / max(1, n_features))
-    fill(torch.arange(n_columns, n_columns + n_logits), work.logit_rows())
-    while filled < most + n_logits:
-        ranking = sweep(depth, slot >= 0, weight, spread)[:n_features]
-        ranking[slot[:n_features] >= 0] = -1
-        take = min(FEATURES_PER_ROUND, most + n_logits - filled)
-        chosen = torch.sort(torch.topk(ranking, take).indices).values
-        fill(chosen, work.feature_rows(chosen))
-    chosen = torch.nonzero(slot[:n_features] >= 0).flatten()
-    return chosen, _folded(work, chosen, store[slot[torch.cat([chosen, torch.arange(n_columns, n_columns + n_logits)])]])
-
-
-def _folded(work: _Work, chosen: Int[Tensor, " chosen"], rows: Float[Tensor, "row column"]) -> Rows:
-    """Sparse rows in which the columns of features not chosen are added to the error of their layer and position."""
-    features, n, n_features = work.local.features, work.local.n_positions, len(work.local.features)
-    folded = torch.ones(n_features, dtype=torch.bool)
-    folded[chosen] = False
-    error = features.layer[folded] * n + features.position[folded]
-    rest = rows[:, n_features:].index_add(1, error, rows[:, :n_features][:, folded])
-    kept = torch.cat([rows[:, chosen], rest], dim=1)
-    row, column = kept.nonzero(as_tuple=True)
-    n_sources, n_chosen = kept.shape[1], len(chosen)
-    number = torch.where(row < n_chosen, row, row - n_chosen + n_sources)
-    counts = torch.bincount(number, minlength=n_sources + len(work.logits))
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    return Rows(start, column.to(torch.int32), kept[row, column])
+    n_features, weights = len(work.local.features), torch.tensor([target.weight for target in work.logits])
+    work.total = work.cost(torch.arange(n_features))
+    logits = work.logit_targets()
+    work.fill(store, [logits] if int(logits.name[0]) not in store else [])
+    chosen = torch.empty(0, dtype=torch.int64)
+    while len(more := most_influential(store, work.sources, chosen, weights, most)):
+        chosen = torch.sort(torch.cat([chosen, more])).values
+        work.total = work.cost(chosen) * most // len(chosen)
+        work.fill_features(store, more)
+    return chosen, folded_rows(store, work.sources, chosen, len(weights))
 
 
 def _node_table(local: LocalReplacement, logits: list[LogitTarget], chosen: Int[Tensor, " chosen"]) -> NodeTable:

@@ -8,13 +8,19 @@ grows at its end. `forward` and `transpose` of each class are each other's adjoi
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .weights import Linear, NormWeights
+
+POSITIONS_PER_BLOCK = 256
+"""Positions whose products with a pattern are made together; what they cannot see is left out."""
+COLUMNS_IN_CACHE = 6144
+"""Gradients (targets x positions) that are scaled and multiplied together."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,9 @@ class FrozenNorm:
         """The norm as the model applies it."""
         return self.linear(x) if self.bias is None else self.linear(x) + self.bias
 
-    def transpose(self, g: Float[Tensor, "batch d"], position: int) -> Float[Tensor, "batch d"]:
-        """The adjoint of `linear` at one position."""
-        return self._centre(g * (self.gain * self.scale[position]))
+    def transpose(self, g: Float[Tensor, "batch d"], position: int | Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
+        """The adjoint of `linear` at one position, or at one for each row."""
+        return self._centre(g * self.gain * self.scale[position].view(-1, 1))
 
     def fold_before(self, weight: Float[Tensor, "out d"]) -> Float[Tensor, "out d"]:
         """`weight` after this norm as one matrix, the per-position scale left out."""
@@ -120,7 +126,7 @@ class FrozenAttention:
     def cut(self, position: int) -> "FrozenAttention":
         """The same map on positions 0 to `position` alone; no later position can matter to one of these."""
         n = position + 1
-        return FrozenAttention(self.value, self.output, self.mix[:, :n, :n].contiguous(), self.constant[:n])
+        return FrozenAttention(self.value, self.output, self.mix[:, :n, :n], self.constant[:n])
 
     def transpose(self, g: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         """The adjoint of `forward`, for a batch of gradients at all positions."""
@@ -129,26 +135,30 @@ class FrozenAttention:
     def values_transpose(self, g: Float[Tensor, "batch pos d"], work: "Workspace") -> Float[Tensor, "batchpos kvc"]:
         """The gradient at the values: all of `transpose` but the last product.
 
-        A product writes into contiguous memory and is copied to its place from there: writing with a stride is slow.
+        A product writes into contiguous memory and is copied to its place from there: writing with a stride is slow. No
+        position is read by an earlier one, so products leave out what lies before a block of positions.
         """
         batch, n, d = g.shape
-        kv, channels = self.mix.shape[0], self.value.shape[0] // self.mix.shape[0]
+        kv, channels, groups = self.mix.shape[0], self.value.shape[0] // self.mix.shape[0], self.mix.shape[3]
         flat = g.view(batch * n, d)
         mixed = work.take("values", (batch, n, kv, channels), g)
         for head, (output, pattern) in enumerate(zip(self.output.chunk(kv, dim=1), self.mix, strict=True)):
-            heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g))
-            # [position, group] rows lie side by side, so one product sums over both.
-            back = pattern.reshape(n, -1).expand(batch, -1, -1)
-            mixed[:, :, head] = torch.bmm(back, heads.view(batch, -1, channels), out=work.take("back", (batch, n, channels), g))
+            heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g)).view(batch, -1, channels)
+            rows = pattern.flatten(1)  # [position, group] rows lie side by side, so one product sums over both
+            for begin in range(0, n, POSITIONS_PER_BLOCK):
+                end = min(n, begin + POSITIONS_PER_BLOCK)
+                back = rows[begin:end, begin * groups :].expand(batch, -1, -1)
+                made = work.take("back", (batch, end - begin, channels), g)
+                mixed[:, begin:end, head] = torch.bmm(back, heads[:, begin * groups :], out=made)
         return mixed.view(batch * n, -1)
 
-    def start(self, r: Float[Tensor, "batch d"], position: int) -> Float[Tensor, "batch pos d"]:
-        """`transpose` of gradients that are zero but at one position, plus those gradients themselves."""
+    def start(self, r: Float[Tensor, "batch d"], positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch pos d"]:
+        """`transpose` of gradients that are zero but at one position each, plus those gradients themselves."""
         kv, n, _, groups = self.mix.shape
         heads = (r @ self.output).view(len(r), kv, groups, -1)
-        mixed = torch.einsum("kqg,bkgc->bqkc", self.mix[:, :, position], heads)
+        mixed = torch.einsum("kqbg,bkgc->bqkc", self.mix[:, :, positions], heads)
         g = (mixed.reshape(-1, self.value.shape[0]) @ self.value).view(len(r), n, -1)
-        g[:, position] += r
+        g[torch.arange(len(r), device=r.device), positions] += r
         return g
 
 
@@ -191,9 +201,9 @@ class FrozenLayer:
         """What the encoder sees of the residual stream."""
         return mid if self.read is None else self.read.forward(mid)
 
-    def read_transpose(self, rows: Float[Tensor, "batch d"], position: int) -> Float[Tensor, "batch d"]:
-        """Encoder rows at one position as directions in the residual stream."""
-        return rows if self.read is None else self.read.transpose(rows, position)
+    def read_transpose(self, rows: Float[Tensor, "batch d"], positions: int | Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
+        """Encoder rows, all at one position or each at its position, as directions in the residual stream."""
+        return rows if self.read is None else self.read.transpose(rows, positions)
 
     def write_linear(self, y: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
         """What output vectors, one per position, add to the residual stream."""
@@ -233,13 +243,17 @@ class FrozenModel:
             x = attended + layer.skip_forward(mid) + layer.constant() + added
         return mids, x
 
+    def to(self, device: torch.device) -> "FrozenModel":
+        """The same on another device."""
+        return moved(self, device)
+
     def sweep(
-        self, position: int, starts: dict[int, Float[Tensor, "_ d"]], work: "Workspace", multiply: torch.dtype | None = None
+        self, positions: Int[Tensor, " target"], starts: dict[int, Float[Tensor, "_ d"]], work: "Workspace", multiply: torch.dtype | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "_ pos d"]]]:
-        """The transposed pass for a batch of targets at one position.
+        """The transposed pass for a batch of targets.
 
         Args:
-            position: the targets' position; later positions cannot matter and are cut away.
+            positions: the targets' positions, in the order of `starts`; what lies after the last of them is cut away.
             starts: by layer, directions in the residual stream before that layer's MLP (at `len(layers)`: after the
                 last layer), one row a target; from the highest layer down.
             work: buffers, kept between sweeps because fresh memory costs as much as a product.
@@ -250,39 +264,60 @@ class FrozenModel:
             MLP, for the targets that lie above it, in the order of `starts`; at the end `(-1, g)` for the embeddings.
             `g` is overwritten when the next one is asked for.
         """
-        n, depth = position + 1, len(self.layers)
+        last, depth = int(positions.max()), len(self.layers)
         first = next(iter(starts.values()))
-        whole, batch = work.take("gradients", (sum(len(start) for start in starts.values()), n, first.shape[1]), first), 0
+        places, rows = positions.to(first.device), torch.arange(len(positions), device=first.device)
+        whole, batch = work.take("gradients", (len(positions), last + 1, first.shape[1]), first), 0
         if depth in starts:
             batch = len(starts[depth])
             whole[:batch] = 0
-            whole[:batch, position] = starts[depth]
+            whole[rows[:batch], places[:batch]] = starts[depth]
         for number in range(min(max(starts), depth - 1), -1, -1):
             layer = self.layers[number]
-            attention, g = layer.attention.cut(position), whole[:batch]
+            attention, g = layer.attention.cut(last), whole[:batch]
             if batch:
                 yield number, g
-                scaled = None
-                if layer.skip is not None and layer.skip_scale is not None:
-                    scaled = torch.mul(g, layer.skip_scale[:n, None], out=work.take("scaled", g.shape, g))
-                if scaled is not None and layer.skip is not None and not layer.parallel:
-                    _add_product(g, scaled, layer.skip, multiply)
-                _add_attention(g, attention, work, multiply)
-                if scaled is not None and layer.skip is not None and layer.parallel:  # after attention, which must not see it
-                    _add_product(g, scaled, layer.skip, multiply)
+                if layer.parallel:
+                    through = _through_skip(g, layer, work)  # before attention changes g
+                    _add_attention(g, attention, work, multiply)
+                    _add_product(g, through, layer.skip, multiply)
+                else:
+                    for part in g.split(max(1, COLUMNS_IN_CACHE // g.shape[1])):  # so few that the scaled copy stays in the cache
+                        _add_product(part, _through_skip(part, layer, work), layer.skip, multiply)
+                    _add_attention(g, attention, work, multiply)
             joining = starts.get(number)
             if joining is not None:
-                part = whole[batch : batch + len(joining)]
+                part, here = whole[batch : batch + len(joining)], places[batch : batch + len(joining)]
                 if layer.parallel:
-                    part.zero_()[:, position] = joining
+                    part.zero_()[rows[: len(joining)], here] = joining
                 else:
-                    part.copy_(attention.start(joining, position))
+                    part.copy_(attention.start(joining, here))
                 batch += len(joining)
         yield -1, whole
 
 
-def _add_product(g: Tensor, x: Tensor, weight: Tensor, multiply: torch.dtype | None) -> None:
-    """`g += x @ weight`, in place; the operands rounded to `multiply` if given, the sum kept in g's dtype."""
+def _through_skip(g: Tensor, layer: FrozenLayer, work: "Workspace") -> Tensor:
+    """Gradients with the scales of a layer's skip path; without such a path, themselves."""
+    if layer.skip_scale is None:
+        return g
+    return torch.mul(g, layer.skip_scale[: g.shape[1], None], out=work.take("scaled", tuple(g.shape), g))
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Frozen tensors (or a tuple or dataclass of them) on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(moved(part, device) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
+def _add_product(g: Tensor, x: Tensor, weight: Tensor | None, multiply: torch.dtype | None) -> None:
+    """`g += x @ weight`, if there is one, in place; the operands rounded to `multiply` if given, the sum kept in g's dtype."""
+    if weight is None:
+        return
     rows, x = g.view(-1, g.shape[-1]), x.view(-1, len(weight))
     if multiply is None:
         rows.addmm_(x, weight)
@@ -309,6 +344,6 @@ class Workspace:
         """A tensor of `shape` over the named buffer, which grows when it must; its content is undefined."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype:
+        if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype or buffer.device != like.device:
             buffer = self._buffers[name] = like.new_empty(size)
         return buffer[:size].view(shape)

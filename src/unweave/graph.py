@@ -180,9 +180,10 @@ class Graph:
         errors = self.nodes.kind == NodeKind.ERROR
         if mode != self.provenance.position_zero:
             dropped = errors & (self.nodes.position == 0)
-            rows = rows._replace(value=rows.value.masked_fill(dropped[rows.column], 0.0))
-            total = rows.row_sizes() + self.removed_size.double()
-            received = influence(rows, self.depth, self.logit_weight, total)
+            errors = errors & ~dropped
+            counted = (~dropped).to(rows.value.dtype)
+            total = rows.row_sums(lambda entries: rows.value[entries].abs() * counted[rows.column[entries]]) + self.removed_size.double()
+            received = influence(rows, self.depth, self.logit_weight, total).masked_fill(dropped, 0.0)
         to_error = rows.row_sums(lambda entries: rows.value[entries].abs() * errors[rows.column[entries]]) + self.removed_size.double()
         error_share = to_error / total.clamp_min(1e-10)
         reached = received + self.logit_weight.double()

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .mapped import release
+
 
 class Scores(NamedTuple):
     """How far a graph explains the answer, by named features rather than by errors (both between 0 and 1)."""
@@ -41,7 +43,7 @@ class Rows(NamedTuple):
         Piece by piece, because float64 copies of all entries of a large graph would double its memory.
         """
         sums = torch.zeros(len(self.start) - 1, dtype=torch.float64)
-        for rows, entries in _pieces(self.start):
+        for rows, entries in self.pieces():
             values = self.value[entries] if of is None else of(entries)
             offsets = self.start[rows.start : rows.stop + 1] - entries.start
             sums[rows] = torch.segment_reduce(values.double(), "sum", offsets=offsets, unsafe=True)
@@ -51,15 +53,19 @@ class Rows(NamedTuple):
         """The sum of every row's absolute entries."""
         return self.row_sums(lambda entries: self.value[entries].abs())
 
+    def pieces(self) -> Iterator[tuple[slice, slice]]:
+        """Rows in runs of at most 2^21 entries (or one row), with their entries; those of a mapped file are let go again."""
+        row, last = 0, len(self.start) - 1
+        while row < last:
+            stop = int(torch.searchsorted(self.start, self.start[row] + (1 << 21), right=True)) - 1
+            stop = min(max(stop, row + 1), last)
+            yield slice(row, stop), slice(int(self.start[row]), int(self.start[stop]))
+            self.release()
+            row = stop
 
-def _pieces(start: Int[Tensor, " node_plus_one"]) -> Iterator[tuple[slice, slice]]:
-    """Rows in runs of at most 2^21 entries (or one row), with their entries."""
-    row, last = 0, len(start) - 1
-    while row < last:
-        stop = int(torch.searchsorted(start, start[row] + (1 << 21), right=True)) - 1
-        stop = min(max(stop, row + 1), last)
-        yield slice(row, stop), slice(int(start[row]), int(start[stop]))
-        row = stop
+    def release(self) -> None:
+        """Let go of pages of entries that lie in a file."""
+        release(self.column, self.value)
 
 
 def levels(depth: Int[Tensor, " node"], has_row: Tensor) -> Iterator[Int[Tensor, " level_node"]]:
@@ -116,6 +122,7 @@ def influence(
         received = torch.zeros(len(depth), dtype=torch.float64)
         for entries, amount in spans(rows.start, group, amounts / size[group].clamp_min(1e-10)):
             received.index_add_(0, rows.column[entries].long(), rows.value[entries].abs().double() * amount)
+            rows.release()
         return received
 
     return sweep(depth, rows.start.diff() > 0, weight, spread)

@@ -224,11 +224,11 @@ class LanguageModel:
         """What the norms add to the variance."""
         return getattr(self.config, self.architecture.epsilon)
 
-    def frozen_attention(self, recording: Recording, layer: int) -> FrozenAttention:
-        """One layer's attention, frozen as it was in the recording."""
+    def frozen_attention(self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"]) -> FrozenAttention:
+        """One layer's attention, frozen as it was in the recording, with this pattern."""
         value, output = attention_weights(self.architecture, self.blocks[layer])
         norm, post = self.frozen_attention_norms(recording, layer)
-        return FrozenAttention.freeze(norm, value, recording.patterns[layer], output, post)
+        return FrozenAttention.freeze(norm, value, pattern, output, post)
 
     def frozen_attention_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
         """What stands before and (if anything does) after one layer's attention, frozen as it was in the recording."""
@@ -298,6 +298,8 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if usable_device(device).type == "mps" and dtype == "float64":
+        raise ModelError("device mps knows no float64; use --dtype float32 or --device cpu")
     path, revision = _locate(name)
     config = _config(name, path, revision)
     row = architecture_of(config.to_dict())
@@ -321,6 +323,22 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     if dtype == "float64":
         _norms_in_float64(module, row)
     return LanguageModel(name, module, _tokenizer(path, revision), row)
+
+
+def usable_device(name: str) -> torch.device:
+    """A device by its name: `cpu`, `cuda` or one of several as `cuda:1`, `mps`.
+
+    Raises:
+        ModelError: an unknown one, or one that is not there.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise ModelError(f"device {name!r} is unknown; use cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("device mps is not there: it needs an Apple GPU and a PyTorch built for it; use --device cpu")
+    return torch.device(name)
 
 
 def model_config(name: str) -> dict[str, Any]:

@@ -30,15 +30,25 @@ def prune(graph: Graph, node_threshold: float = 0.8, edge_threshold: float = 0.9
     before = graph.provenance.pruning or (1.0, 1.0)
     if node_threshold >= before[0] and edge_threshold >= before[1]:
         return graph
-    kind, row = graph.nodes.kind, graph.rows.row_numbers()
-    column = graph.rows.column.long()
+    kind = graph.nodes.kind
     node = keep_share(graph.influence(), node_threshold)
     node |= (kind == NodeKind.EMBEDDING) | (kind == NodeKind.LOGIT)
-    entries = torch.nonzero(node[row] & node[column]).flatten()
-    row, column, value = row[entries], column[entries], graph.rows.value[entries]
+    row, column, value = _between(graph.rows, node)
     edge = keep_share(_edge_influence(graph, row, column, value), edge_threshold)
     node, edge = _without_dead_ends(kind, node, edge, row, column)
     return _subgraph(graph, node, row[edge], column[edge], value[edge], (min(node_threshold, before[0]), min(edge_threshold, before[1])))
+
+
+def _between(rows: Rows, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and value of the edges between some nodes (a mask)."""
+    found = []
+    for targets, entries in rows.pieces():
+        column = rows.column[entries].long()
+        row = torch.repeat_interleave(torch.arange(targets.start, targets.stop), rows.start[targets.start : targets.stop + 1].diff())
+        kept = torch.nonzero(node[row] & node[column]).flatten()
+        found.append((row[kept], column[kept], rows.value[entries][kept]))
+    row, column, value = (torch.cat(part) for part in zip(*found, strict=True))
+    return row, column, value
 
 
 def _edge_influence(graph: Graph, row: Tensor, column: Tensor, value: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class LocalReplacement:
     model: LanguageModel
     transcoders: Transcoders
     recording: Recording
+    """Without the attention patterns, which are in `frozen`."""
     frozen: FrozenModel
     features: ActiveFeatures
     errors: Float[Tensor, "layer pos d"]
@@ -79,8 +80,14 @@ class LocalReplacement:
         if features.stop <= features.start:
             return self.errors.new_zeros(0, self.errors.shape[-1])
         layer = int(part.layer[features.start])
-        rows = self.transcoders.decoder_rows(layer, part.index[features], at, self.errors.dtype)
-        return _written(self.frozen.layers[at].write, rows * part.activation[features, None], part.position[features])
+        rows, write = self.written_rows(layer, part.index[features], at), self.frozen.layers[at].write
+        scale = 1.0 if write is None else write.scale[part.position[features], None]
+        return rows * part.activation[features, None] * scale
+
+    def written_rows(self, layer: int, index: Int[Tensor, " feature"], at: int) -> Float[Tensor, "feature d"]:
+        """What features of `layer` write at layer `at` for an activation of one, through a norm that may follow but for its scales."""
+        rows, write = self.transcoders.decoder_rows(layer, index, at, self.errors.dtype), self.frozen.layers[at].write
+        return rows if write is None else write.fold_after(rows.T).T
 
     def encoders(self, layer: int, features: Int[Tensor, " feature"]) -> tuple[Float[Tensor, "feature d"], Float[Tensor, " feature"]]:
         """Encoder rows and biases of features that read at `layer`, given by their numbers."""
@@ -130,7 +137,9 @@ class ReplacementModel:
             raise OptionError(f"position_zero {position_zero!r} is unknown; use 'error' or 'drop'")
         model = self.language_model
         recording = model.record(model.tokenize(prompt))
-        frozen, outputs = _freeze(model, self.transcoders, recording)
+        patterns = list(recording.patterns)
+        recording = replace(recording, patterns=())
+        frozen, outputs = _freeze(model, self.transcoders, recording, patterns)
         silent = self.transcoders.silent(recording.input_ids)
         features = _encode(self.transcoders, recording, frozen, silent)
         errors, constants = _split_outputs(self.transcoders, recording, frozen, features, outputs, silent if position_zero == "drop" else 0)
@@ -141,15 +150,18 @@ class ReplacementModel:
         )  # fmt: skip
 
 
-def _freeze(model: LanguageModel, transcoders: Transcoders, recording: Recording) -> tuple[FrozenModel, list[Tensor]]:
-    """The frozen model, and what each MLP adds to the residual stream beyond its skip path."""
+def _freeze(model: LanguageModel, transcoders: Transcoders, recording: Recording, patterns: list[Tensor]) -> tuple[FrozenModel, list[Tensor]]:
+    """The frozen model, and what each MLP adds to the residual stream beyond its skip path; empties `patterns` as it goes.
+
+    Patterns grow with the square of the prompt; at a thousand tokens a second copy is a gigabyte.
+    """
     layers, outputs = [], []
     for number, part in enumerate(transcoders.layers):
         norm, post = model.frozen_mlp_norms(recording, number)
         read = {"mid": None, "mlp_in": norm, "mlp_in_normalized": norm.without_gain}[transcoders.read]
         write = post if transcoders.write == "mlp_out" else None
         skip = None if part.skip is None else part.skip.dense(recording.final.dtype)
-        layer = FrozenLayer.freeze(model.frozen_attention(recording, number), read, write, skip, model.parallel)
+        layer = FrozenLayer.freeze(model.frozen_attention(recording, number, patterns.pop(0)), read, write, skip, model.parallel)
         output = recording.mlp_outputs[number] if post is None else post.forward(recording.mlp_outputs[number])
         layers.append(layer)
         outputs.append(output - layer.skip_forward(recording.mids[number]) - layer.constant())
@@ -160,10 +172,8 @@ def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel,
     """Active features of all layers; none at the first `silent` positions."""
     parts = []
     for number, layer in enumerate(frozen.layers):
-        pre, activation = transcoders.encode(number, layer.read_forward(recording.mids[number]))
-        activation[:silent] = 0
-        position, index = activation.nonzero(as_tuple=True)
-        parts.append((torch.full_like(position, number), position, index, activation[position, index], pre[position, index]))
+        position, *facts = transcoders.active(number, layer.read_forward(recording.mids[number]), silent)
+        parts.append((torch.full_like(position, number), position, *facts))
     found = ActiveFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return replace(found, preactivation=found.activation, slope=found.activation / found.preactivation) if transcoders.gated else found
 

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import TranscoderError
+from .mapped import map_safetensors
 from .transcoders import Matrix
 
 SCALE = ".scale"
@@ -38,8 +39,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        with safe_open(path, "pt"):  # checks that the file is whole
+            pass
+        return map_safetensors(path)
     except (SafetensorError, OSError, ValueError, EOFError) as error:
         raise TranscoderError(f"cannot read {path}: {error}; the file is damaged or half-written, fetch it again") from error
     except Exception as error:  # zipfile.BadZipFile and its kin, from numpy

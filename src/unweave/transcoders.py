@@ -1,6 +1,6 @@
 """Dictionaries: sparse features that stand in for MLPs; per-layer (with or without skip) and cross-layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,12 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import TranscoderError, TranscoderMismatch
+from .mapped import release
 
 Kind = Literal["per-layer", "cross-layer"]
 ReadPoint = Literal["mid", "mlp_in", "mlp_in_normalized"]
 """What encoders see: the residual stream before the MLP's norm; the norm's output; the norm's output before its gain."""
 WritePoint = Literal["mlp_out", "residual"]
 """What decoders make: the MLP's own output; what is added to the residual stream (after a norm that may follow)."""
+
+
+BYTES_AT_ONCE = 1 << 26
+"""Of an encoder, how much is in memory at a time."""
+ROWS_AT_ONCE = 1024
+"""Of rows picked from a file, how many are read before their pages are let go: a page brings up to 64 kB with it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,10 @@ class ReLU:
     def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
         """Negative ones to zero."""
         return pre.relu()
+
+    def of(self, which: slice | Tensor) -> "ReLU":
+        """The same for some features alone."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,10 @@ class JumpReLU:
     def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
         """Those above their feature's threshold, unchanged."""
         return pre * (pre > self.threshold.to(pre))
+
+    def of(self, which: slice | Tensor) -> "JumpReLU":
+        """The same for some features alone."""
+        return JumpReLU(self.threshold[which])
 
 
 @dataclass(frozen=True)
@@ -85,9 +100,19 @@ class Matrix:
     def dense(self, dtype: torch.dtype) -> Tensor:
         """All rows; those left out are zero."""
         values = self._scaled(self.stored, self.scale, dtype)
+        if values is not self.stored:
+            release(self.stored, self.scale)
         if self.rows is None:
             return values
         return values.new_zeros(self.shape).index_copy_(0, self.rows.long(), values)
+
+    def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """All stored rows, a part of them at a time, with their places among the stored ones; memory holds one part."""
+        at_once = max(1, BYTES_AT_ONCE // (self.stored[:1].numel() * dtype.itemsize))
+        for begin in range(0, len(self.stored), at_once):
+            part = slice(begin, begin + at_once)
+            yield part, self._scaled(self.stored[part], None if self.scale is None else self.scale[part], dtype)
+            release(self.stored, self.scale)
 
     def select(self, index: Int[Tensor, " row"], dtype: torch.dtype, slot: int | None = None) -> Tensor:
         """Some rows (of one slot of the second axis, if given), touching no others on disk."""
@@ -96,7 +121,12 @@ class Matrix:
         stored, scale = self.stored, self.scale
         if slot is not None:
             stored, scale = stored[:, slot], None if scale is None else scale[:, slot]
-        return self._scaled(stored[index], None if scale is None else scale[index], dtype)
+        out = torch.empty(len(index), *stored.shape[1:], dtype=dtype)
+        for begin in range(0, len(index), ROWS_AT_ONCE):
+            part = index[begin : begin + ROWS_AT_ONCE]
+            out[begin : begin + len(part)] = self._scaled(stored[part], None if scale is None else scale[part], dtype)
+            release(stored, scale)
+        return out
 
     @staticmethod
     def _scaled(values: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -123,9 +153,21 @@ class TranscoderLayer:
         """Number of features."""
         return self.encoder.shape[0]
 
+    def preactivations(self, x: Float[Tensor, "pos d"]) -> Iterator[tuple[slice | Tensor, Float[Tensor, "pos feature"]]]:
+        """Pre-activations of all features, a part of the features at a time: which (a slice, or numbers), and theirs."""
+        bias, rows = self.encoder_bias.to(x.dtype), self.encoder.rows
+        if rows is not None:  # features whose rows were left out have their bias alone
+            absent = torch.ones(self.width, dtype=torch.bool).index_fill_(0, rows.long(), False).nonzero().flatten()
+            yield absent, bias[absent].expand(len(x), -1)
+        for part, weight in self.encoder.pieces(x.dtype):
+            which = part if rows is None else rows[part].long()
+            yield which, torch.addmm(bias[which], x, weight.T)
+
     def encode(self, x: Float[Tensor, "pos d"]) -> tuple[Float[Tensor, "pos feature"], Float[Tensor, "pos feature"]]:
         """Pre-activations and activations."""
-        pre = x @ self.encoder.dense(x.dtype).T + self.encoder_bias.to(x.dtype)
+        pre = x.new_empty(len(x), self.width)
+        for which, part in self.preactivations(x):
+            pre[:, which] = part
         return pre, self.activation.hidden(x) if isinstance(self.activation, Gated) else self.activation(pre)
 
 
@@ -186,9 +228,36 @@ class Transcoders:
             TranscoderError: they are not finite.
         """
         pre, activation = self.layers[layer].encode(x)
+        self._check_finite(layer, pre)
+        return pre, activation
+
+    def active(self, layer: int, x: Float[Tensor, "pos d"], silent: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Position, index, activation and pre-activation of a layer's features that are on, none of the first `silent` positions.
+
+        Where the activation looks at one feature at a time, no more than a part of all pre-activations is in memory.
+
+        Raises:
+            TranscoderError: they are not finite.
+        """
+        part, found = self.layers[layer], []
+        if isinstance(part.activation, ReLU | JumpReLU):
+            made = ((which, pre, part.activation.of(which)(pre)) for which, pre in part.preactivations(x))
+        else:
+            made = ((slice(None), *part.encode(x)),)
+        numbers = torch.arange(part.width)
+        for which, pre, activation in made:
+            self._check_finite(layer, pre)
+            activation[:silent] = 0
+            position, place = activation.nonzero(as_tuple=True)
+            found.append((position, numbers[which][place], activation[position, place], pre[position, place]))
+        columns = [torch.cat(column) for column in zip(*found, strict=True)]
+        order = torch.argsort(columns[0] * part.width + columns[1])
+        position, index, activation, pre = (column[order] for column in columns)
+        return position, index, activation, pre
+
+    def _check_finite(self, layer: int, pre: Tensor) -> None:
         if not bool(pre.isfinite().all()):
             raise TranscoderError(f"{self.name}: layer {layer} gives activations that are not finite; its encoder holds NaN or infinite weights")
-        return pre, activation
 
     def decoder_rows(self, layer: int, features: Int[Tensor, " feature"], at: int, dtype: torch.dtype) -> Float[Tensor, "feature d"]:
         """What features of `layer` write at layer `at`, for an activation of one.

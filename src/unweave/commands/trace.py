@@ -34,6 +34,8 @@ def trace(
     system: System = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL file of prompts to trace instead, one a line, into the folder --out.")] = None,
     workers: Annotated[str, typer.Option(help="With --prompts: processes on this machine, or ray, or ray:N.")] = "1",
+    max_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="At most so much memory, such as 2GB: smaller passes, rows in files.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will cost, in time, memory and disk, and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")] = False,
     as_json: AsJson = False,
@@ -47,10 +49,13 @@ def trace(
     if minus is not None and len(target or []) != 1:
         raise OptionError("--minus needs exactly one --target")
     if prompts is not None:
-        if prompt is not None or ids or open_:
-            raise OptionError("--prompts takes the place of PROMPT, and goes without --ids and --open; a line may hold ids, and unweave serve shows the graphs")
+        if prompt is not None or ids or open_ or estimate:
+            raise OptionError(
+                "--prompts takes the place of PROMPT, and goes without --ids, --open and --estimate; a line may hold ids, and unweave serve shows the graphs"
+            )
         trace_prompts(
-            prompts, out, model=model, transcoders=transcoders, dtype=dtype, device=device, features=features, workers=workers, as_json=as_json,
+            prompts, out, model=model, transcoders=transcoders, dtype=dtype, device=device, features=features, workers=workers,
+            max_memory=max_memory, as_json=as_json,
             options={
                 "targets": tuple(map(target_of, target or ())), "minus": None if minus is None else target_of(minus), "position": position,
                 "max_logits": max_logits, "max_features": max_features, "node_threshold": node_threshold, "edge_threshold": edge_threshold,
@@ -82,11 +87,15 @@ def trace(
 
             given = chat_text(loaded.language_model, prompt, system)
         pages = pages_of(loaded.transcoders, features)
+        asked: dict[str, Any] = {
+            "position": position, "max_logits": max_logits, "max_features": max_features, "position_zero": position_zero, "precision": precision,
+            "max_memory": max_memory,
+        }  # fmt: skip
+        if estimate:
+            report(0.0, "estimating")
+            return _print_estimate(loaded, given, wanted, asked, time.perf_counter() - begin, as_json)
         report(0.0, "tracing")
-        graph = attribute(
-            loaded, given, wanted, position=position, max_logits=max_logits, max_features=max_features,
-            position_zero=position_zero, precision=precision, progress=report,
-        )  # fmt: skip
+        graph = attribute(loaded, given, wanted, **asked, partial=out.parent / f".{out.name}.partial", progress=report)
         report(1.0, "pruning")
         pruned = with_promoted(prune(graph, node_threshold, edge_threshold), loaded)
         if pages is not None:
@@ -108,6 +117,19 @@ def trace(
     elif not as_json:
         stdout.print(f"[dim]Look again: unweave info {escaped(str(out))}[/]", highlight=False)
         stdout.print(f"[dim]In the browser: unweave serve {escaped(str(out.parent))} --model {escaped(model)}[/]", highlight=False)
+
+
+def _print_estimate(model: Any, prompt: Any, targets: Any, asked: dict[str, Any], loading: float, as_json: bool) -> None:
+    from ..estimate import estimate
+
+    found = estimate(model, prompt, targets, **asked, resumable=True)
+    facts = {**found._asdict(), "loading_seconds": loading, "seconds": found.seconds + loading}
+    if as_json:
+        return print_json(facts)
+    stdout.print(f"{found.rows:,} rows over {found.active_features:,} active features and {found.tokens:,} tokens", highlight=False)
+    stdout.print(f"time    {facts['seconds']:,.1f} s, of which {loading:.1f} s to load the model", highlight=False)
+    stdout.print(f"memory  {found.memory / 1e9:.2f} GB", highlight=False)
+    stdout.print(f"disk    {found.disk / 1e9:.2f} GB while it runs", highlight=False)
 
 
 def _save(graph: Any, path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..budget import parse_bytes
 from ..errors import FileError, OptionError, UnweaveError
 from ..files import locked
 from ..smollm2 import DEFAULT_MODEL
@@ -46,6 +47,7 @@ def trace_many(
     device: str = "cpu",
     features: str | Path | None = None,
     workers: str | int = 1,
+    max_memory: str | int | None = None,
     options: TraceOptions | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -58,6 +60,7 @@ def trace_many(
         out: the folder for the graphs and `index.parquet`.
         model, transcoders, dtype, device: as in `load`; every worker loads them.
         features: folder of feature pages for labels; None: those that ship, if of this dictionary.
+        max_memory: of each process, in bytes or as `2GB`; a prompt that does not fit fails, the edges of others are the same.
         workers: processes on this machine (in a script, below `if __name__ == "__main__":`), `ray`, or `ray:N`.
         options: what holds where a line says nothing.
 
@@ -71,12 +74,14 @@ def trace_many(
     """
     begin, report, folder = time.perf_counter(), progress or (lambda share, title: None), Path(out).expanduser()
     parse_workers(workers)
+    if max_memory is not None:
+        parse_bytes(max_memory)
     options = options or TraceOptions()
     jobs = read_prompts(prompts, options)
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"--out {folder} is a file; many prompts need a folder")
     busy = FileError(f"another process is tracing into {folder}; wait for it, or use another --out folder")
-    source = Source(model, transcoders, dtype, device, None if features is None else str(features), str(Path.cwd()))
+    source = Source(model, transcoders, dtype, device, None if features is None else str(features), str(Path.cwd()), max_memory=max_memory)
     failed, done = [], 0
     with locked(folder, busy):
         store = Store.open(folder, jobs, options)

@@ -44,6 +44,8 @@ class Source:
     """Where relative names are meant from."""
     threads: int | None = None
     """Of torch, in this process."""
+    max_memory: str | int | None = None
+    """Of each process; see `attribute`."""
 
 
 class Tools(NamedTuple):
@@ -53,6 +55,7 @@ class Tools(NamedTuple):
     pages: Pages | None
     identity: dict[str, str]
     """What tells it from others: names, and hashes of weights."""
+    max_memory: str | int | None = None
 
 
 class Traced(NamedTuple):
@@ -76,7 +79,7 @@ def open_tools(source: Source) -> Tools:
     pages = pages_of(model.transcoders, None if source.features is None else Path(source.features))
     names = {"model": source.model, "transcoders": model.transcoders.name}
     hashes = {"model_sha256": fingerprint(model.language_model), "transcoders_sha256": model.transcoders.sha256, "dtype": source.dtype}
-    return Tools(model, pages, names | hashes)
+    return Tools(model, pages, names | hashes, source.max_memory)
 
 
 def fingerprint(model: LanguageModel) -> str:
@@ -109,6 +112,7 @@ def _trace(tools: Tools, request: Request, digest: str) -> tuple[dict[str, Any],
     graph = attribute(
         model, prompt_of(model.language_model, request), targets or None, position=asked.position, max_logits=asked.max_logits,
         logit_mass=asked.logit_mass, max_features=most, position_zero=asked.position_zero, precision=asked.precision,
+        max_memory=tools.max_memory,
     )  # fmt: skip
     seconds = time.perf_counter() - begin
     kept = with_promoted(prune(graph, asked.node_threshold, asked.edge_threshold), model)
