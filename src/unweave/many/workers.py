@@ -200,7 +200,7 @@ def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Id
     if begun:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises that very class where a node does not start in time
             raise OptionError(f"Ray cannot be started or reached: {str(error).splitlines()[0]}; see RAY_ADDRESS") from error
     actors: list[Any] = []
     try:
