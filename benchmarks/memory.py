@@ -1,13 +1,15 @@
 """Memory of a trace with a dictionary larger than memory: a cross-layer set whose files declare 40 GB, of which nearly all are holes.
 
-    python benchmarks/memory.py [--gigabytes 40] [--tokens 6] [--limit 6]
+    python benchmarks/memory.py [--gigabytes 40] [--tokens 6] [--limit 6] [--remembered]
 
 Files are sparse: they take a few MB of disk, but every byte of them can be read, and would be by anything that loads them. The
-first trace also hashes them. Reports the peak of resident memory (VmHWM) of a process that loads model and dictionary and traces.
+first use of a dictionary also hashes its files; `--remembered` measures later uses, by giving it hashes to remember. Reports the
+peak of resident memory (VmHWM) of a process that loads model and dictionary and traces.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -87,9 +89,20 @@ def sizes(folder: Path) -> tuple[int, int]:
     return sum(one.st_size for one in found), sum(512 * one.st_blocks for one in found)
 
 
-def traced(model: Path, dictionary: Path, ids: list[int]) -> dict:
+def remembered(dictionary: Path, cache: Path) -> Path:
+    """A cache folder in which the hashes of a dictionary's files are remembered (they are made up)."""
+    cache.mkdir()
+    files = [(path.resolve(), path.stat()) for path in dictionary.glob("*.safetensors")]
+    hashes = {f"{path}:{stat.st_size}:{stat.st_mtime_ns}": f"{number:064x}" for number, (path, stat) in enumerate(files)}
+    (cache / "sha256.json").write_text(json.dumps(hashes))
+    return cache
+
+
+def traced(model: Path, dictionary: Path, ids: list[int], cache: Path | None = None) -> dict:
     """What a fresh process says that traces."""
-    done = subprocess.run([sys.executable, "-c", TRACED, str(model), str(dictionary), json.dumps(ids)], stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | ({} if cache is None else {"UNWEAVE_CACHE": str(cache)})
+    command = [sys.executable, "-c", TRACED, str(model), str(dictionary), json.dumps(ids)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -98,14 +111,20 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=40)
     parser.add_argument("--tokens", type=int, default=6)
     parser.add_argument("--limit", type=float, default=6, help="GB that the process may have at its peak")
+    parser.add_argument("--remembered", action="store_true")
     options = parser.parse_args()
     layers, d = 24, 1024
     features = int(options.gigabytes * 1e9 / (2 * d * layers * (layers + 1) / 2)) + 1
     with tempfile.TemporaryDirectory() as place:
-        folder = sparse_cross_layer(Path(place) / "clt", layers, features, d, 200)
+        folder = sparse_cross_layer(Path(place) / "clt", layers, features, d, 60)
         declared, taken = sizes(folder)
         print(f"{layers} layers of {features:,} features: {declared / 1e9:.1f} GB declared, {taken / 1e6:.0f} MB on disk")
-        found = traced(random_model(Path(place) / "model", layers, d), folder, list(range(options.tokens)))
+        found = traced(
+            random_model(Path(place) / "model", layers, d),
+            folder,
+            list(range(options.tokens)),
+            remembered(folder, Path(place) / "cache") if options.remembered else None,
+        )
     print(json.dumps(found))
     print(f"peak {found['peak'] / 1e9:.2f} GB, of which {found['loaded'] / 1e9:.2f} GB once model and dictionary are loaded")
     if found["peak"] > options.limit * 1e9:
