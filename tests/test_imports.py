@@ -27,7 +27,7 @@ ORDER = (
     "microscope.tally", "microscope.collect", "microscope.rules", "microscope.label", "microscope.together", "microscope.write", "microscope.pages",
     "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
-    "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
+    "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
