@@ -28,7 +28,7 @@ ORDER = (
     "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
     "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
-    "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
+    "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate", "studies.steer", "studies.operand_map", "studies.overlap",
     "studies.protocols", "studies.studyfile",
     "studies.run", "studies.plots", "studies.report",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",

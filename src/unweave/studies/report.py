@@ -99,7 +99,7 @@ def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence
         f"**The study {report.verdict}.**",
         f"Model {report.model}, dictionary {report.transcoders} (sha256 {report.transcoders_sha256[:12]}).",
     ]
-    wanted = [(step.name, check.figure, check.measured, check.wanted, "yes" if check.holds else "**no**") for step in report.steps for check in step.checks]
+    wanted = [(step.name, check.figure, check.measured, check.wanted, "✓" if check.holds else "✗ fails") for step in report.steps for check in step.checks]
     if wanted:
         parts.append(_table(Table("", ("step", "figure", "measured", "wanted", "as wanted"), tuple(wanted))))
     for step in report.steps:
@@ -136,7 +136,7 @@ def _cell(value: Any) -> str:
     """A number, or text in which no character means something in a table."""
     if not isinstance(value, str):
         return number(value)
-    for mark, safe in (("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_"), ("<", "&lt;"), ("`", "\\`"), ("\n", "⏎")):
+    for mark, safe in (("<=", "≤"), (">=", "≥"), ("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_"), ("<", "&lt;"), ("`", "\\`"), ("\n", "⏎")):
         value = value.replace(mark, safe)
     return value.strip() if value.strip() else "␣" * len(value)
 

@@ -9,6 +9,7 @@ from ..graph import Graph
 from ..nodes import NodeKind
 from ..pruning import prune
 from ..slopes import first_order_effects
+from ..smallest import active_features
 from ..targets import Difference
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol, StepName
@@ -41,7 +42,7 @@ def run(bench: Bench, options: Trace) -> Result:
         scores.append(graph.scores())
         share = None if options.field is None else _share(graph, bench.positions(variant, options.field))
         found = [] if options.of is None else [one.features for one in bench.results[options.of].found if one.prompt == bench.text(variant)]
-        place = _percentile(graph, [feature for part in found for feature in part])
+        place = _percentile(bench, variant, graph, [feature for part in found for feature in part])
         shares += [] if share is None else [share]
         percentiles += [] if place is None else [place]
         rows.append((variant.prompt, variant.answer, *scores[-1], share, place))
@@ -83,14 +84,17 @@ def _share(graph: Graph, positions: list[int]) -> float:
     return float(influence[here].sum() / influence[tokens].sum().clamp_min(1e-30))
 
 
-def _percentile(graph: Graph, features: list[str]) -> float | None:
-    """Mean share of the graph's features that have less influence than those given."""
-    rows = [graph.nodes.rows[name] for name in features if name in graph.nodes.rows]
-    if not rows:
+def _percentile(bench: Bench, variant: Variant, graph: Graph, features: list[str]) -> float | None:
+    """Mean share of the prompt's active features that have less influence than those given that are active there; folded ones have least."""
+    active = {change.features[0].id for change in active_features(bench.model, bench.record(variant))}
+    known = [name for name in features if name in active]
+    if not known:
         return None
     influence = graph.influence()
     everywhere = influence[graph.nodes.features].sort().values
-    return float(torch.searchsorted(everywhere, influence[rows]).double().mean() / len(everywhere))
+    folded = len(active) - len(everywhere)
+    below = [folded + int(torch.searchsorted(everywhere, influence[graph.nodes.rows[name]])) if name in graph.nodes.rows else 0 for name in known]
+    return sum(below) / len(below) / len(active)
 
 
 def _strongest(bench: Bench, graph: Graph) -> Table:
