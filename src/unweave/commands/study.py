@@ -24,7 +24,10 @@ def list_(as_json: AsJson = False) -> None:
 
     studies = [read_study(path) for path in shipped().values()]
     if as_json:
-        print_json({"studies": [_facts(study) for study in studies]})
+        from ..studies.protocols import PROTOCOLS
+
+        protocols = {name: {"what": one.what, "figures": one.figures} for name, one in PROTOCOLS.items()}
+        print_json({"studies": [_facts(study) for study in studies], "protocols": protocols})
         return
     rows = [("study", "meant for", "variants", "steps", "what")]
     rows += [(one.name, ", ".join(one.meant_for) or "any", str(len(one.variants)), ", ".join(step.name for step in one.steps), one.title) for one in studies]

@@ -11,6 +11,7 @@ from ..errors import FileError
 from ..files import check_writable, write_atomically
 from ..graph import Graph
 from .plots import draw
+from .protocols import PROTOCOLS
 from .results import Report, Step, Table, facts, number, rounded
 
 FACTS = ".study.json"
@@ -99,9 +100,12 @@ def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence
         f"**The study {report.verdict}.**",
         f"Model {report.model}, dictionary {report.transcoders} (sha256 {report.transcoders_sha256[:12]}).",
     ]
-    wanted = [(step.name, check.figure, check.measured, check.wanted, "✓" if check.holds else "✗ fails") for step in report.steps for check in step.checks]
+    wanted = [
+        (step.name, check.figure, check.measured, check.wanted, "✓" if check.holds else "✗ fails", PROTOCOLS[step.protocol].figures[check.figure])
+        for step in report.steps for check in step.checks
+    ]  # fmt: skip
     if wanted:
-        parts.append(_table(Table("", ("step", "figure", "measured", "wanted", "as wanted"), tuple(wanted))))
+        parts.append(_table(Table("", ("step", "figure", "measured", "wanted", "", "meaning"), tuple(wanted))))
     for step in report.steps:
         parts += _section(step, images)
     if report.stopped:
