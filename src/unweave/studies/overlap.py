@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from .bench import Bench
 from .protocol import Options, Protocol, StepName
-from .results import Found, Result, Table
+from .results import Found, Result, Table, mean
 
 
 class Overlap(Options):
@@ -27,7 +27,7 @@ def run(bench: Bench, options: Overlap) -> Result:
     one, other = (bench.results[name].found for name in options.of)
     between = [common(*pair) for pair in product(one, other)]
     within = [common(*pair) for sets in (one, other) for pair in combinations(sets, 2)]
-    figures = {"between": _mean(between), "within": _mean(within)}
+    figures = {"between": mean(between), "within": mean(within)}
     rows = tuple((mine.name, theirs.name, common(mine, theirs)) for mine, theirs in product(one, other))
     first, second = options.of
     summary = (
@@ -41,10 +41,6 @@ def common(one: Found, other: Found) -> float:
     """Intersection over union of two sets, of features at whatever position."""
     mine, theirs = ({feature.rpartition("_")[0] for feature in found.features} for found in (one, other))
     return len(mine & theirs) / len(mine | theirs)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
 
 
 OVERLAP = Protocol(

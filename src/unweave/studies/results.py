@@ -136,6 +136,11 @@ def number(value: Any) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def mean(values: Sequence[float | int]) -> float:
+    """The mean; NaN of nothing."""
+    return sum(values) / len(values) if values else float("nan")
+
+
 def rounded(value: Any) -> Any:
     """Plain data with floats at six significant digits and NaN as null, so that files do not tell machines apart."""
     if isinstance(value, float):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..models import Recording
 from ..smallest import Controls, SmallestSet, matched_controls
 from .bench import Bench, Variant
-from .results import Found, Plot, Table
+from .results import Found, Plot, Table, mean
 
 COLUMNS = ("features", "of", "dose", "before", "after", "KL", "controls: another token", "their KL")
 FIGURES = {
@@ -67,10 +67,6 @@ def figures(searches: Sequence[Search]) -> dict[str, float]:
     """The figures of `FIGURES`."""
     sets = [search.smallest for search in searches if search.smallest is not None]
     controls = [part for search in searches for part in search.controls]
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values) if values else float("nan")
-
     return {
         "reached": len(sets) / len(searches), "searches": float(len(searches)), "features": mean([len(one.changes) for one in sets]),
         "controls": mean([part.changed for part in controls]), "kl": mean([one.outcome.kl() for one in sets]),

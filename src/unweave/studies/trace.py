@@ -13,7 +13,7 @@ from ..smallest import active_features
 from ..targets import Difference
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol, StepName
-from .results import Result, Table
+from .results import Result, Table, mean
 
 KEEP = (0.6, 0.9)
 """Thresholds of nodes and edges for the graphs that are kept."""
@@ -49,10 +49,6 @@ def run(bench: Bench, options: Trace) -> Result:
         if not tables:
             tables.append(_strongest(bench, graph))
         graphs.append(with_promoted(prune(graph, *KEEP), bench.model))
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values) if values else float("nan")
-
     figures = {
         "replacement": mean([one.replacement for one in scores]), "completeness": mean([one.completeness for one in scores]), "share": mean(shares),
         "percentile": mean(percentiles),
