@@ -284,7 +284,7 @@ MISTAKES = {
     "same name": ("  - swap: {field: animal}", "  - accuracy: {}", 11, "two steps are called 'accuracy'"),
     "where": ("  - swap: {field: animal}", "  - swap: {field: animal}\n    where: {size: big}", 12, "no field 'size'"),
     "name": ("  - swap: {field: animal}", "  - swap: {field: animal}\n    name: Swap one", 12, "name: 'Swap one'"),
-    "not YAML": ("title: A", 'title: "A', 2, "line 3: not YAML"),
+    "not YAML": ("question: Does", "\tquestion: Does", 2, "not YAML"),
     "tag": ("question: Does it work?", "question: !!python/none x", 2, "has no place in a study file"),
     "too many": ("variants:", "grid: {x: 0..999, y: 0..999}\nvariants:", 5, "2000000 variants are too many"),
     "no variants": ("variants:\n  - {animal: cat, place: sea}\n  - {animal: dog, place: sun}\n", "", 1, "give 'variants'"),

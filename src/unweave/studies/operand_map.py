@@ -151,7 +151,7 @@ def _plot(options: OperandMap, parts: dict[str, np.ndarray], values: np.ndarray,
             grid[rows.index(a), columns.index(b)] = value
         panels.append({"title": f"{name}: {kind}" if kind != "none" else name, "values": grid.tolist()})
     data = {"panels": panels, "rows": rows, "columns": columns, "xlabel": second, "ylabel": first}
-    return Plot("maps", "heat", f"Activations over {first} and {second}", data)
+    return Plot("maps", "heat", f"Activations over {first} and {second}, each map on its own scale", data)
 
 
 OPERAND_MAP = Protocol(

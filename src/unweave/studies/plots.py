@@ -39,7 +39,7 @@ def _size(plot: Plot) -> tuple[float, float]:
     if plot.kind != "heat":
         return 7.2, 2.9
     panels = len(plot.data["panels"])
-    return PANEL * min(panels, ACROSS) + 0.8, (PANEL + 0.25) * math.ceil(panels / ACROSS) + 0.5
+    return max(5.5, PANEL * min(panels, ACROSS) + 0.8), (PANEL + 0.25) * math.ceil(panels / ACROSS) + 0.5
 
 
 def _bars(figure: Any, data: dict[str, Any]) -> None:
@@ -52,14 +52,12 @@ def _bars(figure: Any, data: dict[str, Any]) -> None:
             [place + offset for place in range(len(labels))], values, wide, bottom=bottom if stacked else None, color=COLOURS[number % 6], label=_plain(name)
         )
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
-    long = max((len(str(label)) for label in labels), default=0) * len(labels) > 70
-    step = 1 if not all(isinstance(label, int) for label in labels) else max(1, len(labels) // 16)
-    axes.set_xticks(
-        range(0, len(labels), step),
-        [_plain(str(label)) for label in labels[::step]],
-        rotation=40 if long and step == 1 else 0,
-        ha="right" if long and step == 1 else "center",
-    )
+    numbers = all(isinstance(label, int) for label in labels)
+    step = math.ceil(len(labels) / 15) if numbers else 1
+    slanted = not numbers and sum(len(str(label)) + 2 for label in labels) > 80
+    shown = [_plain(str(label)) for label in labels[::step]]
+    axes.set_xticks(range(0, len(labels), step), shown, rotation=40 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_xlim(-0.6, max(len(labels), 5) - 0.4)  # a few bars stay narrow
     _finish(axes, data, len(series) > 1)
 
 
