@@ -47,7 +47,8 @@ def run(bench: Bench, options: Ablate) -> Result:
     reached = len([search for search in searches if search.smallest is not None])
     where = f" at the tokens of {options.at}" if options.at else ""
     how = "attention held" if options.mode == "frozen_attention" else "everything live"
-    summary = f"With {how}, ablated features{where} take the answer off the top in {reached} of {len(searches)} prompts{sets.against_controls(searches)}."
+    summary = f"With {how}, ablated features{where} take the answer off the top in {reached} of {len(searches)} prompts"
+    summary += f"{sets.against_controls(searches, swapped=False)}."
     rows = sets.table(bench, searches, ("prompt",), "Smallest ablations")
     plots = sets.layers(searches, bench.model.language_model.n_layers, "smallest ablations")
     return Result(measured, summary, (rows,), plots, tuple(search.found for search in searches if search.found), tuple(claims))

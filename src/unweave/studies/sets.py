@@ -8,12 +8,13 @@ from ..smallest import Controls, SmallestSet, matched_controls
 from .bench import Bench, Variant
 from .results import Found, Plot, Table, mean
 
-COLUMNS = ("features", "of", "dose", "before", "after", "KL", "controls: another token", "their KL")
+COLUMNS = ("features", "of", "dose", "before", "after", "KL", "controls: another token", "controls: this token", "their KL")
 FIGURES = {
     "reached": "share of searches in which a set of features was found that is enough",
     "searches": "how many searches there were",
     "features": "mean size of the sets",
     "controls": "share of random sets of the same size and places that change the likeliest token",
+    "controls_reached": "share of random sets that bring the same token to the top as the set does",
     "kl": "mean divergence that the sets cause, in nats",
     "controls_kl": "mean divergence that random sets cause, in nats",
 }
@@ -50,11 +51,12 @@ def table(bench: Bench, searches: Sequence[Search], heads: Sequence[str], title:
     rows = []
     for place, search in enumerate(searches):
         before, one = search.recording.logits[-1].softmax(-1), search.smallest
-        cells: tuple = (None, None, None, _token(bench, before, int(before.argmax())), "none found", None, None, None)
+        cells: tuple = (None, None, None, _token(bench, before, int(before.argmax())), "none found", None, None, None, None)
         if one is not None:
             after = one.outcome.logits[-1].softmax(-1)
-            changed, kl = max(part.changed for part in search.controls), max(sum(part.kl) / part.draws for part in search.controls)
-            cells = (len(one.changes), len(one.pool), one.factor, cells[3], _token(bench, after, one.top), one.outcome.kl(), changed, kl)
+            changed, reached = (max(getattr(part, name) for part in search.controls) for name in ("changed", "reached"))
+            kl = max(sum(part.kl) / part.draws for part in search.controls)
+            cells = (len(one.changes), len(one.pool), one.factor, cells[3], _token(bench, after, one.top), one.outcome.kl(), changed, reached, kl)
         rows.append((*search.labels, *cells, *(() if extra is None else (extra[1][place],))))
     return Table(title, (*heads, *COLUMNS, *(() if extra is None else (extra[0],))), tuple(rows))
 
@@ -69,17 +71,19 @@ def figures(searches: Sequence[Search]) -> dict[str, float]:
     controls = [part for search in searches for part in search.controls]
     return {
         "reached": len(sets) / len(searches), "searches": float(len(searches)), "features": mean([len(one.changes) for one in sets]),
-        "controls": mean([part.changed for part in controls]), "kl": mean([one.outcome.kl() for one in sets]),
+        "controls": mean([part.changed for part in controls]), "controls_reached": mean([part.reached for part in controls]),
+        "kl": mean([one.outcome.kl() for one in sets]),
         "controls_kl": mean([sum(part.kl) / part.draws for part in controls]),
     }  # fmt: skip
 
 
-def against_controls(searches: Sequence[Search]) -> str:
-    """The sets beside random ones, as the end of a sentence."""
+def against_controls(searches: Sequence[Search], *, swapped: bool) -> str:
+    """The sets beside random ones, as the end of a sentence; of swaps, those count that bring the same token."""
     measured, draws = figures(searches), sum(part.draws for search in searches for part in search.controls)
     if not draws:
         return ""
-    return f", by {measured['features']:.0f} features on the mean; as many random ones of the same size do it in {measured['controls']:.0%} of {draws} draws"
+    share = measured["controls_reached" if swapped else "controls"]
+    return f", by {measured['features']:.0f} features on the mean; as many random ones of the same size do it in {share:.0%} of {draws} draws"
 
 
 def layers(searches: Sequence[Search], n_layers: int, what: str) -> tuple[Plot, ...]:

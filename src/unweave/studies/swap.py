@@ -49,7 +49,8 @@ def run(bench: Bench, options: Swap) -> Result:
     where = f" at the tokens of {options.at}" if options.at else ""
     how = "attention held" if options.mode == "frozen_attention" else "everything live"
     reached = len([search for search in searches if search.smallest is not None])
-    summary = f"With {how}, exchanged features{where} bring the other answer to the top in {reached} of {len(pairs)} pairs{sets.against_controls(searches)}."
+    summary = f"With {how}, exchanged features{where} bring the other answer to the top in {reached} of {len(pairs)} pairs"
+    summary += f"{sets.against_controls(searches, swapped=True)}."
     heads = (f"{options.field} out", f"{options.field} in")
     rows = sets.table(bench, searches, heads, "Smallest swaps", extra=("dose at which all do it", whole))
     plots = sets.layers(searches, bench.model.language_model.n_layers, f"smallest swaps of {options.field}")

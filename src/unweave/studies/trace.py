@@ -60,7 +60,7 @@ def run(bench: Bench, options: Trace) -> Result:
     if shares:
         summary += f"; the tokens of {options.field} have {figures['share']:.0%} of all tokens' influence but the first's"
     if percentiles:
-        summary += f"; the features that {options.of} found rank above {figures['percentile']:.0%} of active features by influence (chance: 50%)"
+        summary += f"; the features that {options.of} found rank above {figures['percentile']:.1%} of active features by influence (chance: 50%)"
     return Result(figures, summary + ".", tuple(tables), graphs=tuple(graphs))
 
 
