@@ -57,6 +57,8 @@ def _bars(figure: Any, data: dict[str, Any]) -> None:
     slanted = not numbers and sum(len(str(label)) + 2 for label in labels) > 80
     shown = [_plain(str(label)) for label in labels[::step]]
     axes.set_xticks(range(0, len(labels), step), shown, rotation=40 if slanted else 0, ha="right" if slanted else "center")
+    if all(isinstance(value, int) for values in series.values() for value in values):
+        axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(-0.6, max(len(labels), 5) - 0.4)  # a few bars stay narrow
     _finish(axes, data, len(series) > 1)
 
