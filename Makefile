@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test check bench page tools clean
+.PHONY: demo test check bench studies page tools clean
 
 demo: $(STAMP)  ## set up, trace a real prompt, show it
 	$(BIN)/unweave trace "The capital of France is"
@@ -27,6 +27,9 @@ page:  ## build the page from ui/ into src/unweave/static/
 
 bench: $(STAMP)  ## speed against the matmul floor, by prompt length
 	$(BIN)/python benchmarks/speed.py
+
+studies: $(STAMP)  ## run the studies of the models that ship, and write their report
+	$(BIN)/unweave study run --all --report docs/studies
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -27,13 +27,17 @@ ORDER = (
     "microscope.tally", "microscope.collect", "microscope.rules", "microscope.label", "microscope.together", "microscope.write", "microscope.pages",
     "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
-    "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
+    "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
+    "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
+    "studies.steer", "studies.operand_map", "studies.overlap",
+    "studies.protocols", "studies.studyfile",
+    "studies.run", "studies.plots", "studies.report",
     "many.lines", "many.work", "many.workers", "many.folder", "many.run",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
-    "notebook", "commands.serve", "commands.many", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval",
-    "commands.train", "commands.features", "commands.files", "commands.models", "cli",
+    "notebook", "commands.serve", "commands.many", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
+    "commands.features", "commands.files", "commands.models", "commands.study", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("mapped", "nodes", "influence", "graph", "pruning", "paths", "totals")
 

@@ -1,0 +1,14 @@
+"""All kinds of steps, by the names that study files use."""
+
+from .ablate import ABLATE
+from .accuracy import ACCURACY
+from .operand_map import OPERAND_MAP
+from .overlap import OVERLAP
+from .protocol import Protocol
+from .steer import STEER
+from .swap import SWAP
+from .trace import TRACE
+
+PROTOCOLS: dict[str, Protocol] = {
+    "accuracy": ACCURACY, "trace": TRACE, "swap": SWAP, "ablate": ABLATE, "steer": STEER, "operand_map": OPERAND_MAP, "overlap": OVERLAP,
+}  # fmt: skip
