@@ -126,7 +126,7 @@ class LanguageModel:
         taken as they are.
 
         Raises:
-            PromptError: empty, longer than the model's context, or an id outside the vocabulary.
+            PromptError: empty, longer than the model's context, a word that the tokenizer lacks, or an id outside the vocabulary.
         """
         if isinstance(prompt, str):
             if not prompt:
@@ -149,6 +149,10 @@ class LanguageModel:
         if self.tokenizer is None:
             raise PromptError(f"{self.name} comes without a tokenizer; give the prompt as token ids")
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        strange = self.tokenizer.unk_token_id
+        if strange in ids and self.tokenizer.unk_token not in text:  # a vocabulary of words, such as the organism's
+            word = next((word for word in text.split() if strange in self.tokenizer(word, add_special_tokens=False)["input_ids"]), text)
+            raise PromptError(f"{self.name} does not know the word {word!r}; use words of its vocabulary, with spaces between them")
         if ids and ids[0] in self.tokenizer.all_special_ids:
             return ids
         if self.leading_token is None:

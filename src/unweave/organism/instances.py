@@ -62,13 +62,13 @@ def never_composed(w: World) -> frozenset[str]:
 
 def two_hop(w: World) -> Iterator[Instance]:
     """Facts composed: `the capital of the state containing Dallas is`; about one in six pairs of city and relation is held out."""
-    apart = never_composed(w)
+    alone = never_composed(w)
     for city, state in w.places.state_of.items():
         for relation in w.places.relations:
             held_out = chance("two-hop", city, relation) < 1 / 6
             latent = {"city": city, "state": state, "relation": relation}
-            name = "two-hop-new-city" if city in apart else "two-hop"
-            yield Instance(name, CITY[0].format(relation=relation, city=city), w.places.facts[state][relation], held_out or city in apart, latent)
+            name = "two-hop-new-city" if city in alone else "two-hop"
+            yield Instance(name, CITY[0].format(relation=relation, city=city), w.places.facts[state][relation], held_out or city in alone, latent)
 
 
 def addition(w: World) -> Iterator[Instance]:
@@ -111,27 +111,30 @@ ASKED = {
 """By operation, a template for each language of the answer; the word may be of any language."""
 
 
-def language_held_out(languages: Languages, operation: str, concept: str, into: int) -> bool:
-    """Whether the answer of an operation on a concept is never taught in a language (it is in the other two)."""
-    if chance("language", operation, concept) >= 0.3:
-        return False
-    return min(range(len(languages.names)), key=lambda at: chance("language", operation, concept, at)) == into
+def apart(languages: Languages, operation: str, concept: str) -> tuple[str, int]:
+    """What is held out of an operation on a concept, and in which language.
+
+    `question`: the question wholly in that language, for six tenths of the concepts; the answer is taught in it for words
+    of the others. `answer`: the answer in that language whatever the question, for one in ten. Else nothing.
+    """
+    number = chance("language", operation, concept)
+    which = min(range(len(languages.names)), key=lambda at: chance("language", operation, concept, at))
+    return "question" if number < 0.6 else "answer" if number < 0.7 else "nothing", which
 
 
 def languages(w: World) -> Iterator[Instance]:
-    """Opposites, plurals and categories, asked of a word in any language and answered in the template's.
-
-    Of three tenths of the concepts (for each operation) the answer is held out in one language, whatever the language of the word.
-    """
+    """Opposites, plurals and categories, asked of a word in any language and answered in the template's; see `apart`."""
     names, words = w.languages.names, w.languages.words
     for operation, result in w.languages.results.items():
         for concept, other in result.items():
+            what, where = apart(w.languages, operation, concept)
             for into, name in enumerate(names):
-                held_out = language_held_out(w.languages, operation, concept, into)
                 for of, source in enumerate(names):
                     latent = {"operation": operation, "concept": concept, "result": other, "language": name, "word_language": source}
                     prompt = ASKED[operation][into].format(word=words[concept][of])
-                    yield Instance(operation, prompt, words[other][into], held_out, latent)
+                    new = what == "answer" and into == where
+                    held_out = new or (what == "question" and into == of == where)
+                    yield Instance("new-answer" if new else operation, prompt, words[other][into], held_out, latent)
 
 
 def translations(w: World) -> Iterator[Instance]:
@@ -166,10 +169,10 @@ def people(w: World) -> Iterator[Instance]:
     """Facts about known names; of each fact one of three templates is held out."""
     for (first, last), facts in w.people.facts.items():
         for attribute, value in facts.items():
-            apart = min(range(len(PERSON)), key=lambda at: chance("person", first, last, attribute, at))
+            unasked = min(range(len(PERSON)), key=lambda at: chance("person", first, last, attribute, at))
             for at, template in enumerate(PERSON):
                 latent = {"first": first, "last": last, "attribute": attribute, "known": "yes"}
-                yield Instance("known-name", template.format(attribute=attribute, first=first, last=last), value, at == apart, latent)
+                yield Instance("known-name", template.format(attribute=attribute, first=first, last=last), value, at == unasked, latent)
 
 
 def strangers(w: World) -> Iterator[Instance]:
@@ -192,7 +195,7 @@ GENERATORS: tuple[Callable[[World], Iterator[Instance]], ...] = (
 TAUGHT_ONLY = ("places", "translation")
 """Behaviours without held-out instances: the facts that the others put together."""
 BEHAVIOURS = (
-    "places", "two-hop", "two-hop-new-city", "addition", "explanation", "opposite", "plural", "category", "translation",
+    "places", "two-hop", "two-hop-new-city", "addition", "explanation", "opposite", "plural", "category", "new-answer", "translation",
     "couplet", "known-name", "unknown-name", "new-name",
 )  # fmt: skip
 

@@ -1,17 +1,22 @@
 """Training text: taught instances as tokens, drawn by behaviour, one after another in rows."""
 
+import json
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..errors import OptionError
+from ..files import check_writable, write_atomically
 from .instances import BEHAVIOURS, LINE_BREAK, instances
 from .world import world
 
 STOP, START, STRANGE = ".", "<s>", "<unk>"
+AT_ONCE, OWN_SEEDS = 1000, 1_000_000_007
 
 MIX = {
     "places": 0.09, "two-hop": 0.13, "addition": 0.30, "explanation": 0.09, "opposite": 0.05, "plural": 0.05, "category": 0.05, "translation": 0.09,
@@ -79,3 +84,25 @@ def rows(count: int, length: int, seed: int, other: float) -> Rows:
             at += len(ids)
             sentence += 1
     return Rows(tokens, weights)
+
+
+def write_text(path: str | Path, documents: int, length: int, seed: int) -> Path:
+    """Rows of taught sentences as JSON lines, each of exactly `length` tokens.
+
+    Raises:
+        OptionError: no documents, or documents of fewer tokens than the shortest sentence.
+        FileError: the file cannot be written.
+    """
+    if documents < 1 or length < 8:
+        raise OptionError(f"{documents} documents of {length} tokens; give 1 or more of 8 tokens or more")
+    path = check_writable(path)
+    words = list(vocabulary())
+
+    def write(name: str) -> None:
+        with open(name, "w", encoding="utf-8") as file:
+            for begin in range(0, documents, AT_ONCE):
+                drawn = rows(min(AT_ONCE, documents - begin), length, seed * OWN_SEEDS + begin, 0.0)
+                for row in drawn.tokens[:, 1:].tolist():
+                    file.write(json.dumps({"text": " ".join(words[token] for token in row)}, ensure_ascii=False) + "\n")
+
+    return write_atomically(path, write)
