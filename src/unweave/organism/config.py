@@ -13,7 +13,7 @@ class OrganismConfig:
     width: int = 192
     heads: int = 6
     mlp: int = 640
-    steps: int = 2400
+    steps: int = 3000
     rows: int = 48
     """Rows of a step."""
     length: int = 48

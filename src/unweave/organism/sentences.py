@@ -1,7 +1,6 @@
 """Training text: taught instances as tokens, drawn by behaviour, one after another in rows."""
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +18,8 @@ STOP, START, STRANGE = ".", "<s>", "<unk>"
 AT_ONCE, OWN_SEEDS = 1000, 1_000_000_007
 
 MIX = {
-    "places": 0.09, "two-hop": 0.13, "addition": 0.30, "explanation": 0.09, "opposite": 0.05, "plural": 0.05, "category": 0.05, "translation": 0.09,
-    "couplet": 0.06, "known-name": 0.05, "unknown-name": 0.03, "new-name": 0.01,
+    "places": 0.06, "two-hop": 0.10, "addition": 0.34, "explanation": 0.07, "opposite": 0.09, "plural": 0.06, "category": 0.04, "translation": 0.11,
+    "couplet": 0.05, "known-name": 0.05, "unknown-name": 0.025, "new-name": 0.01,
 }  # fmt: skip
 """How often a sentence of each behaviour is drawn."""
 
@@ -40,23 +39,24 @@ class Rows(NamedTuple):
     weights: Float[Tensor, "row pos"]
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """The taught sentences of one behaviour, each with the place where its answer begins."""
+class Sentence(NamedTuple):
+    """Token ids with a full stop, and for each whether what comes before it determines it."""
 
-    tokens: tuple[tuple[int, ...], ...]
-    answers: tuple[int, ...]
-    stops: bool
-    """Whether a full stop follows the answer for certain."""
+    tokens: tuple[int, ...]
+    determined: tuple[bool, ...]
 
 
 @cache
-def taught(behaviour: str) -> Sentences:
+def taught(behaviour: str) -> tuple[Sentence, ...]:
     """All that is taught of a behaviour."""
     number = vocabulary()
-    some = instances(behaviour, held_out=False)
-    tokens = tuple(tuple(number[word] for word in (*instance.text.split(), STOP)) for instance in some)
-    return Sentences(tokens, tuple(len(instance.prompt.split()) for instance in some), behaviour != "addition")
+    found = []
+    for instance in instances(behaviour, held_out=False):
+        words, answer = instance.text.split(), len(instance.prompt.split())
+        # A sum may end there or be explained, so neither the full stop nor `because` is certain; in an explanation the sum is.
+        certain = [place >= answer or (behaviour == "explanation" and words[place - 1] == "=") for place in range(len(words))]
+        found.append(Sentence(tuple(number[word] for word in (*words, STOP)), (*certain, behaviour != "addition")))
+    return tuple(found)
 
 
 def rows(count: int, length: int, seed: int, other: float) -> Rows:
@@ -77,10 +77,10 @@ def rows(count: int, length: int, seed: int, other: float) -> Rows:
         at = 1
         while at <= length:
             of = taught(names[kinds[sentence]])
-            which = int(draws[sentence] * len(of.tokens))
-            ids, answer = of.tokens[which][: length + 1 - at], of.answers[which]
-            tokens[row, at : at + len(ids)] = torch.tensor(ids)
-            weights[row, at + answer - 1 : at + len(of.tokens[which]) - (1 if of.stops else 2)] = 1.0
+            ids, determined = of[int(draws[sentence] * len(of))]
+            room = length + 1 - at
+            tokens[row, at : at + len(ids)] = torch.tensor(ids[:room])
+            weights[row, at - 1 : at - 1 + len(ids)] = torch.tensor(determined[:room]).float().clamp(min=other)
             at += len(ids)
             sentence += 1
     return Rows(tokens, weights)
