@@ -2,8 +2,21 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
+from .digits import DIGITS
+from .explains import EXPLAINS
+from .middle import MIDDLE
+from .operands import OPERANDS
 from .protocol import Protocol
 from .swap import SWAP
 from .trace import TRACE
 
-PROTOCOLS: dict[str, Protocol] = {"accuracy": ACCURACY, "trace": TRACE, "swap": SWAP, "ablate": ABLATE}
+PROTOCOLS: dict[str, Protocol] = {
+    "accuracy": ACCURACY,
+    "trace": TRACE,
+    "swap": SWAP,
+    "ablate": ABLATE,
+    "middle": MIDDLE,
+    "operands": OPERANDS,
+    "digits": DIGITS,
+    "explains": EXPLAINS,
+}
