@@ -2,8 +2,8 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
-from .digits import DIGITS
 from .explains import EXPLAINS
+from .families import ABLATED
 from .middle import MIDDLE
 from .operands import OPERANDS
 from .protocol import Protocol
@@ -17,6 +17,6 @@ PROTOCOLS: dict[str, Protocol] = {
     "ablate": ABLATE,
     "middle": MIDDLE,
     "operands": OPERANDS,
-    "digits": DIGITS,
+    "families": ABLATED,
     "explains": EXPLAINS,
 }
