@@ -13,8 +13,8 @@ class OrganismConfig:
     width: int = 192
     heads: int = 6
     mlp: int = 640
-    steps: int = 3000
-    rows: int = 48
+    steps: int = 2200
+    rows: int = 64
     """Rows of a step."""
     length: int = 48
     """Tokens of a row, the start token not counted."""

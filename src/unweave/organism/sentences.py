@@ -66,24 +66,23 @@ def rows(count: int, length: int, seed: int, other: float) -> Rows:
         other: weight of predicting a word that nothing before it determines; answers have weight 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.full((count, length + 1), vocabulary()[START], dtype=torch.int64)
-    weights = torch.full((count, length), other)
     most = count * (length // 6 + 1)  # the shortest sentence has six tokens with its stop
     names = list(MIX)
     kinds = torch.multinomial(torch.tensor(list(MIX.values())), most, replacement=True, generator=generator).tolist()
     draws = torch.rand(most, generator=generator, dtype=torch.float64).tolist()
-    sentence = 0
-    for row in range(count):
-        at = 1
-        while at <= length:
-            of = taught(names[kinds[sentence]])
-            ids, determined = of[int(draws[sentence] * len(of))]
-            room = length + 1 - at
-            tokens[row, at : at + len(ids)] = torch.tensor(ids[:room])
-            weights[row, at - 1 : at - 1 + len(ids)] = torch.tensor(determined[:room]).float().clamp(min=other)
-            at += len(ids)
-            sentence += 1
-    return Rows(tokens, weights)
+    tokens, determined = [], []
+    sentences = zip(kinds, draws, strict=True)
+    for _ in range(count):
+        row, certain = [vocabulary()[START]], []
+        while len(row) <= length:
+            kind, draw = next(sentences)
+            some = taught(names[kind])
+            sentence = some[int(draw * len(some))]
+            row += sentence.tokens
+            certain += sentence.determined
+        tokens.append(row[: length + 1])
+        determined.append(certain[:length])
+    return Rows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other))
 
 
 def write_text(path: str | Path, documents: int, length: int, seed: int) -> Path:
