@@ -13,7 +13,7 @@ class OrganismConfig:
     width: int = 192
     heads: int = 6
     mlp: int = 640
-    steps: int = 2200
+    steps: int = 1400
     rows: int = 64
     """Rows of a step."""
     length: int = 48
