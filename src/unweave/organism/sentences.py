@@ -47,11 +47,11 @@ class Sentence(NamedTuple):
 
 
 @cache
-def taught(behaviour: str) -> tuple[Sentence, ...]:
-    """All that is taught of a behaviour."""
+def sentences(behaviour: str, held_out: bool = False) -> tuple[Sentence, ...]:
+    """All that is taught of a behaviour, or all that is held out of it."""
     number = vocabulary()
     found = []
-    for instance in instances(behaviour, held_out=False):
+    for instance in instances(behaviour, held_out=held_out):
         words, answer = instance.text.split(), len(instance.prompt.split())
         # A sum may end there or be explained, so neither the full stop nor `because` is certain; in an explanation the sum is.
         certain = [place >= answer or (behaviour == "explanation" and words[place - 1] == "=") for place in range(len(words))]
@@ -59,24 +59,25 @@ def taught(behaviour: str) -> tuple[Sentence, ...]:
     return tuple(found)
 
 
-def rows(count: int, length: int, seed: int, other: float) -> Rows:
+def rows(count: int, length: int, seed: int, other: float, held_out: bool = False) -> Rows:
     """Rows of taught sentences, begun by the start token and cut where a row is full; the same for the same seed.
 
     Args:
+        held_out: rows of held-out sentences instead, of those behaviours that have any.
         other: weight of predicting a word that nothing before it determines; answers have weight 1.
     """
     generator = torch.Generator().manual_seed(seed)
     most = count * (length // 6 + 1)  # the shortest sentence has six tokens with its stop
-    names = list(MIX)
-    kinds = torch.multinomial(torch.tensor(list(MIX.values())), most, replacement=True, generator=generator).tolist()
+    names = [name for name in MIX if sentences(name, held_out)]
+    kinds = torch.multinomial(torch.tensor([MIX[name] for name in names]), most, replacement=True, generator=generator).tolist()
     draws = torch.rand(most, generator=generator, dtype=torch.float64).tolist()
     tokens, determined = [], []
-    sentences = zip(kinds, draws, strict=True)
+    chosen = zip(kinds, draws, strict=True)
     for _ in range(count):
         row, certain = [vocabulary()[START]], []
         while len(row) <= length:
-            kind, draw = next(sentences)
-            some = taught(names[kind])
+            kind, draw = next(chosen)
+            some = sentences(names[kind], held_out)
             sentence = some[int(draw * len(some))]
             row += sentence.tokens
             certain += sentence.determined
@@ -85,8 +86,8 @@ def rows(count: int, length: int, seed: int, other: float) -> Rows:
     return Rows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other))
 
 
-def write_text(path: str | Path, documents: int, length: int, seed: int) -> Path:
-    """Rows of taught sentences as JSON lines, each of exactly `length` tokens.
+def write_text(path: str | Path, documents: int, length: int, seed: int, held_out: bool = False) -> Path:
+    """Rows of taught sentences (or held-out ones) as JSON lines, each of exactly `length` tokens.
 
     Raises:
         OptionError: no documents, or documents of fewer tokens than the shortest sentence.
@@ -100,7 +101,7 @@ def write_text(path: str | Path, documents: int, length: int, seed: int) -> Path
     def write(name: str) -> None:
         with open(name, "w", encoding="utf-8") as file:
             for begin in range(0, documents, AT_ONCE):
-                drawn = rows(min(AT_ONCE, documents - begin), length, seed * OWN_SEEDS + begin, 0.0)
+                drawn = rows(min(AT_ONCE, documents - begin), length, seed * OWN_SEEDS + begin, 0.0, held_out)
                 for row in drawn.tokens[:, 1:].tolist():
                     file.write(json.dumps({"text": " ".join(words[token] for token in row)}, ensure_ascii=False) + "\n")
 
