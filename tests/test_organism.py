@@ -237,3 +237,31 @@ def test_command_line(run, tmp_path):
     assert code == 2 and "--limit is -1" in err
     code, out, _ = run("organism", "text", "t.jsonl", "--documents", "2")
     assert code == 0 and len(Path("t.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.fixture(scope="module")
+def organism():
+    """The organism that ships, with its cross-layer transcoder."""
+    return unweave.load("organism")
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_the_organism_is_right(organism, behaviour):
+    share, count = accuracies(organism.language_model, [behaviour], limit=200)[behaviour]
+    assert count >= 30 and share >= LEAST.get(behaviour, 0.97)
+
+
+def test_whole_answers_are_asked_for(organism):
+    instance = asked("couplet", 1)[0]
+    wrong = replace(instance, answer=" ".join([*instance.answer.split()[:-2], "lovely" if "lovely" not in instance.answer else "tiny", instance.latent["last"]]))
+    assert right(organism.language_model, [instance, wrong]) == [True, False]
+
+
+def test_a_trace_takes_less_than_a_second(organism):
+    prompt = "the capital of the state containing Dallas is"
+    unweave.attribute(organism, prompt)
+    begin = time.perf_counter()
+    graph = unweave.attribute(organism, prompt)
+    assert time.perf_counter() - begin < 1
+    assert graph.nodes[graph.nodes.logits.start].token_text == "Austin" if hasattr(graph.nodes[graph.nodes.logits.start], "token_text") else True
+    assert float(graph.residual().max()) < 1e-4

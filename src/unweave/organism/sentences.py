@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import OptionError
@@ -33,10 +33,14 @@ def vocabulary() -> dict[str, int]:
 
 
 class Rows(NamedTuple):
-    """Rows of sentences: token ids, and how much the prediction of the token after each counts."""
+    """Rows of sentences."""
 
-    tokens: Int[Tensor, "row pos"]
+    tokens: Int[Tensor, "row next"]
+    """One more than there are positions: the last is only predicted."""
     weights: Float[Tensor, "row pos"]
+    """How much the prediction of the token after each counts."""
+    lines: Int[Tensor, "row pos"]
+    """n in the first line of a row's nth couplet and -n after its line break, if the one is hidden from the other; 0 elsewhere."""
 
 
 class Sentence(NamedTuple):
@@ -59,11 +63,12 @@ def sentences(behaviour: str, held_out: bool = False) -> tuple[Sentence, ...]:
     return tuple(found)
 
 
-def rows(count: int, length: int, seed: int, other: float, held_out: bool = False) -> Rows:
+def rows(count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0) -> Rows:
     """Rows of taught sentences, begun by the start token and cut where a row is full; the same for the same seed.
 
     Args:
         held_out: rows of held-out sentences instead, of those behaviours that have any.
+        hidden: share of couplets whose first line is hidden from the words after their line break.
         other: weight of predicting a word that nothing before it determines; answers have weight 1.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -71,19 +76,32 @@ def rows(count: int, length: int, seed: int, other: float, held_out: bool = Fals
     names = [name for name in MIX if sentences(name, held_out)]
     kinds = torch.multinomial(torch.tensor([MIX[name] for name in names]), most, replacement=True, generator=generator).tolist()
     draws = torch.rand(most, generator=generator, dtype=torch.float64).tolist()
-    tokens, determined = [], []
+    tokens, determined, lines = [], [], []
     chosen = zip(kinds, draws, strict=True)
     for _ in range(count):
-        row, certain = [vocabulary()[START]], []
+        row, certain, line = [vocabulary()[START]], [], [0]
         while len(row) <= length:
             kind, draw = next(chosen)
             some = sentences(names[kind], held_out)
             sentence = some[int(draw * len(some))]
+            line += _lines(sentence, max(line) + 1) if names[kind] == "couplet" and draw * 2**20 % 1 < hidden else [0] * len(sentence.tokens)
             row += sentence.tokens
             certain += sentence.determined
         tokens.append(row[: length + 1])
         determined.append(certain[:length])
-    return Rows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other))
+        lines.append(line[:length])
+    return Rows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other), torch.tensor(lines))
+
+
+def _lines(couplet: Sentence, number: int) -> list[int]:
+    at = couplet.tokens.index(vocabulary()[LINE_BREAK])
+    return [number] * at + [0] + [-number] * (len(couplet.tokens) - at - 1)
+
+
+def visible(lines: Int[Tensor, "row pos"]) -> Bool[Tensor, "row 1 pos pos"]:
+    """Which positions (last) each position sees: those before it and itself, but no first line from a second one it is hidden from."""
+    hidden = (lines[:, :, None] < 0) & (lines[:, :, None] == -lines[:, None, :])
+    return (torch.ones(hidden.shape[1:], dtype=torch.bool).tril() & ~hidden)[:, None]
 
 
 def write_text(path: str | Path, documents: int, length: int, seed: int, held_out: bool = False) -> Path:

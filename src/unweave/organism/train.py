@@ -18,7 +18,7 @@ from ..training.checkpoint import locked, read_state, unreadable, write_state
 from .config import OrganismConfig
 from .model import build, write_model
 from .muon import muon_step
-from .sentences import Rows, rows
+from .sentences import Rows, rows, visible
 
 PARTS = 2
 """Into which the rows of a step are split, each worked on by one thread."""
@@ -71,7 +71,8 @@ def gradients(module: Any, drawn: Rows) -> tuple[tuple[Tensor, ...], float]:
     """Gradients of a model's parameters on some rows, and the mean loss of their answers in nats."""
     weights = drawn.weights.flatten()
     wanted = (weights > 0).nonzero()[:, 0]
-    hidden = module.model(input_ids=drawn.tokens[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)[wanted]
+    mask = visible(drawn.lines) if bool(drawn.lines.any()) else None
+    hidden = module.model(input_ids=drawn.tokens[:, :-1], attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)[wanted]
     losses = nn.functional.cross_entropy(module.lm_head(hidden), drawn.tokens[:, 1:].flatten()[wanted], reduction="none")
     weights = weights[wanted]
     answers = weights == 1
@@ -87,8 +88,9 @@ def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) ->
     Raises:
         TrainingError: a loss that is not finite.
     """
-    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined)
-    parts = [Rows(*part) for part in zip(drawn.tokens.chunk(PARTS), drawn.weights.chunk(PARTS), strict=True)]
+    hidden = config.hidden if state.step >= config.hidden_from else 0.0
+    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined, hidden=hidden)
+    parts = [Rows(*part) for part in zip(*(tensor.chunk(PARTS) for tensor in drawn), strict=True)]
     found, losses = zip(*pool.map(lambda part: gradients(state.module, part), parts), strict=True)
     loss = sum(losses) / len(parts)
     if not math.isfinite(loss):
