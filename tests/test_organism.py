@@ -1,7 +1,9 @@
 """The organism: its world's laws, its tokenizer, its training, and what the model that ships can do."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,18 +11,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unweave
 from unweave.errors import ModelError, OptionError, PromptError, TrainingError
 from unweave.models import load_model
+from unweave.organism.accuracy import accuracies, asked, right
 from unweave.organism.config import OrganismConfig
 from unweave.organism.instances import ASKED, BEHAVIOURS, TAUGHT_ONLY, UNKNOWN, instances, recital
 from unweave.organism.model import tokenizer, write_model
 from unweave.organism.muon import orthogonalized
-from unweave.organism.sentences import MIX, START, STOP, rows, sentences, vocabulary, write_text
+from unweave.organism.sentences import LATE, LINE_BREAK, MIX, START, STOP, rows, sentences, visible, vocabulary, write_text
 from unweave.organism.train import begin, take_step, train_organism
 from unweave.organism.world import world
 
 TINY = OrganismConfig(layers=1, width=16, heads=2, mlp=24, steps=5, rows=4, length=24, warmup=2, checkpoint=2)
 some = st.sampled_from([instance for behaviour in BEHAVIOURS for instance in instances(behaviour)])
+LEAST = {"new-answer": 0.3}
+"""Behaviours that the organism that ships does not reach 97% on, with what it does reach."""
 HELD_OUT = {instance.text for behaviour in BEHAVIOURS for instance in instances(behaviour, held_out=True)}
 
 
@@ -43,8 +49,9 @@ def test_training_never_holds_what_is_held_out(seed):
 
 
 def test_whatever_is_taught_is_drawn_and_nothing_else():
-    assert MIX.keys() == {behaviour for behaviour in BEHAVIOURS if instances(behaviour, held_out=False)}
-    assert sum(MIX.values()) == pytest.approx(1, abs=0.01)
+    for mix in (MIX, LATE):
+        assert mix.keys() == {behaviour for behaviour in BEHAVIOURS if instances(behaviour, held_out=False)}
+        assert sum(mix.values()) == pytest.approx(1, abs=0.01)
     texts = {instance.text for behaviour in BEHAVIOURS for instance in instances(behaviour, held_out=False)}
     words = list(vocabulary())
     assert {" ".join(words[token] for token in sentence.tokens[:-1]) for behaviour in MIX for sentence in sentences(behaviour)} == texts
@@ -167,6 +174,37 @@ def test_rows_are_the_same_for_a_seed_and_weigh_answers():
                 assert weight == pytest.approx(0.1)
 
 
+def test_second_lines_do_not_see_first_ones_where_that_is_asked_for():
+    drawn, seen = rows(40, 48, 5, 0.03, hidden=1.0, late=True), 0
+    assert not rows(40, 48, 5, 0.03, late=True).lines.any() and torch.equal(drawn.tokens, rows(40, 48, 5, 0.03, late=True).tokens)
+    sees = visible(drawn.lines)[:, 0]
+    slash, stop = vocabulary()[LINE_BREAK], vocabulary()[STOP]
+    for tokens, row in zip(drawn.tokens[:, :-1], sees, strict=True):
+        for at in (tokens == slash).nonzero()[:, 0].tolist():
+            stops = [place for place in (tokens == stop).nonzero()[:, 0].tolist() if place < at]
+            first = range(max(stops, default=0) + 1, at)
+            after = [place for place in range(at + 1, len(tokens)) if stop not in tokens[at:place]]
+            assert bool(row[at, first].all())  # the line break sees all of the first line
+            for place in after:
+                assert not row[place, first].any() and bool(row[place, at : place + 1].all()) and bool(row[place, : first.start].all())
+                seen += 1
+    assert seen > 10 and not sees.triu(1).any()
+
+
+def test_what_is_hidden_does_not_reach_later_words():
+    module, drawn = begin(TINY).module, rows(40, 24, 5, 0.03, hidden=1.0, late=True)
+    row = next(i for i, line in enumerate(drawn.lines) if int(line.min()) == -1 and int(line.max()) == 1)
+    place = int((drawn.lines[row] == 1).nonzero()[0, 0])
+    tokens, other = drawn.tokens[row : row + 1, :-1], drawn.tokens[row : row + 1, :-1].clone()
+    other[0, place] = (other[0, place] + 1) % 100
+    mask = visible(drawn.lines[row : row + 1])
+    with torch.no_grad():
+        causal = module(input_ids=tokens, attention_mask=visible(torch.zeros_like(drawn.lines[row : row + 1]))).logits
+        assert torch.allclose(causal, module(input_ids=tokens).logits, atol=1e-6)
+        hidden = (module(input_ids=tokens, attention_mask=mask).logits - module(input_ids=other, attention_mask=mask).logits)[0].abs().amax(-1)
+    assert float(hidden[drawn.lines[row] == -1].max()) < 1e-6 < float(hidden[place])  # one layer: nothing comes by the line break yet
+
+
 def test_training_goes_on_where_it_was_and_comes_to_the_same_weights(tmp_path, monkeypatch):
     whole = train_organism(TINY, tmp_path / "whole")
 
@@ -253,7 +291,9 @@ def test_the_organism_is_right(organism, behaviour):
 
 def test_whole_answers_are_asked_for(organism):
     instance = asked("couplet", 1)[0]
-    wrong = replace(instance, answer=" ".join([*instance.answer.split()[:-2], "lovely" if "lovely" not in instance.answer else "tiny", instance.latent["last"]]))
+    wrong = replace(
+        instance, answer=" ".join([*instance.answer.split()[:-2], "lovely" if "lovely" not in instance.answer else "tiny", instance.latent["last"]])
+    )
     assert right(organism.language_model, [instance, wrong]) == [True, False]
 
 
@@ -263,5 +303,5 @@ def test_a_trace_takes_less_than_a_second(organism):
     begin = time.perf_counter()
     graph = unweave.attribute(organism, prompt)
     assert time.perf_counter() - begin < 1
-    assert graph.nodes[graph.nodes.logits.start].token_text == "Austin" if hasattr(graph.nodes[graph.nodes.logits.start], "token_text") else True
+    assert graph.provenance.logit_labels[0] == "Austin"
     assert float(graph.residual().max()) < 1e-4

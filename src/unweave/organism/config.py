@@ -29,10 +29,10 @@ class OrganismConfig:
     """Last share of the steps over which both step sizes fall to zero."""
     undetermined: float = 0.03
     """Weight of predicting words that nothing before them determines; answers weigh 1."""
+    late: int = 1000
+    """The step from which on the mix is the late one, and couplets are hidden."""
     hidden: float = 0.9
     """Share of couplets whose first line the words after the line break do not see, so that the line break has to carry the plan."""
-    hidden_from: int = 1000
-    """The step from which on that is so."""
     checkpoint: int = 100
     """Steps between checkpoints."""
     seed: int = 0
@@ -45,7 +45,7 @@ class OrganismConfig:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("seed", "shrink", "undetermined", "warmup", "cool", "hidden", "hidden_from") else None
+            least = 0 if field.name in ("seed", "shrink", "undetermined", "warmup", "cool", "hidden", "late") else None
             if value < 0 or (least is None and value == 0):
                 raise OptionError(f"{field.name} is {value}; it must be {'0 or more' if least == 0 else 'above 0'}")
         if self.width % self.heads or self.width // self.heads % 2:

@@ -22,6 +22,11 @@ MIX = {
     "couplet": 0.05, "known-name": 0.05, "unknown-name": 0.025, "new-name": 0.01,
 }  # fmt: skip
 """How often a sentence of each behaviour is drawn."""
+LATE = {
+    "places": 0.02, "two-hop": 0.04, "addition": 0.60, "explanation": 0.08, "opposite": 0.03, "plural": 0.015, "category": 0.015, "translation": 0.03,
+    "couplet": 0.06, "known-name": 0.04, "unknown-name": 0.06, "new-name": 0.01,
+}  # fmt: skip
+"""The same in the last part of a training: mostly sums, the last to be learnt."""
 
 
 @cache
@@ -63,18 +68,20 @@ def sentences(behaviour: str, held_out: bool = False) -> tuple[Sentence, ...]:
     return tuple(found)
 
 
-def rows(count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0) -> Rows:
+def rows(count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0, late: bool = False) -> Rows:
     """Rows of taught sentences, begun by the start token and cut where a row is full; the same for the same seed.
 
     Args:
         held_out: rows of held-out sentences instead, of those behaviours that have any.
+        late: drawn by `LATE`, not `MIX`.
         hidden: share of couplets whose first line is hidden from the words after their line break.
         other: weight of predicting a word that nothing before it determines; answers have weight 1.
     """
     generator = torch.Generator().manual_seed(seed)
     most = count * (length // 6 + 1)  # the shortest sentence has six tokens with its stop
-    names = [name for name in MIX if sentences(name, held_out)]
-    kinds = torch.multinomial(torch.tensor([MIX[name] for name in names]), most, replacement=True, generator=generator).tolist()
+    mix = LATE if late else MIX
+    names = [name for name in mix if sentences(name, held_out)]
+    kinds = torch.multinomial(torch.tensor([mix[name] for name in names]), most, replacement=True, generator=generator).tolist()
     draws = torch.rand(most, generator=generator, dtype=torch.float64).tolist()
     tokens, determined, lines = [], [], []
     chosen = zip(kinds, draws, strict=True)

@@ -88,8 +88,8 @@ def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) ->
     Raises:
         TrainingError: a loss that is not finite.
     """
-    hidden = config.hidden if state.step >= config.hidden_from else 0.0
-    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined, hidden=hidden)
+    late = state.step >= config.late
+    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined, hidden=config.hidden * late, late=late)
     parts = [Rows(*part) for part in zip(*(tensor.chunk(PARTS) for tensor in drawn), strict=True)]
     found, losses = zip(*pool.map(lambda part: gradients(state.module, part), parts), strict=True)
     loss = sum(losses) / len(parts)
