@@ -26,6 +26,7 @@ OF = {"digits": DIGIT, "sizes": SIZE, "sums": SUM}
 FIGURES = {
     **{f"digit_without_{name}": f"share of sums whose last digit stays right without the features of {family}" for name, family in OF.items()},
     **{f"size_without_{name}": f"share of sums whose answer is then less than {NEAR} off" for name in OF},
+    **{f"off_without_{name}": "by how much it is then wrong on the mean" for name in OF},
     **{f"digit_random_{name}": f"last digit right with random features in place of those of {family}, mean of all draws" for name, family in OF.items()},
     **{f"size_random_{name}": "size right with those" for name in OF},
     "digits": "features of last digits",
@@ -54,13 +55,15 @@ class Watched(NamedTuple):
     tens: Bool[Tensor, " prompt"]
     near: Bool[Tensor, " prompt"]
     whole: Bool[Tensor, " prompt"]
+    off: Float[Tensor, " prompt"]
+    """By how much the answer is wrong; NaN where it is no number."""
 
 
 def run(bench: Bench, options: Families) -> Result:
     """Without each family, without both, and without as many random features."""
     variants = sampled(bench, options.prompts)
     ids = tokens(bench, variants)
-    truth, numbers = torch.tensor([int(one.answer) for one in variants]), _numbers(bench)
+    truth, numbers = torch.tensor([int(one.answer) for one in variants]), number_of_tokens(bench)
     families = {one.name: [_place(name) for name in one.features] for one in bench.results[options.of].found if one.name in FAMILIES and one.name != OTHER}
     if not families:
         raise StudyError(f"step {options.of} found no family of features; there is nothing to ablate")
@@ -92,10 +95,11 @@ def watch(logits: Float[Tensor, "prompt vocab"], numbers: Int[Tensor, " vocab"],
     """What the likeliest tokens have in common with the right answers; a token that is no number has nothing."""
     said = numbers[logits.argmax(-1)]
     known = said >= 0
-    return Watched(known & (said % 10 == truth % 10), known & (said // 10 == truth // 10), known & ((said - truth).abs() < NEAR), said == truth)
+    off = torch.where(known, (said - truth).abs().double(), math.nan)
+    return Watched(known & (said % 10 == truth % 10), known & (said // 10 == truth // 10), known & ((said - truth).abs() < NEAR), said == truth, off)
 
 
-def _numbers(bench: Bench) -> Int[Tensor, " vocab"]:
+def number_of_tokens(bench: Bench) -> Int[Tensor, " vocab"]:
     """The number that each token is, or -1."""
     words = [bench.word(token).strip() for token in range(bench.model.language_model.unembedding.shape[0])]
     return torch.tensor([int(word) if word.isascii() and word.isdigit() else -1 for word in words])
@@ -115,10 +119,18 @@ def _result(after: dict[str, Watched], controls: dict[str, Watched], ratio: dict
     bars: dict[str, list[float]] = {"last digit right": [], f"less than {NEAR} off": []}
     labels: list[str] = []
     for name, found in after.items():
-        rows.append((name, counts[name] or None, *map(str, map(share, found)), None))
+        rows.append((name, counts[name] or None, *(str(share(hits)) for hits in found[:4]), _off(found), None))
         labels.append(name)
         if name in controls:
-            rows.append((f"random for {name}, {options.draws} draws", counts[name], *(f"{_mean(hits):.2f}" for hits in controls[name]), ratio[name]))
+            rows.append(
+                (
+                    f"random for {name}, {options.draws} draws",
+                    counts[name],
+                    *(f"{_mean(hits):.2f}" for hits in controls[name][:4]),
+                    _off(controls[name]),
+                    ratio[name],
+                )
+            )
             labels.append(f"random for {name}")
         for one in (found, *([controls[name]] if name in controls else [])):
             bars["last digit right"].append(_mean(one.digit))
@@ -128,6 +140,7 @@ def _result(after: dict[str, Watched], controls: dict[str, Watched], ratio: dict
         for kind, source in (("without", after), ("random", controls)):
             hits = source.get(family)
             figures |= {f"digit_{kind}_{name}": _mean(hits.digit) if hits else math.nan, f"size_{kind}_{name}": _mean(hits.near) if hits else math.nan}
+        figures |= {f"off_without_{name}": _off(after[family]) if family in after else math.nan}
         figures[name] = float(counts.get(family, 0))
     lines = [
         f"without the {counts[family]} of {family} the last digit stays right in {_mean(hits.digit):.0%} and the size in {_mean(hits.near):.0%} "
@@ -135,10 +148,23 @@ def _result(after: dict[str, Watched], controls: dict[str, Watched], ratio: dict
         for family, hits in after.items() if family in controls
     ]  # fmt: skip
     summary = f"Of {int(figures['prompts'])} sums, {'; '.join(lines)}."
-    heads = ("set to their means", "features", "last digit right", "tens right", f"less than {NEAR} off", "answer right", "size by that of the family")
+    heads = (
+        "set to their means",
+        "features",
+        "last digit right",
+        "tens right",
+        f"less than {NEAR} off",
+        "answer right",
+        "mean error",
+        "size by that of the family",
+    )
     data = {"labels": labels, "series": bars, "ylabel": "share of sums", "ylim": [0, 1]}
     plot = Plot("families", "bars", "What is left of the answer without families of features", data)
     return Result(figures, summary, (Table("Sums without families of features (95% intervals)", heads, tuple(rows)),), (plot,))
+
+
+def _off(found: Watched) -> float:
+    return float(found.off.nanmean())
 
 
 def _mean(hits: Tensor) -> float:

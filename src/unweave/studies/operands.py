@@ -28,6 +28,7 @@ FIGURES = {
     "digit_fit": "mean share of variance that its template explains, of features of last digits",
     "size_fit": "the same of features of rough size",
     "sum_fit": "the same of features of exact sums",
+    "digit_most": "the largest share of variance that last digits explain, of all that were classified",
     "explained": "share of the effects of those classified that features of one of the four families have",
 }
 
@@ -50,7 +51,7 @@ class Operands(Options):
 def run(bench: Bench, options: Operands) -> Result:
     """The strongest features from the first operand's token on, each fitted over all variants."""
     variants = bench.variants
-    a, b = (torch.tensor([_number(variant, name) for variant in variants]) for name in (options.first, options.second))
+    a, b = (torch.tensor([whole_number(variant, name) for variant in variants]) for name in (options.first, options.second))
     ids = tokens(bench, variants)
     start = bench.positions(variants[0], options.first)[0]
     positions = list(range(start, ids.shape[1]))
@@ -88,7 +89,12 @@ def moved(found: Strengths) -> Float[Tensor, "prompt place"]:
     return unit * (found.activation - found.activation.mean(0))
 
 
-def _number(variant: Variant, name: str) -> int:
+def whole_number(variant: Variant, name: str) -> int:
+    """A field as a number.
+
+    Raises:
+        StudyError: it is none.
+    """
     try:
         return int(variant.fields[name])
     except (KeyError, ValueError) as error:
@@ -114,7 +120,7 @@ def _figures(kinds: list[Fit], effect: Tensor, covered: float) -> dict[str, floa
     return {
         "strongest": float(len(kinds)), "covered": covered, "digits": float(count[DIGIT]), "sizes": float(count[SIZE]), "sums": float(count[SUM]),
         "operands": float(count[OPERAND]), "others": float(count[OTHER]), "digit_fit": fit(DIGIT), "size_fit": fit(SIZE), "sum_fit": fit(SUM),
-        "explained": float(effect[known].sum() / effect.sum()),
+        "digit_most": max(kind.by_family[DIGIT] for kind in kinds), "explained": float(effect[known].sum() / effect.sum()),
     }  # fmt: skip
 
 
@@ -163,7 +169,7 @@ def _heat(
         for number in here:
             grid = torch.zeros(len(rows) * len(columns)).index_copy_(0, cell, maps[number].float()).view(len(rows), -1)
             layer, position, index = places[number]
-            title = f"{layer}_{index} on {at[position]}\n{kinds[number].template} {kinds[number].explained:.2f}"
+            title = f"{layer}_{index} on {at[position]}: {kinds[number].template} {kinds[number].explained:.2f}"
             panels.append({"title": title, "values": grid.round(decimals=3).tolist()})
         data = {"panels": panels, "rows": rows, "columns": columns, "ylabel": options.first, "xlabel": options.second}
         plots += [Plot(family.replace(" ", "-"), "heat", f"Activation over {options.first} and {options.second}: {family}", data)] if panels else []

@@ -5,6 +5,7 @@ from .accuracy import ACCURACY
 from .explains import EXPLAINS
 from .families import ABLATED
 from .middle import MIDDLE
+from .midway import MIDWAY
 from .operands import OPERANDS
 from .protocol import Protocol
 from .swap import SWAP
@@ -18,5 +19,6 @@ PROTOCOLS: dict[str, Protocol] = {
     "middle": MIDDLE,
     "operands": OPERANDS,
     "families": ABLATED,
+    "midway": MIDWAY,
     "explains": EXPLAINS,
 }
