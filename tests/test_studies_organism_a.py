@@ -140,6 +140,7 @@ def test_last_digit_tens_and_size_of_an_answer_are_watched_apart():
     assert found.tens.tolist() == [False, True, False, True, False, False]
     assert found.near.tolist() == [False, True, False, True, True, False]
     assert found.whole.tolist() == [False, True, False, False, False, False]
+    assert found.off.isnan().tolist() == [True] + [False] * 5 and found.off[1:].tolist() == [0, 10, 4, 6, 28]
 
 
 def test_prompts_of_several_lengths_are_refused():

@@ -66,9 +66,9 @@ def run(bench: Bench, options: Midway) -> Result:
     )
     heads = ("dose", "mean move of the answer", "10% move less", "90% move less", "answers strictly between")
     summary = (
-        f"In {len(pairs)} pairs of sums {options.apart} apart, with features half-way between both prompts the answer lies strictly between both sums in "
-        f"{figures['between']:.0%} (of all numbers {figures['chance']:.0%} do) and has moved by {figures['moved_half']:.2f} of the distance, with all features those "
-        f"of the other prompt by {figures['moved_whole']:.2f}."
+        f"In {len(pairs)} pairs of sums {options.apart} apart, with features half-way between both prompts the answer lies strictly between both sums "
+        f"in {figures['between']:.0%} (of all numbers {figures['chance']:.0%} do) and has moved by {figures['moved_half']:.2f} of the distance; "
+        f"with all features those of the other prompt it has moved by {figures['moved_whole']:.2f}."
     )
     series = {"mean": [row[1] for row in rows], "a tenth of pairs below": [row[2] for row in rows], "a tenth above": [row[3] for row in rows]}
     data = {"x": doses, "series": series, "xlabel": "dose of the other prompt's features", "ylabel": "move, by distance"}
