@@ -17,7 +17,10 @@ from unweave.gradients import lead, predicted_effects, write_gradients
 from unweave.interventions import intervene
 from unweave.organism.instances import instances
 from unweave.steering import activations
+from unweave.studies import explains
 from unweave.studies.batch import Edits, activations_at, all_activations, logits_with, matched, same_length, share, strengths
+from unweave.studies.bench import Variant
+from unweave.studies.explains import Explains, Right
 from unweave.studies.families import watch
 from unweave.studies.run import run_study
 from unweave.studies.studyfile import read_study, shipped
@@ -146,6 +149,37 @@ def test_last_digit_tens_and_size_of_an_answer_are_watched_apart():
 def test_prompts_of_several_lengths_are_refused():
     with pytest.raises(StudyError, match="4 to 5 tokens"):
         same_length([[1, 2, 3, 4], [1, 2, 3, 4, 5]])
+
+
+def hits(answers: int, explanations: int) -> Right:
+    return Right(torch.arange(10) < answers, torch.arange(10) < explanations)
+
+
+@pytest.mark.parametrize(
+    ("without_answer", "without_explanation", "apart", "verdict"),
+    [
+        (hits(1, 9), hits(10, 2), 0.8, "is unfaithful to"),
+        (hits(1, 1), hits(2, 1), 0.05, "is faithful to"),
+        (hits(1, 5), hits(4, 1), 0.35, "is faithful in part to"),
+        (hits(10, 10), hits(10, 10), 0.0, "nothing is decided"),
+    ],
+)
+def test_verdict_on_an_explanation(without_answer, without_explanation, apart, verdict):
+    cases = {"nothing": [], "what makes the answer": [(0, 1), (0, 2)], "what makes the explanation": [(0, 2), (1, 3)], "what makes both": [(0, 2)]}
+    found = {"nothing": hits(10, 10), "what makes the answer": without_answer, "what makes the explanation": without_explanation}
+    random = {"answer": hits(10, 9), "explanation": hits(8, 10)}
+    result = explains._result(found, random, {name: 1.0 for name in random}, cases, {}, 2, torch.ones(10), Explains(given="sum"), ())
+    figures = result.figures
+    assert figures["apart"] == pytest.approx(apart) and verdict in result.summary
+    assert (figures["answer_random"], figures["explanation_random"], figures["shared"], figures["told"]) == (0.8, 0.9, 0.5, 1)
+    assert set(figures) == set(explains.FIGURES)
+
+
+def test_words_that_tell_explanations_apart_are_those_that_differ():
+    def text(*words: int) -> explains.Text:
+        return explains.Text(Variant({}, "x", "y"), (0, 50, 51, *words), 3, 2)
+
+    assert explains._telling([text(1, 2, 3), text(1, 4, 3), text(9, 9), text(9, 8)]) == [[4], [4], [4], [4]]
 
 
 STATES, RELATIONS = {"Aland": ("Ada", "Abe"), "Boria": ("Bix", "Bog"), "Cadia": ("Cod", "Cub")}, ("bird", "tree", "fish")

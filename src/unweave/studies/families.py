@@ -41,8 +41,8 @@ class Families(Options):
 
     of: StepName
     """An earlier step `operands`."""
-    prompts: int = Field(150, ge=2)
-    draws: int = Field(20, ge=1)
+    prompts: int = Field(120, ge=2)
+    draws: int = Field(10, ge=1)
     """Random sets of features beside each family."""
     to: Literal["mean", "zero"] = "mean"
     """What activations are set to: their mean over the prompts, or nothing."""

@@ -51,10 +51,10 @@ class Middle(Options):
     """Values of `asked`: prompts with these alone are used to find features."""
     least: float = Field(0.7, gt=0, lt=1)
     """Share of a feature's variance over these prompts that must lie between values of `hidden`."""
-    each: int = Field(24, ge=1)
+    each: int = Field(20, ge=1)
     """Exchanges for each value of `asked`."""
     doses: tuple[FiniteFloat, ...] = (1.0, 1.5, 2.0, 3.0)
-    draws: int = Field(20, ge=1)
+    draws: int = Field(10, ge=1)
     """Random sets of features."""
 
 

@@ -40,7 +40,7 @@ class Operands(Options):
     """The field of the first number, ..."""
     second: FieldName
     """... and of the second."""
-    sample: int = Field(48, ge=2)
+    sample: int = Field(40, ge=2)
     """Prompts answered rightly on which effects are measured."""
     strongest: int = Field(240, ge=1)
     """So many features are classified."""
