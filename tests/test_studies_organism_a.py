@@ -97,7 +97,7 @@ def test_batches_do_what_single_prompts_do(tiny, kind):
         recording = model.language_model.record(prompt)
         dense = [activations(model, recording, layer) for layer in range(3)]
         torch.testing.assert_close(found[row], torch.stack([dense[layer][position, index] for layer, position, index in places]), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(all_activations(model, PROMPTS, 1, 5)[row], dense[1][5], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(all_activations(model, PROMPTS, [1, 2], [3, 5])[1, 5][row], dense[1][5], atol=1e-5, rtol=1e-4)
     values = torch.arange(3.0 * len(places)).view(3, -1) / 20
     values[:, ::3] = 0
     logits = logits_with(model, PROMPTS, Edits(tuple(places), values), (-1, 3))

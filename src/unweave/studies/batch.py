@@ -1,7 +1,7 @@
 """Many prompts of one length at once: activations at a position, what each feature adds to the answer, and logits with features set."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -68,9 +68,16 @@ def activations_at(
     return found
 
 
-def all_activations(model: ReplacementModel, ids: Int[Tensor, "prompt pos"], layer: int, position: int) -> Float[Tensor, "prompt feature"]:
-    """Activations of all features of a layer at one position on many prompts."""
-    return torch.cat([next(iter(_dense(model, ids[part], [(layer, position, 0)])))[1] for part in parts(ids)])
+def all_activations(
+    model: ReplacementModel, ids: Int[Tensor, "prompt pos"], layers: Iterable[int], positions: Iterable[int]
+) -> dict[tuple[int, int], Float[Tensor, "prompt feature"]]:
+    """Activations of all features on many prompts, by layer and position."""
+    spots = [(layer, position, 0) for layer in layers for position in positions]
+    found: dict[tuple[int, int], list[Tensor]] = {(layer, position): [] for layer, position, _ in spots}
+    for part in parts(ids):
+        for columns, dense in _dense(model, ids[part], spots):
+            found[spots[columns[0]][:2]].append(dense)
+    return {spot: torch.cat(rows) for spot, rows in found.items()}
 
 
 def _dense(model: ReplacementModel, ids: Int[Tensor, "prompt pos"], places: Sequence[Place]) -> Iterator[tuple[list[int], Float[Tensor, "prompt feature"]]]:
@@ -182,34 +189,33 @@ def strengths(
     """
     transcoders, dtype = model.transcoders, model.language_model.engine_dtype
     n_layers = model.language_model.n_layers
-    gradients, active = [], {(layer, position): [] for layer in range(n_layers) for position in positions}
+    gradients, active = [], [[] for _ in range(n_layers)]
     for prompt, measure in zip(ids, measures, strict=True):
         recording = record(model, prompt)
         gradients.append(write_gradients(model, recording, measure, "open")[:, list(positions)])
-        for layer in range(n_layers):
-            found = activations(model, recording, layer)
-            for position in positions:
-                active[layer, position].append(found[position])
+        for layer, found in enumerate(active):
+            found.append(activations(model, recording, layer)[list(positions)])
         if steps is not None:
             next(steps, None)
     gradient = torch.stack(gradients)
     places: list[Place] = []
     activation, effect, written = [], [], []
     for layer in range(n_layers):
-        for number, position in enumerate(positions):
-            dense = torch.stack(active[layer, position])
-            index = (dense != 0).any(0).nonzero().flatten()
-            if not len(index):
-                continue
-            unit, norm = torch.zeros(len(ids), len(index), dtype=dtype), torch.zeros(len(index), dtype=dtype)
-            for at in transcoders.writes(layer):
-                rows = transcoders.decoder_rows(layer, index, at, dtype)
-                unit += gradient[:, at, number] @ rows.T
-                norm += rows.square().sum(-1)
-            places += [(layer, position, one) for one in index.tolist()]
-            activation.append(dense[:, index])
-            effect.append(unit * dense[:, index])
-            written.append(norm.sqrt())
+        dense = torch.stack(active[layer])
+        index = (dense != 0).flatten(0, 1).any(0).nonzero().flatten()
+        if not len(index):
+            continue
+        dense = dense[:, :, index]
+        unit, norm = torch.zeros_like(dense), torch.zeros(len(index), dtype=dtype)
+        for at in transcoders.writes(layer):
+            rows = transcoders.decoder_rows(layer, index, at, dtype)
+            unit += gradient[:, at] @ rows.T
+            norm += rows.square().sum(-1)
+        position, column = (dense != 0).any(0).nonzero(as_tuple=True)
+        places += [(layer, positions[at], one) for at, one in zip(position.tolist(), index[column].tolist(), strict=True)]
+        activation.append(dense[:, position, column])
+        effect.append((unit * dense)[:, position, column])
+        written.append(norm.sqrt()[column])
     if not places:
         raise StudyError("no feature is active at the positions that this step looks at")
     return Strengths(tuple(places), torch.cat(activation, 1), torch.cat(effect, 1), torch.cat(written))

@@ -174,8 +174,8 @@ def carry(
     ]
     places: list[Place] = []
     activation, hidden, named, size = [], [], [], []
-    for layer, position in bench.each([(layer, position) for layer in range(bench.model.language_model.n_layers) for position in positions]):
-        dense = all_activations(bench.model, ids, layer, position)
+    every = all_activations(bench.model, ids, range(bench.model.language_model.n_layers), positions)
+    for (layer, position), dense in bench.each(list(every.items())):
         spread = dense[found_on].std(0)
         index = (spread > SMALL * spread.max()).nonzero().flatten() if float(spread.max()) > 0 else torch.zeros(0, dtype=torch.int64)
         if not len(index):

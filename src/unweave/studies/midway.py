@@ -105,12 +105,12 @@ def _active(
     """All features active on any of the prompts, and their activations on both sides."""
     places: list[Place] = []
     values = []
-    for layer in range(bench.model.language_model.n_layers):
-        for position in positions:
-            both = torch.stack([all_activations(bench.model, ids, layer, position) for ids in (here, there)])
-            index = (both[0] != both[1]).any(0).nonzero().flatten()
-            places += [(layer, position, one) for one in index.tolist()]
-            values.append(both[:, :, index])
+    mine, theirs = (all_activations(bench.model, ids, range(bench.model.language_model.n_layers), positions) for ids in (here, there))
+    for (layer, position), dense in mine.items():
+        both = torch.stack([dense, theirs[layer, position]])
+        index = (both[0] != both[1]).any(0).nonzero().flatten()
+        places += [(layer, position, one) for one in index.tolist()]
+        values.append(both[:, :, index])
     if not places:
         raise StudyError("the two sides of the pairs differ in no feature")
     return tuple(places), torch.cat(values, 2)
