@@ -26,18 +26,20 @@ ORDER = (
     "training.curves",
     "microscope.tally", "microscope.collect", "microscope.rules", "microscope.label", "microscope.together", "microscope.write", "microscope.pages",
     "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
+    "organism.world", "organism.instances", "organism.sentences", "organism.config", "organism.model", "organism.muon", "organism.accuracy", "organism.train",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
     "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
     "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
     "studies.steer", "studies.operand_map", "studies.overlap",
+    "studies.batch", "studies.templates", "studies.operands", "studies.families", "studies.midway", "studies.middle", "studies.explains",
     "studies.protocols", "studies.studyfile",
     "studies.run", "studies.plots", "studies.report",
     "many.lines", "many.work", "many.workers", "many.folder", "many.run",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
-    "notebook", "commands.serve", "commands.many", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
-    "commands.features", "commands.files", "commands.models", "commands.study", "cli",
+    "notebook", "commands.serve", "commands.many", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval",
+    "commands.train", "commands.features", "commands.files", "commands.models", "commands.organism", "commands.study", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("mapped", "nodes", "influence", "graph", "pruning", "paths", "totals")
 
@@ -76,7 +78,7 @@ def test_the_graph_room_knows_no_model(name):
 
 
 def test_transformers_is_imported_where_models_are_loaded_and_nowhere_else():
-    assert {name for name in ORDER if "transformers" in imported(name)[1]} == {"models", "smollm2"}
+    assert {name for name in ORDER if "transformers" in imported(name)[1]} == {"models", "smollm2", "organism.model"}
 
 
 def test_no_pickle_and_no_file_over_400_lines():

@@ -1,6 +1,14 @@
 """Known models with dictionaries for them, by short names."""
 
+from pathlib import Path
 from typing import NamedTuple
+
+DATA = Path(__file__).parent / "data"
+
+SHIPPED_MODELS = {"organism": DATA / "organism" / "model"}
+"""Models inside the package, by name; beside each folder `held-out/` with text, and `prompts.txt`, to judge dictionaries on."""
+SHIPPED = {"smollm2": DATA / "smollm2-135m", "organism": DATA / "organism" / "clt", "organism-plt": DATA / "organism" / "plt"}
+"""Dictionaries inside the package, by name. These names come before folders of the same name."""
 
 
 class Pair(NamedTuple):
@@ -45,6 +53,8 @@ PAIRS: dict[str, Pair] = {
     pair.name: pair
     for pair in (
         Pair("smollm2", "smollm2", "smollm2", 0.135, 30, None, "skip", 0.08),
+        Pair("organism", "organism", "organism", 0.0034, 6, 2048, "cross-layer", 0.011),
+        Pair("organism-plt", "organism", "organism-plt", 0.0034, 6, 2048, "per-layer", 0.005),
         Pair("gemma", "google/gemma-2-2b", "mntss/gemma-scope-transcoders", 2.6, 26, 16384, "per-layer", _gigabytes(26, 16384, 2304, 4)),
         Pair("gemma-clt", "google/gemma-2-2b", "mntss/clt-gemma-2-2b-426k", 2.6, 26, 16384, "cross-layer", _gigabytes(26, 16384, 2304, 2, 13.5)),
         Pair("gemma-clt-2.5m", "google/gemma-2-2b", "mntss/clt-gemma-2-2b-2.5M", 2.6, 26, 98304, "cross-layer", _gigabytes(26, 98304, 2304, 2, 13.5)),
@@ -70,3 +80,9 @@ PAIRS: dict[str, Pair] = {
     )
 }  # fmt: skip
 """All sets that circuit-tracer lists, and one of EleutherAI's."""
+
+
+def shipped_beside(model: str) -> Path | None:
+    """Where text and prompts of a model inside the package are; None for any other model."""
+    name = PAIRS[model].model if model in PAIRS else model
+    return SHIPPED_MODELS[name].parent if name in SHIPPED_MODELS else None

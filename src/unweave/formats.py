@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .catalogue import PAIRS
+from .catalogue import PAIRS, SHIPPED
 from .errors import FileError, TranscoderError
 from .files import cache_folder, write_atomically
 from .hub import Reference, download, local_folder
@@ -46,10 +46,10 @@ def read_transcoders(name: str) -> Transcoders:
     Raises:
         TranscoderError: not found, no or a malformed config, missing or damaged files, tensors that do not fit.
     """
-    if str(name) in PAIRS and not Path(name).exists():
+    if str(name) in PAIRS and str(name) not in SHIPPED and not Path(name).exists():
         name = PAIRS[str(name)].dictionary
     given, _, pattern = _split(str(name)) if "*" in str(name) else (str(name), "", "")
-    folder = local_folder(given)
+    folder = SHIPPED.get(given) or local_folder(given)
     if folder is None:
         reference = Reference.parse(given)
         wanted = ["*.safetensors", "*.npz", "*cfg.json", "*config.json"]

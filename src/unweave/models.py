@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .architectures import Architecture, architecture_of
-from .catalogue import PAIRS
+from .catalogue import PAIRS, SHIPPED_MODELS
 from .errors import ModelError, PromptError
 from .frozen import FrozenAttention, FrozenNorm
 from .recording import Recording, first_of
@@ -126,7 +126,7 @@ class LanguageModel:
         taken as they are.
 
         Raises:
-            PromptError: empty, longer than the model's context, or an id outside the vocabulary.
+            PromptError: empty, longer than the model's context, a word that the tokenizer lacks, or an id outside the vocabulary.
         """
         if isinstance(prompt, str):
             if not prompt:
@@ -149,6 +149,10 @@ class LanguageModel:
         if self.tokenizer is None:
             raise PromptError(f"{self.name} comes without a tokenizer; give the prompt as token ids")
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        strange = self.tokenizer.unk_token_id
+        if strange in ids and self.tokenizer.unk_token not in text:  # a vocabulary of words, such as the organism's
+            word = next((word for word in text.split() if strange in self.tokenizer(word, add_special_tokens=False)["input_ids"]), text)
+            raise PromptError(f"{self.name} does not know the word {word!r}; use words of its vocabulary, with spaces between them")
         if ids and ids[0] in self.tokenizer.all_special_ids:
             return ids
         if self.leading_token is None:
@@ -361,15 +365,17 @@ def _config(name: str, path: str, revision: str | None) -> Any:
 def _locate(name: str) -> tuple[str, str | None]:
     if name == DEFAULT_MODEL:
         return str(default_model_folder()), None
+    short = PAIRS[name].model if name in PAIRS else name
+    if short in SHIPPED_MODELS:
+        return str(SHIPPED_MODELS[short]), None
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} has no config.json; a model folder holds config.json and model.safetensors")
         return str(folder), None
-    name = PAIRS[name].model if name in PAIRS else name
-    if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") != 1:
+    if folder.exists() or short.startswith(("/", ".", "~")) or short.count("/") != 1:
         raise ModelError(f"no model {name!r}: neither a short name (`unweave models`), a local folder, nor a Hugging Face name like 'org/model'")
-    repository, _, revision = name.partition("@")
+    repository, _, revision = short.partition("@")
     return repository, revision or None
 
 

