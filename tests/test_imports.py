@@ -28,12 +28,15 @@ ORDER = (
     "microscope.graphs", "microscope.held_out", "microscope.score", "microscope.endpoint", "microscope.judge", "microscope.like",
     "organism.world", "organism.instances", "organism.sentences", "organism.config", "organism.model", "organism.muon", "organism.accuracy", "organism.train",
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
-    "inspection", "comparison", "summary", "effects", "terminal", "claimfile", "claims",
+    "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
+    "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
+    "studies.protocols", "studies.studyfile",
+    "studies.run", "studies.plots", "studies.report",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",
     "server.annotations", "server.jobs", "server.live", "server.state",
     "server.sharing", "server.graphs_api", "server.notes_api", "server.live_api", "server.app", "server.run",
     "notebook", "commands.serve", "commands.trace", "commands.steer", "commands.validate", "commands.export", "commands.eval", "commands.train",
-    "commands.features", "commands.files", "commands.models", "commands.organism", "cli",
+    "commands.features", "commands.files", "commands.models", "commands.organism", "commands.study", "cli",
 )  # fmt: skip
 GRAPH_ROOM = ("nodes", "influence", "graph", "pruning", "paths", "totals")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from reprlib import repr as short  # aliases can make a small file stand for an endless text
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from .edits import Feature
 from .errors import ClaimError, UnweaveError
 from .terminal import layer_range, target_of
+from .yamlfile import first_error, line_of, read_yaml, worded
 
 
 class Bound(NamedTuple):
@@ -173,18 +173,17 @@ def read_claims(path: str | Path) -> ClaimsFile:
         ClaimError: it cannot be read, or something in it is wrong; with the number of the line.
     """
     path = Path(path).expanduser()
-    root, data = _read(path)
+    root, data = read_yaml(path, "claims", "claims", ClaimError)
 
     def fail(place: Sequence[str | int], message: str) -> ClaimError:
-        return ClaimError(f"{path}, line {_line(root, place)}: {_whose(data, place)}{message}")
+        return ClaimError(f"{path}, line {line_of(root, place)}: {_whose(data, place)}{message}")
 
     try:
         content = _File.model_validate(data)
     except ValidationError as error:
-        # a list all of whose members are wrong counts as too short, too
-        found = [part for part in error.errors() if part["type"] != "too_short" or not part["input"]]
-        first = min(found, key=lambda part: _line(root, part["loc"]))
-        raise fail(first["loc"], _worded(first)) from error
+        place, first = first_error(error, root)
+        known = {1: _File, 3: Claim}.get(len(place), Expectation).model_fields
+        raise fail(place, worded(first, list(known), whole=len(place) in (2, 4)).removeprefix("claims: ")) from error
     supernodes: dict[str, tuple[Feature, ...]] = {}
     for name, members in content.supernodes.items():
         for member in members:
@@ -199,35 +198,10 @@ def read_claims(path: str | Path) -> ClaimsFile:
             wrong = None if word in supernodes else _unknown(word, supernodes)
             if wrong is not None:
                 raise fail(("claims", number, *place), f"{place[0] if place[0] != 'expect' else 'feature'}: {wrong}")
-    lines: dict[int | str, int] = {number: _line(root, ("claims", number)) for number in range(len(content.claims))}
-    lines |= {key: _line(root, (key,)) for key in ("graph", "transcoders_sha256")}
+    lines: dict[int | str, int] = {number: line_of(root, ("claims", number)) for number in range(len(content.claims))}
+    lines |= {key: line_of(root, (key,)) for key in ("graph", "transcoders_sha256")}
     graph = None if content.graph is None else path.parent / Path(content.graph).expanduser()
     return ClaimsFile(path, content.model, content.transcoders, content.transcoders_sha256, graph, supernodes, content.claims, lines)
-
-
-def _read(path: Path) -> tuple[yaml.Node, dict[str, Any]]:
-    """A file's nodes, which know their lines, and their plain content."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
-        data = None if root is None else _plain(root, {})
-    except OSError as error:
-        raise ClaimError(f"cannot read claims from {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ClaimError(f"{path} is not text in UTF-8") from error
-    except RecursionError as error:
-        raise ClaimError(f"{path} is nested too deeply for a claims file") from error
-    except _Refused as error:
-        raise ClaimError(f"{path}, line {error.line}: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ClaimError(f"{path}, line {mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:  # a character that YAML does not allow, given with its place in the text
-        line = text.count("\n", 0, getattr(error, "position", 0)) + 1  # pyright: ignore[reportPossiblyUnboundVariable]
-        raise ClaimError(f"{path}, line {line}: not YAML: {getattr(error, 'reason', error)}") from error
-    if root is None or not isinstance(data, dict):
-        raise ClaimError(f"{path}, line 1: a claims file is a mapping with a list under 'claims'")
-    return root, data
 
 
 def _unknown(word: str, supernodes: dict[str, tuple[Feature, ...]]) -> str | None:
@@ -240,82 +214,9 @@ def _unknown(word: str, supernodes: dict[str, tuple[Feature, ...]]) -> str | Non
     return None
 
 
-_UNFINISHED = object()
-
-
-class _Refused(Exception):
-    """YAML that a claims file may not hold."""
-
-    def __init__(self, node: yaml.Node, message: str):
-        super().__init__(message)
-        self.line = node.start_mark.line + 1
-
-
-def _plain(node: yaml.Node, made: dict[int, Any]) -> Any:
-    """Texts, lists and mappings. All scalars stay text: YAML would read the id 12_345_5 as the number 123455."""
-    if id(node) in made:
-        if made[id(node)] is _UNFINISHED:
-            raise _Refused(node, "a YAML alias stands inside what it repeats")
-        return made[id(node)]
-    if node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
-        raise _Refused(node, f"the tag {node.tag!r} has no place in a claims file")
-    made[id(node)] = _UNFINISHED
-    if isinstance(node, yaml.SequenceNode):
-        content: Any = [_plain(part, made) for part in node.value]
-    elif isinstance(node, yaml.MappingNode):
-        content = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _Refused(key, "a key is not plain text")
-            if key.value in content:
-                raise _Refused(key, f"{key.value!r} stands here twice")
-            content[key.value] = _plain(value, made)
-    else:
-        content = node.value
-    made[id(node)] = content
-    return content
-
-
-def _line(root: yaml.Node | None, place: Sequence[str | int]) -> int:
-    """The line of a place such as ("claims", 0, "expect"), as far as the file has it."""
-    node, line = root, 1 if root is None else root.start_mark.line + 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            found = next((pair for pair in node.value if pair[0].value == part), None)
-        elif isinstance(node, yaml.SequenceNode):
-            found = next(((item, item) for number, item in enumerate(node.value) if part in (number, item.value)), None)
-        else:
-            found = None
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
-
-
 def _whose(data: dict, place: Sequence[str | int]) -> str:
     if len(place) < 2 or place[0] != "claims":
         return ""
     claim = data["claims"][place[1]]
     name = claim.get("name") if isinstance(claim, dict) else None
     return f"claim {name!r}: " if isinstance(name, str) else f"claim {int(place[1]) + 1}: "
-
-
-def _worded(error: Any) -> str:
-    place, kind, value = error["loc"], error["type"], error["input"]
-    key = next((part for part in reversed(place) if isinstance(part, str)), "")
-    what = f"{key}: " if key and key != "claims" else ""
-    if kind == "missing":
-        return f"{key!r} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}; known here: {', '.join({1: _File, 3: Claim}.get(len(place), Expectation).model_fields)}"
-    if kind == "value_error":
-        return f"{'' if len(place) in (2, 4) else what}{error['ctx']['error']}"
-    known = {
-        "float_parsing": "is not a number", "finite_number": "is not a finite number", "int_parsing": "is not a whole number",
-        "string_pattern_mismatch": "does not begin a sha256 (8 to 64 hexadecimal digits)",
-    }  # fmt: skip
-    if kind == "literal_error":
-        return f"{what}{short(value)} is not one of {error['ctx']['expected'].replace(' or', ',')}"
-    empty = {"string_too_short", "too_short"}
-    wanted = {"tuple_type": "should be a list", "dict_type": "should be a mapping", "model_type": "should be a mapping", "string_type": "should be text"}
-    return f"{what}it is empty" if kind in empty else f"{what}{short(value)} {known.get(kind) or wanted.get(kind) or error['msg'].lower()}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import eval, export, features, files, models, organism, serve, steer, trace, train, validate
+from .commands import eval, export, features, files, models, organism, serve, steer, study, trace, train, validate
 from .errors import UnweaveError
 from .terminal import escaped, stderr
 from .version import __version__
@@ -68,3 +68,4 @@ app.command("eval")(eval.eval_)
 app.add_typer(train.app, name="train")
 app.add_typer(features.app, name="features")
 app.add_typer(organism.app, name="organism")
+app.add_typer(study.app, name="study")

@@ -10,6 +10,7 @@
   + OptionError           a limit or threshold outside its range
   + InterventionError     a feature that does not exist, a change that cannot be made
     x ClaimError          a claims file that cannot be read, or a claim that cannot be checked
+    x StudyError          a study file that cannot be read, or a step of a study that cannot be run
   + InexactAttribution    the local replacement model does not reproduce the model
   + TextError             text that cannot be read, or too little of it
   + TrainingError         a training that cannot go on
@@ -59,6 +60,10 @@ class InterventionError(UnweaveError):
 
 class ClaimError(InterventionError):
     """A claims file that cannot be read, or a claim that cannot be checked."""
+
+
+class StudyError(InterventionError):
+    """A study file that cannot be read, or a step of a study that cannot be run."""
 
 
 class InexactAttribution(UnweaveError):

@@ -134,7 +134,7 @@ def mentioned(graph: Graph, annotations: dict[str, Any], most: int) -> list[tupl
 
 
 def brought_by(graph: Graph) -> dict[str, Any]:
-    """Pins, supernodes and labels that came with a graph of another tool; nodes it does not have are left out."""
+    """Pins, supernodes, labels and notes that came with a graph, of another tool or of a study; nodes it does not have are left out."""
     given = graph.provenance.extra.get("qParams") or {}
     pins = _present(graph, _listed(given.get("pinnedIds")))
     supernodes = []
@@ -146,7 +146,8 @@ def brought_by(graph: Graph) -> dict[str, Any]:
     for item in _listed(given.get("clerps")):
         if isinstance(item, list) and len(item) == 2 and (found := _present(graph, [item[0]])):
             labels[found[0]] = str(item[1])
-    brought = {"pins": list(dict.fromkeys([*pins, *members])), "supernodes": supernodes, "labels": labels}
+    notes = graph.provenance.extra.get("notes")
+    brought = {"pins": list(dict.fromkeys([*pins, *members])), "supernodes": supernodes, "labels": labels, "notes": notes if isinstance(notes, str) else ""}
     return {name: value for name, value in brought.items() if value}
 
 

@@ -18,7 +18,7 @@ from ..inspection import read_graph
 from ..nodes import NodeKind
 
 GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")
-BESIDE = (".annotations.json", ".validation.json")
+BESIDE = (".annotations.json", ".validation.json", ".study.json")
 """Endings of files that lie beside graphs and are none."""
 GRAPHS_IN_MEMORY = 6
 
@@ -201,9 +201,10 @@ def _summary(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
     prompt = facts.get("prompt")
-    title = prompt if prompt is not None else "".join(facts.get("tokens") or ())
+    text = prompt if prompt is not None else "".join(facts.get("tokens") or ())
     return {
-        "title": title or stem_of(path), "prompt": title, "model": facts.get("model", ""), "transcoders": facts.get("transcoders", ""),
+        "title": (facts.get("extra") or {}).get("title") or text or stem_of(path), "prompt": text,
+        "model": facts.get("model", ""), "transcoders": facts.get("transcoders", ""),
         "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()), "created": facts.get("created", ""),
         "scores": _named(facts.get("scores")),
     }  # fmt: skip
@@ -211,9 +212,9 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _summary_of(graph: Graph) -> dict[str, Any]:
     facts = graph.provenance
-    title = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
+    text = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     return {
-        "title": title, "prompt": title, "model": facts.model, "transcoders": facts.transcoders, "nodes": len(graph.nodes),
+        "title": facts.extra.get("title") or text, "prompt": text, "model": facts.model, "transcoders": facts.transcoders, "nodes": len(graph.nodes),
         "edges": graph.n_edges, "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()), "created": facts.created, "scores": _named(facts.scores),
     }  # fmt: skip
 

@@ -1,0 +1,249 @@
+"""What the steps of a study share: its variants as prompts with answers, what the model says to them, and which it gets right."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..chats import chat_text
+from ..errors import StudyError
+from ..interventions import record
+from ..models import Recording
+from ..replacement import ReplacementModel
+from ..steering import aligned
+from .results import Result
+
+Fields = dict[str, str]
+_PLACE = re.compile(r"\{([A-Za-z_]\w*(?:\+[A-Za-z_]\w*)*)\}")
+
+
+def fill(template: str, fields: Fields) -> str:
+    """A template with its fields filled in; `{a+b}` is a sum of whole numbers. Other braces stay.
+
+    Raises:
+        ValueError: a field that is not there, or a sum of something else.
+
+    >>> fill("{a} and {b} make {a+b}, { }", {"a": "3", "b": "4"})
+    '3 and 4 make 7, { }'
+    """
+
+    def value(match: re.Match[str]) -> str:
+        names = match[1].split("+")
+        missing = next((name for name in names if name not in fields), None)
+        if missing is not None:
+            raise ValueError(f"{match[0]}: there is no field {missing!r}; the variant has {', '.join(fields)}")
+        if len(names) == 1:
+            return fields[names[0]]
+        if not all(re.fullmatch(r"-?\d+", fields[name]) for name in names):
+            raise ValueError(f"{match[0]}: {', '.join(repr(fields[name]) for name in names)} are not whole numbers")
+        return str(sum(int(fields[name]) for name in names))
+
+    return _PLACE.sub(value, template)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One instance of a study's behaviour: a prompt, the answer that is right, perhaps a rival answer."""
+
+    fields: Fields
+    template: str
+    answer: str
+    foil: str | None = None
+
+    @cached_property
+    def prompt(self) -> str:
+        """The template filled in."""
+        return fill(self.template, self.fields)
+
+    @property
+    def asked(self) -> list[str]:
+        """The fields that stand in the prompt."""
+        return list(dict.fromkeys(name for place in _PLACE.findall(self.template) for name in place.split("+")))
+
+    def __hash__(self) -> int:
+        return hash(self.prompt)
+
+
+class Said(NamedTuple):
+    """What the model says to a variant, unchanged."""
+
+    top: int
+    p_top: float
+    p_answer: float
+    lead: float
+    """Logit of the answer less that of the foil, or without one of the likeliest other token."""
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer beats the foil, or is the likeliest token."""
+        return self.lead > 0
+
+
+class Pair(NamedTuple):
+    """Two variants that differ in one field."""
+
+    here: Variant
+    there: Variant
+
+
+@dataclass(eq=False)
+class Bench:
+    """A model and a study's variants; what was computed is kept while the study runs."""
+
+    model: ReplacementModel
+    variants: tuple[Variant, ...]
+    chat: bool = False
+    system: str | None = None
+    seed: int = 0
+    progress: Callable[[float], object] = lambda share: None
+    results: dict[str, Result] = field(default_factory=dict)
+    """Of the steps that were run, by their names."""
+    _said: dict[Variant, Said] = field(default_factory=dict)
+    _recordings: dict[Variant, Recording] = field(default_factory=dict)
+
+    def where(self, wanted: dict[str, tuple[str, ...]]) -> "Bench":
+        """The same bench with those variants alone whose fields have one of the wanted values; what was computed is shared.
+
+        Raises:
+            StudyError: there are none.
+        """
+        if not wanted:
+            return self
+        kept = tuple(one for one in self.variants if all(one.fields.get(name) in values for name, values in wanted.items()))
+        if not kept:
+            raise StudyError("no variant is left: none has " + " and ".join(f"{name} {' or '.join(map(repr, values))}" for name, values in wanted.items()))
+        return Bench(self.model, kept, self.chat, self.system, self.seed, self.progress, self.results, self._said, self._recordings)
+
+    def text(self, variant: Variant) -> str:
+        """The prompt as the model gets it."""
+        return chat_text(self.model.language_model, variant.prompt, self.system) if self.chat else variant.prompt
+
+    def record(self, variant: Variant) -> Recording:
+        """A variant's recording; the last few are kept."""
+        found = self._recordings.pop(variant, None)
+        if found is None:
+            found = record(self.model, self.text(variant))
+        self._recordings[variant] = found
+        while len(self._recordings) > KEPT:
+            del self._recordings[next(iter(self._recordings))]
+        return found
+
+    def token(self, text: str) -> int:
+        """The first token of an answer.
+
+        Raises:
+            StudyError: the model has no tokenizer, or the text has no token.
+        """
+        tokenizer = self.model.language_model.tokenizer
+        ids = [] if tokenizer is None else list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise StudyError(f"{text!r} has no tokens in {self.model.language_model.name}")
+        return ids[0]
+
+    def word(self, token: int) -> str:
+        """A token as text."""
+        return self.model.language_model.token_text(token)
+
+    def words(self, variant: Variant) -> list[str]:
+        """The tokens of a variant's prompt."""
+        return [self.word(token) for token in self.record(variant).input_ids.tolist()]
+
+    def measure(self, variant: Variant, logits: Float[Tensor, " vocab"]) -> Said:
+        """What logits say to a variant's question."""
+        answer, p = self.token(variant.answer), logits.softmax(-1)
+        rival = torch.cat([logits[:answer], logits[answer + 1 :]]).max() if variant.foil is None else logits[self.token(variant.foil)]
+        top = int(logits.argmax())
+        return Said(top, float(p[top]), float(p[answer]), float(logits[answer] - rival))
+
+    def said(self, variant: Variant) -> Said:
+        """What the unchanged model says to a variant."""
+        if variant not in self._said:
+            self._said[variant] = self.measure(variant, self.record(variant).logits[-1])
+        return self._said[variant]
+
+    def right(self) -> list[Variant]:
+        """The variants that the model answers rightly.
+
+        Raises:
+            StudyError: there are none.
+        """
+        found = [variant for variant in self.variants if self.said(variant).right]
+        if not found:
+            raise StudyError(f"the model answers none of {len(self.variants)} variants rightly, so there is nothing to explain")
+        return found
+
+    def some(self, variants: Sequence[Any], most: int) -> list[Any]:
+        """At most so many, spread evenly over all of them."""
+        if len(variants) <= most:
+            return list(variants)
+        return [variants[(2 * place + 1) * len(variants) // (2 * most)] for place in range(most)]
+
+    def pairs(self, name: str, most: int, *, right: bool = True) -> list[Pair]:
+        """Pairs of variants that differ in one field (and in what depends on it) and have other answers, spread evenly.
+
+        Each variant is paired with the next that fits, the last with the first.
+
+        Args:
+            right: both are answered rightly.
+
+        Raises:
+            StudyError: no variant has the field, or no two differ in it alone.
+        """
+        fixed = self._free(name)
+        pool = self.right() if right else list(self.variants)
+        found = []
+        for place, here in enumerate(pool):
+            others = [*pool[place + 1 :], *pool[:place]]
+            fits = (
+                there for there in others
+                if there.template == here.template and there.fields[name] != here.fields[name]
+                and all(there.fields[field] == here.fields[field] for field in fixed) and self.token(there.answer) != self.token(here.answer)
+            )  # fmt: skip
+            found += [Pair(here, there) for there in fits][:1]
+        if not found:
+            raise StudyError(f"of {len(pool)} variants that the model answers rightly no two differ in {name} and its answer alone")
+        return self.some(found, most)
+
+    def _free(self, name: str) -> list[str]:
+        """The other fields of prompts that do not depend on this one: not the same for all variants with one value of it."""
+        if name not in self.variants[0].fields:
+            raise StudyError(f"no field {name!r}; the variants have {', '.join(self.variants[0].fields)}")
+        free = []
+        for other in (one for one in self.variants[0].asked if one != name):
+            values: dict[str, set[str]] = {}
+            for variant in self.variants:
+                values.setdefault(variant.fields[name], set()).add(variant.fields[other])
+            if any(len(seen) > 1 for seen in values.values()):
+                free.append(other)
+        return free
+
+    def positions(self, variant: Variant, name: str) -> list[int]:
+        """Where in a variant's prompt a field's value stands: the tokens that differ when it has another value.
+
+        Raises:
+            StudyError: the field has the same value everywhere, or does not stand in the prompt.
+        """
+        if name not in variant.asked:
+            raise StudyError(f"no field {name!r} stands in the prompt {variant.template!r}")
+        other = next((one.fields[name] for one in self.variants if one.fields[name] != variant.fields[name]), None)
+        if other is None:
+            raise StudyError(f"{name} is {variant.fields[name]!r} in all variants; where it stands cannot be told")
+        ids = self.record(variant).input_ids.tolist()
+        others = self.model.language_model.tokenize(self.text(replace(variant, fields={**variant.fields, name: other}))).tolist()
+        pairs = aligned(ids, others)
+        return [place for place in range(len(ids)) if place not in pairs or ids[place] != others[pairs[place]]]
+
+    def each(self, things: Sequence[Any]) -> Iterator[Any]:
+        """The things one by one, with progress."""
+        for number, thing in enumerate(things):
+            self.progress(number / len(things))
+            yield thing
+
+
+KEPT = 8
+"""Recordings in memory at once."""
