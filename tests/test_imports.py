@@ -30,6 +30,7 @@ ORDER = (
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
     "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
     "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
+    "studies.batch", "studies.templates",
     "studies.protocols", "studies.studyfile",
     "studies.run", "studies.plots", "studies.report",
     "feature_pages", "server.answers", "server.security", "server.page", "server.library", "server.view", "html",

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..claimfile import Bound, Limits, Text, Words
-from ..errors import StudyError
+from ..errors import OptionError, StudyError
+from ..organism.instances import instances
 from ..yamlfile import first_error, line_of, read_yaml, worded
 from .bench import Variant, fill
 from .protocol import Options
@@ -54,6 +55,7 @@ class _File(BaseModel):
     prompt: Words
     answer: Text = "{answer}"
     foil: Text | None = None
+    instances: Words = ()
     variants: Annotated[tuple[dict[str, str], ...], Field(min_length=1)] = ({},)
     grid: dict[str, Values] = {}
     seed: int = 0
@@ -61,8 +63,10 @@ class _File(BaseModel):
 
     @model_validator(mode="after")
     def _has_variants(self) -> "_File":
-        if not self.grid and self.variants == ({},):
-            raise ValueError("give 'variants' (a list of mappings), 'grid' (fields with their values), or both")
+        if self.instances and (self.grid or self.variants != ({},)):
+            raise ValueError("give 'instances' (behaviours of the organism) or 'variants' and 'grid', not both")
+        if not self.instances and not self.grid and self.variants == ({},):
+            raise ValueError("give 'variants' (a list of mappings), 'grid' (fields with their values), both, or 'instances' (behaviours of the organism)")
         return self
 
 
@@ -136,7 +140,10 @@ def read_study(path: str | Path) -> Study:
             raise fail(at, worded(first, list(model.model_fields), whole=not first["loc"])) from error
 
     content: _File = validated(_File, data)
-    rows, at_row = _rows(content)
+    try:
+        rows, at_row = _rows(content)
+    except OptionError as error:
+        raise fail(("instances",), str(error)) from error
     if len(rows) * len(content.prompt) > MOST:
         raise fail(("grid",), f"{len(rows) * len(content.prompt)} variants are too many; at most {MOST}")
     variants = []
@@ -182,7 +189,15 @@ def read_study(path: str | Path) -> Study:
 
 
 def _rows(content: _File) -> tuple[list[dict[str, str]], list[tuple[str | int, ...]]]:
-    """Each variant's fields, and where in the file it comes from."""
+    """Each variant's fields, and where in the file it comes from.
+
+    Raises:
+        OptionError: the organism has no such behaviour.
+    """
+    if content.instances:
+        found = [one for behaviour in content.instances for one in instances(behaviour)]
+        facts = [{"text": one.prompt, "answer": one.answer, "behaviour": one.behaviour, "held_out": "yes" if one.held_out else "no"} for one in found]
+        return [one.latent | fact for one, fact in zip(found, facts, strict=True)], [("instances",)] * len(found)
     cells = [dict(zip(content.grid, values, strict=True)) for values in product(*content.grid.values())]
     rows = [({**row, **cell}, ("variants", number) if row else ("grid",)) for number, row in enumerate(content.variants) for cell in cells]
     return [row for row, _ in rows], [place for _, place in rows]
