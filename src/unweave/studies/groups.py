@@ -1,6 +1,7 @@
 """Features by contrast: how active they are in one group of variants and not in another, as changes for other prompts; and random ones like them."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -8,6 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from ..edits import Feature, Intervention, shift
@@ -18,7 +20,7 @@ from .bench import Bench, Variant
 
 Do = Literal["both", "out", "in"]
 """Whether a group's features are taken out, the other's put in, or both."""
-Places = tuple[int | Annotated[str, "field"], ...]
+Places = tuple[Annotated[int | str, BeforeValidator(lambda place: int(place) if re.fullmatch(r"-?\d+", str(place)) else place)], ...]
 """Where in a prompt: tokens counted from the end (-1: the last), or fields, by the last token of their value. None: all but the first."""
 AT_ONCE = 64
 """Prompts in one forward pass."""
@@ -39,6 +41,8 @@ def _position(bench: Bench, variant: Variant, ids: list[int], place: int | str) 
         if not -len(ids) <= place < 0:
             raise StudyError(f"place {place} is not in the prompt {variant.prompt!r}; places count from its end, -1 being the last of {len(ids)} tokens")
         return len(ids) + place
+    if place not in variant.fields:
+        raise StudyError(f"no field {place!r} to look for in the prompt; the variants have {', '.join(variant.fields)}")
     tokenizer = bench.model.language_model.tokenizer
     for text in (f" {variant.fields[place]}", variant.fields[place]):
         wanted = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if tokenizer else []

@@ -2,8 +2,14 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
+from .inhibit import INHIBIT
+from .planning import PLAN
 from .protocol import Protocol
+from .shared import SHARED
 from .swap import SWAP
 from .trace import TRACE
+from .transplant import TRANSPLANT
 
-PROTOCOLS: dict[str, Protocol] = {"accuracy": ACCURACY, "trace": TRACE, "swap": SWAP, "ablate": ABLATE}
+PROTOCOLS: dict[str, Protocol] = {
+    "accuracy": ACCURACY, "trace": TRACE, "swap": SWAP, "ablate": ABLATE, "shared": SHARED, "transplant": TRANSPLANT, "plan": PLAN, "inhibit": INHIBIT,
+}  # fmt: skip
