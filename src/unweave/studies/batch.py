@@ -16,6 +16,7 @@ from ..patching import patched
 from ..plans import LayerEdits, Plan
 from ..replacement import ReplacementModel
 from ..steering import activations
+from .bench import Bench, Variant
 
 AT_ONCE = 1024
 """Tokens in one pass."""
@@ -61,28 +62,25 @@ def activations_at(
     """Activations of features at positions on many prompts."""
     found = torch.zeros(len(ids), len(places), dtype=model.language_model.engine_dtype)
     for part in parts(ids):
-        for where, columns, dense in _dense(model, ids[part], places):
+        for columns, dense in _dense(model, ids[part], places):
             found[part, columns] = dense[:, [places[column][2] for column in columns]]
-            del where
         progress(part.stop / len(ids))
     return found
 
 
 def all_activations(model: ReplacementModel, ids: Int[Tensor, "prompt pos"], layer: int, position: int) -> Float[Tensor, "prompt feature"]:
     """Activations of all features of a layer at one position on many prompts."""
-    return torch.cat([next(iter(_dense(model, ids[part], [(layer, position, 0)])))[2] for part in parts(ids)])
+    return torch.cat([next(iter(_dense(model, ids[part], [(layer, position, 0)])))[1] for part in parts(ids)])
 
 
-def _dense(
-    model: ReplacementModel, ids: Int[Tensor, "prompt pos"], places: Sequence[Place]
-) -> Iterator[tuple[tuple[int, int], list[int], Float[Tensor, "prompt feature"]]]:
+def _dense(model: ReplacementModel, ids: Int[Tensor, "prompt pos"], places: Sequence[Place]) -> Iterator[tuple[list[int], Float[Tensor, "prompt feature"]]]:
     """By layer and position: which of the places are there, and the activations of all features."""
     language_model, transcoders = model.language_model, model.transcoders
     clean = run(language_model, ids.to(language_model.device), transcoders.write, logits=False)
     for layer, position in sorted({place[:2] for place in places}):
         mid, mlp_in = (part[layer][:, position].to("cpu", language_model.engine_dtype) for part in (clean.mids, clean.inputs))
         x = read_at(language_model, layer, transcoders.read, mid, mlp_in)
-        yield (layer, position), [c for c, place in enumerate(places) if place[:2] == (layer, position)], transcoders.encode(layer, x)[1]
+        yield [c for c, place in enumerate(places) if place[:2] == (layer, position)], transcoders.encode(layer, x)[1]
 
 
 def logits_with(
@@ -127,6 +125,35 @@ def ablated(places: Sequence[Place], prompts: int, dtype: torch.dtype) -> Edits:
     return Edits(tuple(places), torch.zeros(prompts, len(places), dtype=dtype))
 
 
+def right(bench: Bench, variants: Sequence[Variant]) -> list[Variant]:
+    """The variants that the model answers rightly, asked many at a time.
+
+    Raises:
+        StudyError: there are none.
+    """
+    lengths: dict[int, list[tuple[Variant, list[int]]]] = {}
+    for variant in variants:
+        row = bench.model.language_model.tokenize(bench.text(variant)).tolist()
+        lengths.setdefault(len(row), []).append((variant, row))
+    for some in lengths.values():
+        logits = logits_with(bench.model, torch.tensor([row for _, row in some]), None)[:, 0]
+        for (variant, _), one in zip(some, logits, strict=True):
+            bench.hear(variant, one)
+    found = [variant for variant in variants if bench.said(variant).right]
+    if not found:
+        raise StudyError(f"the model answers none of {len(variants)} variants rightly, so there is nothing to explain")
+    return found
+
+
+def tokens(bench: Bench, variants: Sequence[Variant]) -> Int[Tensor, "prompt pos"]:
+    """Prompts as one tensor.
+
+    Raises:
+        StudyError: they have different numbers of tokens.
+    """
+    return same_length([bench.model.language_model.tokenize(bench.text(one)).tolist() for one in variants])
+
+
 class Strengths(NamedTuple):
     """What features at positions add to the answers of some prompts, to first order."""
 
@@ -141,7 +168,7 @@ class Strengths(NamedTuple):
 
 def strengths(
     model: ReplacementModel,
-    prompts: Sequence[Sequence[int]],
+    ids: Int[Tensor, "prompt pos"],
     measures: Sequence[Measure],
     positions: Sequence[int],
     *,
@@ -150,14 +177,14 @@ def strengths(
     """Attribution of each prompt's measure to the features active at some positions: gradient times what they write, everything live.
 
     Args:
-        positions: non-negative, and the same on all prompts.
+        positions: counted from the start.
         steps: advanced once a prompt, for progress.
     """
     transcoders, dtype = model.transcoders, model.language_model.engine_dtype
     n_layers = model.language_model.n_layers
     gradients, active = [], {(layer, position): [] for layer in range(n_layers) for position in positions}
-    for prompt, measure in zip(prompts, measures, strict=True):
-        recording = record(model, list(prompt))
+    for prompt, measure in zip(ids, measures, strict=True):
+        recording = record(model, prompt)
         gradients.append(write_gradients(model, recording, measure, "open")[:, list(positions)])
         for layer in range(n_layers):
             found = activations(model, recording, layer)
@@ -174,7 +201,7 @@ def strengths(
             index = (dense != 0).any(0).nonzero().flatten()
             if not len(index):
                 continue
-            unit, norm = torch.zeros(len(prompts), len(index), dtype=dtype), torch.zeros(len(index), dtype=dtype)
+            unit, norm = torch.zeros(len(ids), len(index), dtype=dtype), torch.zeros(len(index), dtype=dtype)
             for at in transcoders.writes(layer):
                 rows = transcoders.decoder_rows(layer, index, at, dtype)
                 unit += gradient[:, at, number] @ rows.T

@@ -166,6 +166,10 @@ class Bench:
             self._said[variant] = self.measure(variant, self.record(variant).logits[-1])
         return self._said[variant]
 
+    def hear(self, variant: Variant, logits: Float[Tensor, " vocab"]) -> Said:
+        """Keep what the unchanged model says to a variant, so that it need not be asked alone."""
+        return self._said.setdefault(variant, self.measure(variant, logits))
+
     def right(self) -> list[Variant]:
         """The variants that the model answers rightly.
 

@@ -2,7 +2,11 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
+from .digits import DIGITS
+from .explains import EXPLAINS
 from .inhibit import INHIBIT
+from .middle import MIDDLE
+from .operands import OPERANDS
 from .planning import PLAN
 from .protocol import Protocol
 from .shared import SHARED
@@ -11,5 +15,16 @@ from .trace import TRACE
 from .transplant import TRANSPLANT
 
 PROTOCOLS: dict[str, Protocol] = {
-    "accuracy": ACCURACY, "trace": TRACE, "swap": SWAP, "ablate": ABLATE, "shared": SHARED, "transplant": TRANSPLANT, "plan": PLAN, "inhibit": INHIBIT,
-}  # fmt: skip
+    "accuracy": ACCURACY,
+    "trace": TRACE,
+    "swap": SWAP,
+    "ablate": ABLATE,
+    "middle": MIDDLE,
+    "operands": OPERANDS,
+    "digits": DIGITS,
+    "explains": EXPLAINS,
+    "shared": SHARED,
+    "transplant": TRANSPLANT,
+    "plan": PLAN,
+    "inhibit": INHIBIT,
+}

@@ -1,0 +1,182 @@
+"""Step `operands`: what the features that make an answer of two numbers depend on: last digits, rough size, exact sums."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from ..edits import Feature
+from ..errors import StudyError
+from ..gradients import lead
+from .batch import Place, Strengths, activations_at, right, strengths, tokens
+from .bench import Bench, Variant
+from .protocol import FieldName, Options, Protocol
+from .results import Found, Plot, Result, Table
+from .templates import DIGIT, FAMILIES, OPERAND, OTHER, SIZE, SUM, Fit, fits
+
+FIGURES = {
+    "strongest": "how many features were classified: those with the largest mean effect on the answer",
+    "covered": "their share of the summed effects of all features at these positions",
+    "digits": "how many of them depend on last digits",
+    "sizes": "how many depend on rough size",
+    "sums": "how many depend on the exact sum",
+    "operands": "how many depend on one exact operand",
+    "others": "how many depend on none of these",
+    "digit_fit": "mean share of variance that its template explains, of features of last digits",
+    "size_fit": "the same of features of rough size",
+    "sum_fit": "the same of features of exact sums",
+    "explained": "share of the effects of those classified that features of one of the four families have",
+}
+
+
+class Operands(Options):
+    """What a study file can say."""
+
+    first: FieldName
+    """The field of the first number, ..."""
+    second: FieldName
+    """... and of the second."""
+    sample: int = Field(48, ge=2)
+    """Prompts answered rightly on which effects are measured."""
+    strongest: int = Field(240, ge=1)
+    """So many features are classified."""
+    shown: int = Field(5, ge=0)
+    """Heat maps of each family."""
+
+
+def run(bench: Bench, options: Operands) -> Result:
+    """The strongest features from the first operand's token on, each fitted over all variants."""
+    variants = bench.variants
+    a, b = (torch.tensor([_number(variant, name) for variant in variants]) for name in (options.first, options.second))
+    ids = tokens(bench, variants)
+    start = bench.positions(variants[0], options.first)[0]
+    positions = list(range(start, ids.shape[1]))
+    sample = sampled(bench, options.sample)
+    steps = bench.each(list(range(2 * len(sample))))
+    found = strengths(bench.model, tokens(bench, sample), [lead(bench.token(one.answer)) for one in sample], positions, steps=steps)
+    mean = moved(found).abs().mean(0)
+    top = mean.topk(min(options.strongest, len(mean))).indices.tolist()
+    places = [found.places[one] for one in top]
+    maps = activations_at(bench.model, ids, places, lambda share: bench.progress(0.5 + share / 2)).T.contiguous()
+    kinds = fits(maps, a, b)
+    words = bench.words(variants[0])
+    at = {position: _at(words, position, bench, variants[0], options) for position in positions}
+    effect = mean[top]
+    return Result(
+        _figures(kinds, effect, float(effect.sum() / mean.sum())),
+        _summary(kinds, effect, len(variants)),
+        (_families(kinds, effect), _list(places, kinds, effect, at)),
+        (*_heat(maps, a, b, places, kinds, at, options), _bars(places, kinds, bench.model.language_model.n_layers)),
+        tuple(
+            Found(family, bench.text(sample[0]), tuple(Feature(*place).id for place, kind in zip(places, kinds, strict=True) if kind.family == family))
+            for family in FAMILIES if any(kind.family == family for kind in kinds)
+        ),
+    )  # fmt: skip
+
+
+def sampled(bench: Bench, most: int) -> list[Variant]:
+    """Variants answered rightly, spread evenly; only twice as many are asked as are wanted."""
+    return bench.some(right(bench, bench.some(bench.variants, 2 * most)), most)
+
+
+def moved(found: Strengths) -> Float[Tensor, "prompt place"]:
+    """What is lost to first order when each activation is set to its mean over the prompts: a constant activation tells nothing of the numbers."""
+    unit = torch.where(found.activation != 0, found.effect / found.activation.where(found.activation != 0, 1.0), 0.0)
+    return unit * (found.activation - found.activation.mean(0))
+
+
+def _number(variant: Variant, name: str) -> int:
+    try:
+        return int(variant.fields[name])
+    except (KeyError, ValueError) as error:
+        raise StudyError(f"{name} of {variant.prompt!r} is {variant.fields.get(name)!r}, which is not a whole number") from error
+
+
+def _at(words: Sequence[str], position: int, bench: Bench, variant: Variant, options: Operands) -> str:
+    """A position for people: the operand's name or the token."""
+    for name in (options.first, options.second):
+        if position in bench.positions(variant, name):
+            return name
+    return words[position].strip()
+
+
+def _figures(kinds: list[Fit], effect: Tensor, covered: float) -> dict[str, float]:
+    count = Counter(kind.family for kind in kinds)
+
+    def fit(family: str) -> float:
+        found = [kind.explained for kind in kinds if kind.family == family]
+        return sum(found) / len(found) if found else float("nan")
+
+    known = torch.tensor([kind.family != OTHER for kind in kinds])
+    return {
+        "strongest": float(len(kinds)), "covered": covered, "digits": float(count[DIGIT]), "sizes": float(count[SIZE]), "sums": float(count[SUM]),
+        "operands": float(count[OPERAND]), "others": float(count[OTHER]), "digit_fit": fit(DIGIT), "size_fit": fit(SIZE), "sum_fit": fit(SUM),
+        "explained": float(effect[known].sum() / effect.sum()),
+    }  # fmt: skip
+
+
+def _summary(kinds: list[Fit], effect: Tensor, prompts: int) -> str:
+    count = Counter(kind.family for kind in kinds)
+    shares = _shares(kinds, effect)
+    what = ", ".join(f"{count[family]} on {'none of these' if family == OTHER else family} ({shares[family]:.0%} of the effects)" for family in FAMILIES)
+    return f"Of the {len(kinds)} features with the largest effects on the answer, over {prompts} prompts, the activation depends: {what}."
+
+
+def _shares(kinds: list[Fit], effect: Tensor) -> dict[str, float]:
+    return {family: float(effect[torch.tensor([kind.family == family for kind in kinds])].sum() / effect.sum()) for family in FAMILIES}
+
+
+def _families(kinds: list[Fit], effect: Tensor) -> Table:
+    shares, rows = _shares(kinds, effect), []
+    for family in FAMILIES:
+        here = [kind for kind in kinds if kind.family == family]
+        templates = ", ".join(f"{name} {count}" for name, count in Counter(kind.template for kind in here).most_common())
+        means = [sum(kind.by_family[of] for kind in here) / len(here) if here else None for of in FAMILIES[:-1]]
+        rows.append((family, len(here), shares[family], templates if family != OTHER else "", *means))
+    heads = ("family", "features", "share of effects", "templates", *(f"mean R2 of {of}" for of in FAMILIES[:-1]))
+    return Table("What activations depend on", heads, tuple(rows))
+
+
+def _list(places: list[Place], kinds: list[Fit], effect: Tensor, at: dict[int, str]) -> Table:
+    rows = tuple(
+        (Feature(*place).id, at[place[1]], float(size), kind.family, kind.template, kind.explained, *(kind.by_family[of] for of in FAMILIES[:-1]))
+        for place, kind, size in zip(places, kinds, effect.tolist(), strict=True)
+    )
+    return Table("The strongest features", ("feature", "on", "effect", "family", "template", "R2", *(f"R2 of {of}" for of in FAMILIES[:-1])), rows)
+
+
+def _heat(
+    maps: Tensor, a: Tensor, b: Tensor, places: list[Place], kinds: list[Fit], at: dict[int, str], options: Operands
+) -> list[Plot]:  # fmt: skip
+    """The strongest features of each family as operand plots, where there is a prompt for every pair of numbers."""
+    rows, columns = sorted(set(a.tolist())), sorted(set(b.tolist()))
+    cell = torch.tensor([rows.index(x) * len(columns) + columns.index(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)])
+    if len(torch.unique(cell)) < len(rows) * len(columns):
+        return []
+    plots = []
+    for family in FAMILIES if options.shown else ():
+        here = [number for number, kind in enumerate(kinds) if kind.family == family][: options.shown]
+        panels = []
+        for number in here:
+            grid = torch.zeros(len(rows) * len(columns)).index_copy_(0, cell, maps[number].float()).view(len(rows), -1)
+            layer, position, index = places[number]
+            title = f"{layer}_{index} on {at[position]}\n{kinds[number].template} {kinds[number].explained:.2f}"
+            panels.append({"title": title, "values": grid.round(decimals=3).tolist()})
+        data = {"panels": panels, "rows": rows, "columns": columns, "ylabel": options.first, "xlabel": options.second}
+        plots += [Plot(family.replace(" ", "-"), "heat", f"Activation over {options.first} and {options.second}: {family}", data)] if panels else []
+    return plots
+
+
+def _bars(places: list[Place], kinds: list[Fit], n_layers: int) -> Plot:
+    count = Counter((kind.family, place[0]) for place, kind in zip(places, kinds, strict=True))
+    series = {family: [count[family, layer] for layer in range(n_layers)] for family in FAMILIES}
+    data = {"labels": list(range(n_layers)), "series": series, "xlabel": "layer", "ylabel": "features", "stacked": True}
+    return Plot("layers", "bars", "Families of the strongest features by layer", data)
+
+
+OPERANDS = Protocol(
+    "what the features behind an answer of two numbers depend on, fitted over all pairs: last digits, rough size, exact sums", Operands, FIGURES, run
+)
