@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -172,7 +172,12 @@ def dose(amounts: Float[Tensor, "place feature"], own: Float[Tensor, "place feat
 
 
 def random_like(
-    one: Dose, own: Float[Tensor, "place feature"], ever: Float[Tensor, "place feature"], norms: Float[Tensor, " feature"], begins: Sequence[int], draw: random.Random
+    one: Dose,
+    own: Float[Tensor, "place feature"],
+    ever: Float[Tensor, "place feature"],
+    norms: Float[Tensor, " feature"],
+    begins: Sequence[int],
+    draw: random.Random,
 ) -> Dose:
     """As many random features, of the same layers and at the same places, that are moved so far that each writes as much.
 
@@ -181,7 +186,7 @@ def random_like(
     """
     amounts = torch.zeros_like(one.amounts)
     for place in range(len(amounts)):
-        for first, stop in zip(begins, begins[1:], strict=False):
+        for first, stop in pairwise(begins):
             moved = one.amounts[place, first:stop]
             free = (moved == 0) & (norms[first:stop] > 0)
             pools = {sign: (x[place, first:stop] != 0) & free for sign, x in ((-1, own), (1, ever))}
@@ -194,4 +199,3 @@ def random_like(
                 for index, other in zip(wanted, draw.sample(pool, min(len(pool), len(wanted))), strict=False):
                     amounts[place, first + other] = moved[index] * norms[first + index] / norms[first + other]
     return Dose(amounts)
-

@@ -1,5 +1,6 @@
 """Step `inhibit`: whether features of one group of variants hold down those that the other group has, by the graph's edges and by ablation."""
 
+import random
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -13,12 +14,11 @@ from ..frozen import Workspace
 from ..interventions import intervene_each
 from ..replacement import LocalReplacement
 from ..sources import Sources, Targets
-from .bench import Bench, Variant
 from .batch import share
+from .bench import Bench, Variant
 from .groups import Activity, Places, dose, positions, random_like, right, starts, strongest, written
 from .protocol import FieldName, Options, Protocol
 from .results import Plot, Result, Table
-import random
 
 
 class Inhibit(Options):
@@ -66,7 +66,10 @@ def run(bench: Bench, options: Inhibit) -> Result:
     """Find both kinds of features, add up the edges between them, and take the inhibiting ones out."""
     if bench.model.transcoders.gated:
         raise StudyError("this step reads edges into features that are not active, which neurons do not have; give a dictionary")
-    groups = {value: bench.some(right(bench, [one for one in bench.variants if one.fields[options.field] == value]), options.sources) for value in (options.on, options.off)}
+    groups = {
+        value: bench.some(right(bench, [one for one in bench.variants if one.fields[options.field] == value]), options.sources)
+        for value in (options.on, options.off)
+    }
     if not all(len(some) > 1 for some in groups.values()):
         raise StudyError(f"fewer than two variants of {options.field} {options.on!r} or {options.off!r} are answered rightly")
     norms, begins = written(bench.model), starts(bench.model)
@@ -94,14 +97,13 @@ def _look(
     inhibiting = [weight for one, weight in edges.items() if one in mine]
     rest = [weight for one, weight in edges.items() if one not in mine and one[1] in here]
     size = sum(map(abs, inhibiting))
+    negative = -sum(min(weight, 0.0) for weight in inhibiting) / size if size else float("nan")
     drawn = [random_like(out, own, ever, norms, begins, draw) for _ in range(options.draws)]
-    watch = [(layer, at, index) for layer, at, index in _ids(defaults, there, begins)]
-    outcomes = list(intervene_each(model, bench.record(variant), [one.changes(model, here) for one in (out, *drawn)], options.mode, watch=watch))
-    sums = [one.activations.sum(1).tolist() for one in outcomes]
-    return Seen(
-        variant.prompt, sum(inhibiting), sum(rest) / max(1, len(rest)) * len(inhibiting), sum(-weight for weight in inhibiting if weight < 0) / size if size else float("nan"),
-        sums[0][0], sums[0][1], sum(after for _, after in sums[1:]) / len(drawn), usual,
-    )  # fmt: skip
+    doses = [one.changes(model, here) for one in (out, *drawn)]
+    outcomes = intervene_each(model, bench.record(variant), doses, options.mode, watch=_ids(defaults, there, begins))
+    (before, after), *others = [one.activations.sum(1).tolist() for one in outcomes]
+    like = sum(rest) / max(1, len(rest)) * len(inhibiting)
+    return Seen(variant.prompt, sum(inhibiting), like, negative, before, after, sum(one for _, one in others) / len(drawn), usual)
 
 
 def _ids(amounts: Float[Tensor, "place feature"], at: Sequence[int], begins: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -151,16 +153,19 @@ def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[See
         "controls": mean([one.random for one in seen]) / usual, "defaults": float(defaults.count_nonzero()), "targets": float(len(seen)),
     }  # fmt: skip
     summary = (
-        f"{defaults.count_nonzero()} features are active where {options.field} is {options.off} and not where it is {options.on}. The edges into them from the features that "
-        f"set a prompt of {options.on} apart sum to less than zero in {inhibited} of {len(seen)} prompts (mean {figures['edges']:.2f}; as many others at the same places "
-        f"{figures['others']:.2f}); {figures['negative']:.0%} of their weight is negative. Taken out, those features leave the default ones at {figures['restored']:.0%} of their usual "
-        f"activation (before {figures['before']:.0%}, with random ones taken out {figures['controls']:.0%})."
+        f"{defaults.count_nonzero()} features are more active where {options.field} is {options.off} than where it is {options.on}. The edges into them "
+        f"from the features that set a prompt of {options.on} apart sum to less than zero in {inhibited} of {len(seen)} prompts (mean "
+        f"{figures['edges']:.2f}; as many others at the same places {figures['others']:.2f}); {figures['negative']:.0%} of their weight is negative. "
+        f"Without those features the default ones are at {figures['restored']:.0%} of their usual activation (before {figures['before']:.0%}, without "
+        f"random ones {figures['controls']:.0%})."
     )
     columns = ("prompt", "edges of its features", "of as many others", "negative share", "default before", "after", "after random")
     rows = tuple((one.prompt, one.inhibiting, one.others, one.negative, one.before, one.after, one.random) for one in seen)
-    bars = {"labels": [f"{options.on}: unchanged", f"{options.on}: its features taken out", f"{options.on}: random features taken out", f"{options.off}: unchanged"],
-            "series": {"default features": [figures["before"], figures["restored"], figures["controls"], 1.0]}, "ylabel": "activation, as a share\nof the usual"}  # fmt: skip
-    return Result(figures, summary, (Table("Prompts", columns, rows),), (Plot("default", "bars", f"Default features of {options.field} {options.off}", bars),))
+    labels = [f"{options.on}: unchanged", f"{options.on}: its features taken out", f"{options.on}: random features taken out", f"{options.off}: unchanged"]
+    series = {"default features": [figures["before"], figures["restored"], figures["controls"], 1.0]}
+    bars = {"labels": labels, "series": series, "ylabel": "activation, as a share\nof the usual"}
+    plot = Plot("default", "bars", f"Default features of {options.field} {options.off}", bars)
+    return Result(figures, summary, (Table("Prompts", columns, rows),), (plot,))
 
 
 INHIBIT = Protocol(

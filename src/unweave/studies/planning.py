@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
 from pydantic import Field, FiniteFloat
-from torch import Tensor
 
 from ..errors import StudyError
 from ..generation import generate
 from .batch import Share, share
 from .bench import Bench, Variant
-from .groups import Activity, Do, Dose, Places, dose, positions, random_like, starts, strongest, written
+from .groups import Activity, Dose, Places, dose, positions, random_like, starts, strongest, written
 from .protocol import FieldName, Options, Protocol
 from .results import Found, Plot, Result, Table
 
@@ -83,11 +81,11 @@ def run(bench: Bench, options: Plan) -> Result:
         rest = [one for one in words[word] if one.prompt != target.variant.prompt]
         mine, others = activity.of(rest).mean(0), torch.stack([mean for name, mean in means.items() if name != word])
         ever = torch.cat([others, own[None]]).abs().amax(0)
-        for into, amounts, factor, do in (
-            (suppressed, others.mean(0) - mine, options.suppress, "out"), (injected, means[target.other] - mine, options.inject, "both"),
-        ):  # fmt: skip
-            one = dose(strongest(amounts if do == "both" else amounts.clamp_max(0), norms, options.features), own, factor, do)
-            into.append(_ways(bench, options, target.variant, one, [random_like(one, own, ever, norms, starts(bench.model), draw) for _ in range(options.draws)]))
+        suppress = strongest((others.mean(0) - mine).clamp_max(0), norms, options.features)
+        inject = strongest(means[target.other] - mine, norms, options.features)
+        for into, one in ((suppressed, dose(suppress, own, options.suppress, "out")), (injected, dose(inject, own, options.inject))):
+            drawn = [random_like(one, own, ever, norms, starts(bench.model), draw) for _ in range(options.draws)]
+            into.append(_ways(bench, options, target.variant, one, drawn))
     return _result(bench, options, lines, words, read, targets, suppressed, injected)
 
 
@@ -108,7 +106,7 @@ def _targets(bench: Bench, options: Plan, words: dict[str, list[Variant]]) -> li
 
 def _line(bench: Bench, options: Plan, variant: Variant, changes: list) -> list[str]:
     """The words that the model writes up to the end of the line."""
-    most = len(bench.model.language_model.tokenizer(variant.answer, add_special_tokens=False)["input_ids"]) + 2
+    most = len(bench.model.language_model.tokenize(variant.answer)) + 1
     written = generate(bench.model, bench.record(variant), changes, options.mode, max_new_tokens=most).steered.text
     return written.split(options.stop)[0].split()
 
@@ -148,7 +146,7 @@ def _result(
     def towards(target: Target, line: str) -> bool:
         return line == lines[target.other]
 
-    def counts(ways: Sequence[Ways], hit) -> tuple[Share, Share, Share]:  # noqa: ANN001
+    def counts(ways: Sequence[Ways], hit) -> tuple[Share, Share, Share]:
         pairs = list(zip(targets, ways, strict=True))
         random_hits = [hit(target, line) for target, way in pairs for line in way.random]
         return share([hit(t, w.features) for t, w in pairs]), share(random_hits), share([hit(t, w.elsewhere) for t, w in pairs])
@@ -162,12 +160,23 @@ def _result(
         "injected_last": last.value, "injected_middle": middle.value, "targets": float(len(targets)),
     }  # fmt: skip
     summary = (
-        f"The planned word is read from the features at the place in {read['read']:.0%} of prompts ({read['read_before']:.0%} before; chance {1 / len(lines):.0%}). "
-        f"Its features taken out, the line ends on another word in {out[0]} of {len(targets)} prompts (random features {out[1]}, the same elsewhere {out[2]}). "
-        f"Another word's put in, the whole line is that word's in {into[0]} (random {into[1]}, elsewhere {into[2]}); its last word in {last}, the words before it in {middle}."
+        f"The planned word is read from the features at the place in {read['read']:.0%} of prompts (at the other place in {read['read_before']:.0%}; "
+        f"chance {1 / len(lines):.0%}). With its features taken out, the line ends on another word in {out[0]} of {len(targets)} prompts (random "
+        f"features {out[1]}, the same elsewhere {out[2]}). With another word's put in, the whole line is that word's in {into[0]} (random "
+        f"{into[1]}, elsewhere {into[2]}); its last word in {last}, the words before it in {middle}."
     )
-    series = {"found features": [out[0].value, into[0].value], "random features": [out[1].value, into[1].value], "same features, another place": [out[2].value, into[2].value]}
-    data = {"labels": ["taken out: ends on another word", "another put in: its whole line"], "series": series, "ylabel": "share of prompts", "ylim": [0, 1], "line": 0.7}
+    series = {
+        "found features": [out[0].value, into[0].value],
+        "random features": [out[1].value, into[1].value],
+        "same features, another place": [out[2].value, into[2].value],
+    }
+    data = {
+        "labels": ["taken out: ends on another word", "another put in: its whole line"],
+        "series": series,
+        "ylabel": "share of prompts",
+        "ylim": [0, 1],
+        "line": 0.7,
+    }
     plots = (Plot("shares", "bars", "Lines after a change of the planned word", data), _follows(targets, lines, injected))
     rows = tuple(
         (t.variant.prompt, lines[t.variant.fields[options.word]], out_.features, _kept(options, words, t, out_.features), t.other, in_.features, lines[t.other])
@@ -196,7 +205,9 @@ def _follows(targets: Sequence[Target], lines: dict[str, str], ways: Sequence[Wa
             got = [way.features.split() for way in ways]
             shares[name].append(share([len(one) >= length and one[place] == line.split()[place] for one, line in zip(got, wanted, strict=True)]).value)
     labels = [*(f"word {place + 1}" for place in range(length - 1)), "last word"]
-    return Plot("words", "bars", "Whose line each word is of, when another word is put in", {"labels": labels, "series": shares, "ylabel": "share", "ylim": [0, 1]})
+    return Plot(
+        "words", "bars", "Whose line each word is of, when another word is put in", {"labels": labels, "series": shares, "ylabel": "share", "ylim": [0, 1]}
+    )
 
 
 PLAN = Protocol(

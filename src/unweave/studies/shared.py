@@ -1,6 +1,7 @@
 """Step `shared`: which share of active features two variants have in common, layer by layer, for one meaning in two languages and for two meanings."""
 
 import random
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,9 @@ def _triples(bench: Bench, options: Shared) -> list[tuple[Variant, Variant, Vari
         draw.shuffle(languages)
         for kind in languages:
             same = [one for one in by_kind[kind] if one.fields[options.meaning] == here.fields[options.meaning]]
-            others = [one for one in by_kind[kind] if one.fields[options.meaning] != here.fields[options.meaning] and one.answer not in [s.answer for s in same]]
+            others = [
+                one for one in by_kind[kind] if one.fields[options.meaning] != here.fields[options.meaning] and one.answer not in [s.answer for s in same]
+            ]
             if same and others:
                 found.append((here, same[0], draw.choice(others)))
                 break
@@ -72,7 +75,7 @@ def _triples(bench: Bench, options: Shared) -> list[tuple[Variant, Variant, Vari
 def _by_layer(one: Tensor, other: Tensor, bounds: list[int]) -> Float[Tensor, " layer"]:
     """Intersection over union of two sets of features; 0 where both are empty."""
     shares = []
-    for first, stop in zip(bounds, bounds[1:], strict=False):
+    for first, stop in pairwise(bounds):
         a, b = one[first:stop], other[first:stop]
         shares.append((a & b).sum() / (a | b).sum().clamp_min(1))
     return torch.stack(shares)

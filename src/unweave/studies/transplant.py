@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from jaxtyping import Float
 from pydantic import Field, FiniteFloat
 from torch import Tensor
@@ -35,7 +34,7 @@ class Transplant(Options):
     """Other facts that stay: an answer is as wanted if some variant with the same keys and the new value has it."""
     across: tuple[FieldName, ...] = ()
     """Features are found on variants that have other values of all of these than the changed prompt; none: on any others."""
-    found_on: dict[FieldName, str] = {}
+    found_on: dict[str, str] = Field({})
     """And that have these values."""
     alike: tuple[FieldName, ...] = ()
     """Only variants for which all these have one value."""
@@ -114,9 +113,9 @@ def chosen(bench: Bench, options: Transplant) -> list[Target]:
         for value in others:
             there = by_key.get((value, *_key(here, options)[1:]), [])
             if there and here.answer not in [one.answer for one in there]:
-                groups = [_sources(bench, options, pool, here, wanted) for wanted in (old, value)]
-                if all(groups):
-                    found.append(Target(here, value, *groups, sorted({one.answer for one in there}), answers[value] - answers[old]))
+                mine, theirs = (_sources(bench, options, pool, here, wanted) for wanted in (old, value))
+                if mine and theirs:
+                    found.append(Target(here, value, mine, theirs, sorted({one.answer for one in there}), answers[value] - answers[old]))
                     break
     if not found:
         raise StudyError(f"no variant that is answered rightly has both a counterpart with another {options.field} and others to find its features on")
@@ -193,16 +192,26 @@ def _result(bench: Bench, options: Transplant, factors: Sequence[float], targets
     where = " and ".join(f"token {one}" if isinstance(one, int) else f"the {one}" for one in options.at) or "all tokens"
     elsewhere = f" found on prompts with another {' and '.join(options.across)}" if options.across else ""
     summary = (
-        f"With {figures['features']:.0f} features of {options.field}{elsewhere} {what} at {where}, {options.factor:g} times, the answer is as wanted in {reached} of "
-        f"{len(targets)} prompts, and of the new {options.field} in {figures['moved']:.2f}; with random features that write as much, in {other} of "
-        f"{len(targets) * options.draws} draws (another answer than before in {1 - kept:.2f} of them)."
+        f"With {figures['features']:.0f} features of {options.field}{elsewhere} {what} at {where}, {options.factor:g} times, the answer is as wanted "
+        f"in {reached} of {len(targets)} prompts, and of the new {options.field} in {figures['moved']:.2f}; with random features that write as much, "
+        f"in {other} of {len(targets) * options.draws} draws (another answer than before in {1 - kept:.2f} of them)."
     )
     rows = [
-        (one.variant.prompt, one.variant.fields[options.field], one.value, one.variant.answer, _listed(one.wanted), bench.word(end.top[place]).strip(), end.size)
+        (
+            one.variant.prompt,
+            one.variant.fields[options.field],
+            one.value,
+            one.variant.answer,
+            _listed(one.wanted),
+            bench.word(end.top[place]).strip(),
+            end.size,
+        )
         for one, end in list(zip(targets, ended, strict=True))[:EXAMPLES]
     ]
     columns = ("prompt", f"{options.field}", "becomes", "answer", "wanted", "answered", "features")
-    found = tuple(Found(f"{one.variant.fields[options.field]} to {one.value}", bench.text(one.variant), end.features) for one, end in zip(targets, ended, strict=True))
+    found = tuple(
+        Found(f"{one.variant.fields[options.field]} to {one.value}", bench.text(one.variant), end.features) for one, end in zip(targets, ended, strict=True)
+    )
     tables = (_by_value(bench, options, targets, ended, place), Table(f"What became of {len(rows)} prompts", columns, tuple(rows)))
     return Result(figures, summary, tables, (plot,), found)
 
