@@ -1,6 +1,7 @@
 """Features in common, transplanted features, plans and inhibition: on a model whose every weight is known, where a wrong claim must fail."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def words() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     after["cannot"] = unit(20) * 1.2 - unit(KNOWN)
     for line in range(LINES):
         chain = [f"e{line}", f"x{line}", f"y{line}", f"z{line}", "."]
-        for place, (one, following) in enumerate(zip(chain, chain[1:], strict=False)):
+        for place, (one, following) in enumerate(pairwise(chain)):
             meaning[one] = unit(32 + 4 * line + place)
             after[following] = after.get(following, torch.zeros(D)) + unit(32 + 4 * line + place)
         meaning[f"e{line}"] += 0.3 * unit(32 + 4 * ((line + 1) % LINES))  # the next best line

@@ -103,7 +103,7 @@ def _look(
     outcomes = intervene_each(model, bench.record(variant), doses, options.mode, watch=_ids(defaults, there, begins))
     (before, after), *others = [one.activations.sum(1).tolist() for one in outcomes]
     like = sum(rest) / max(1, len(rest)) * len(inhibiting)
-    return Seen(variant.prompt, sum(inhibiting), like, negative, before, after, sum(one for _, one in others) / len(drawn), usual)
+    return Seen(variant.prompt, float(sum(inhibiting)), float(like), negative, before, after, sum(one for _, one in others) / len(drawn), usual)
 
 
 def _ids(amounts: Float[Tensor, "place feature"], at: Sequence[int], begins: Sequence[int]) -> list[tuple[int, int, int]]:
