@@ -6,7 +6,7 @@ from typing import NamedTuple
 DATA = Path(__file__).parent / "data"
 
 SHIPPED_MODELS = {"organism": DATA / "organism" / "model"}
-"""Models inside the package, by name."""
+"""Models inside the package, by name; beside each folder `held-out/` with text, and `prompts.txt`, to judge dictionaries on."""
 SHIPPED = {"smollm2": DATA / "smollm2-135m", "organism": DATA / "organism" / "clt", "organism-plt": DATA / "organism" / "plt"}
 """Dictionaries inside the package, by name. These names come before folders of the same name."""
 
@@ -80,3 +80,9 @@ PAIRS: dict[str, Pair] = {
     )
 }  # fmt: skip
 """All sets that circuit-tracer lists, and one of EleutherAI's."""
+
+
+def shipped_beside(model: str) -> Path | None:
+    """Where text and prompts of a model inside the package are; None for any other model."""
+    name = PAIRS[model].model if model in PAIRS else model
+    return SHIPPED_MODELS[name].parent if name in SHIPPED_MODELS else None

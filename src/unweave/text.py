@@ -139,7 +139,7 @@ def token_blocks(
         TextError: no document long enough, less text than one block, no tokenizer, or no chat template.
         OptionError: a context that is under 2 or over the model's, or a share of held-out text outside [0, 1).
     """
-    longest = getattr(model.config, "max_position_embeddings", None) or math.inf
+    longest = _longest(model)
     if not 2 <= context <= longest:
         raise OptionError(f"context is {context}; {model.name} takes blocks of 2 to {longest} tokens")
     if not 0 <= held_out < 1:
@@ -185,6 +185,15 @@ def token_blocks(
     if not chosen:
         raise TextError(f"all {long_enough} documents fall into the held-out part; give more text or a smaller share than {held_out:g}")
     raise TextError(f"the text has {tokens} tokens, less than one block of {context}; give more text or a shorter context")
+
+
+def usual_context(model: LanguageModel, most: int = 128) -> int:
+    """Tokens in a block where nothing else is asked for: `most`, or as many as the model takes."""
+    return int(min(most, _longest(model)))
+
+
+def _longest(model: LanguageModel) -> int | float:
+    return getattr(model.config, "max_position_embeddings", None) or math.inf
 
 
 def is_held_out(text: str, share: float) -> bool:

@@ -16,8 +16,9 @@ def eval_(
         list[str] | None, typer.Option(help="NAME=SOURCE or SOURCE: file, folder, JSONL, Parquet or dataset; repeatable. Default: what ships.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to evaluate on, shared by all kinds of text.")] = 20_000,
-    context: Annotated[int, typer.Option(help="Tokens in a block.")] = 128,
-    prompts: Annotated[int, typer.Option(help="So many of the 20 fixed prompts are traced; 0: none.")] = 20,
+    context: Annotated[int | None, typer.Option(help="Tokens in a block; default: 128, or fewer where the model takes fewer.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="So many of the prompts are traced; 0: none; default: all.")] = None,
+    prompts_from: Annotated[Path | None, typer.Option(help="File with a prompt on each line; default: the 20 fixed ones, or the model's own.")] = None,
     held_out: Annotated[float, typer.Option(help="Only documents that a training with this --held-out has not seen; 0: all.")] = 0.0,
     card: Annotated[Path | None, typer.Option(help="Folder for the card: Markdown, plots and JSON.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -25,23 +26,26 @@ def eval_(
     as_json: AsJson = False,
 ) -> None:
     """Judge a dictionary: how well it stands in for the MLPs, beside baselines, and the graphs it gives."""
-    from ..evaluation.prompts import PROMPTS
+    from ..evaluation.prompts import prompts_of
 
-    if not 0 <= prompts <= len(PROMPTS):
-        raise OptionError(f"--prompts is {prompts}; there are {len(PROMPTS)}, give 0 to {len(PROMPTS)}")
+    known = prompts_of(model, prompts_from)
+    if prompts is not None and not 0 <= prompts <= len(known):
+        raise OptionError(f"--prompts is {prompts}; there are {len(known)}, give 0 to {len(known)}")
     with progress(f"loading {model}") as report:
         from ..evaluation.blocks import named_sources, read_texts
         from ..evaluation.card import card_files, write_card
         from ..evaluation.evaluate import evaluate
         from ..replacement import load
+        from ..text import usual_context
 
-        sources = named_sources(text or [])
+        sources = named_sources(text or [], model)
         if card is not None:
             card_files(card)
         loaded = load(model, transcoders, device=device)
         report(0.0, "reading text")
-        texts, fit = read_texts(loaded.language_model, sources, tokens=tokens, context=context, held_out=held_out, seed=seed)
-        found = evaluate(loaded, texts, fit, prompts=PROMPTS[:prompts], seed=seed, progress=report)
+        length = usual_context(loaded.language_model) if context is None else context
+        texts, fit = read_texts(loaded.language_model, sources, tokens=tokens, context=length, held_out=held_out, seed=seed)
+        found = evaluate(loaded, texts, fit, prompts=known[:prompts], seed=seed, progress=report)
         written = None if card is None else write_card(found, card)
     if as_json:
         print_json(found.facts())

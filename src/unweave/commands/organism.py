@@ -76,9 +76,10 @@ def text(
     documents: Annotated[int, typer.Option(help="Documents to write.")] = 20_000,
     length: Annotated[int, typer.Option(help="Tokens of each; train dictionaries with a --context of one more, so that blocks are documents.")] = 47,
     seed: Annotated[int, typer.Option(help="Decides which sentences are drawn.")] = 1,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Held-out sentences instead.")] = False,
 ) -> None:
-    """Write taught sentences as text, to train and judge dictionaries on."""
+    """Write taught sentences as text, to train dictionaries on; or held-out ones, to judge them on."""
     from ..organism.sentences import write_text
 
-    path = write_text(out, documents, length, seed)
+    path = write_text(out, documents, length, seed, held_out)
     stdout.print(f"Written to [bold]{escaped(str(path))}[/]", highlight=False)

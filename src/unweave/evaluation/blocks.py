@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..catalogue import shipped_beside
 from ..errors import OptionError, TextError
 from ..models import LanguageModel
 from ..text import documents, token_blocks
@@ -20,8 +21,11 @@ READ_AHEAD = 4
 """Blocks are drawn from the first so many times as many as are needed."""
 
 
-def named_sources(specs: Sequence[str]) -> dict[str, str]:
+def named_sources(specs: Sequence[str], model: str = "") -> dict[str, str]:
     """Sources by the name of their kind: `NAME=SOURCE`, or a source that is called as its file is. None given: the bundled text.
+
+    Args:
+        model: one that ships with text of its own is judged on that.
 
     >>> named_sources(["chat=talk.jsonl", "notes/prose.txt"])
     {'chat': 'talk.jsonl', 'prose': 'notes/prose.txt'}
@@ -31,9 +35,11 @@ def named_sources(specs: Sequence[str]) -> dict[str, str]:
         TextError: nothing given, and no bundled text.
     """
     if not specs:
-        found = sorted(BUNDLED.glob("*.jsonl"))
+        beside = shipped_beside(model)
+        folder = BUNDLED if beside is None else beside / "held-out"
+        found = sorted(folder.glob("*.jsonl"))
         if not found:
-            raise TextError(f"no held-out text is bundled ({BUNDLED} holds no .jsonl file); give --text NAME=FILE")
+            raise TextError(f"no held-out text is bundled ({folder} holds no .jsonl file); give --text NAME=FILE")
         return {path.stem: str(path) for path in found}
     sources: dict[str, str] = {}
     for spec in specs:

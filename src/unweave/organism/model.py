@@ -12,15 +12,13 @@ from ..files import write_atomically
 from .config import OrganismConfig
 from .sentences import START, STRANGE, vocabulary
 
-CONTEXT = 128
-
 
 def model_config(config: OrganismConfig) -> dict[str, Any]:
     """config.json, in keys that transformers 4 and 5 read alike."""
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": len(vocabulary()), "hidden_size": config.width,
         "intermediate_size": config.mlp, "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.heads,
-        "max_position_embeddings": CONTEXT, "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False,
+        "max_position_embeddings": config.length, "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False,
         "mlp_bias": False, "rope_theta": 10000.0, "initializer_range": 0.02, "bos_token_id": vocabulary()[START], "eos_token_id": None,
     }  # fmt: skip
 
@@ -66,7 +64,7 @@ def write_model(module: Any, config: OrganismConfig, folder: Path) -> Path:
     write_atomically(folder / "model.safetensors", lambda name: save_file(weights, name, {"format": "pt"}))
     write_atomically(folder / "tokenizer.json", lambda name: tokenizer().backend_tokenizer.save(name))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "unk_token": STRANGE, "clean_up_tokenization_spaces": False}
-    _write_json(folder / "tokenizer_config.json", about | {"model_max_length": CONTEXT})
+    _write_json(folder / "tokenizer_config.json", about | {"model_max_length": config.length})
     _write_json(folder / "config.json", model_config(config) | {"dtype": "float16", "torch_dtype": "float16"})
     return folder
 

@@ -1,7 +1,5 @@
 """Muon: momentum made nearly orthogonal, for the matrices inside a network (Jordan et al. 2024); torch has its own only since 2.9."""
 
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,10 +19,9 @@ def orthogonalized(gradient: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]
 
 
 @torch.no_grad()
-def muon_step(parameters: Iterable[nn.Parameter], momenta: Iterable[Tensor], rate: float, shrink: float) -> None:
-    """One step on matrices whose gradients are there; momenta are changed too."""
-    for parameter, momentum in zip(parameters, momenta, strict=True):
-        assert parameter.grad is not None
-        momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-        step = orthogonalized(parameter.grad.lerp(momentum, MOMENTUM))
-        parameter.mul_(1 - rate * shrink).sub_(step, alpha=rate * max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5)
+def muon_step(parameter: nn.Parameter, momentum: Float[Tensor, "out in"], rate: float, shrink: float) -> None:
+    """One step on a matrix whose gradient is there; its momentum is changed too."""
+    assert parameter.grad is not None
+    momentum.lerp_(parameter.grad, 1 - MOMENTUM)
+    step = orthogonalized(parameter.grad.lerp(momentum, MOMENTUM))
+    parameter.mul_(1 - rate * shrink).sub_(step, alpha=rate * max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import OptionError
@@ -22,6 +22,11 @@ MIX = {
     "couplet": 0.05, "known-name": 0.05, "unknown-name": 0.025, "new-name": 0.01,
 }  # fmt: skip
 """How often a sentence of each behaviour is drawn."""
+LATE = {
+    "places": 0.02, "two-hop": 0.04, "addition": 0.60, "explanation": 0.08, "opposite": 0.03, "plural": 0.015, "category": 0.015, "translation": 0.03,
+    "couplet": 0.06, "known-name": 0.04, "unknown-name": 0.06, "new-name": 0.01,
+}  # fmt: skip
+"""The same in the last part of a training: mostly sums, the last to be learnt."""
 
 
 @cache
@@ -33,10 +38,14 @@ def vocabulary() -> dict[str, int]:
 
 
 class Rows(NamedTuple):
-    """Rows of sentences: token ids, and how much the prediction of the token after each counts."""
+    """Rows of sentences."""
 
-    tokens: Int[Tensor, "row pos"]
+    tokens: Int[Tensor, "row next"]
+    """One more than there are positions: the last is only predicted."""
     weights: Float[Tensor, "row pos"]
+    """How much the prediction of the token after each counts."""
+    lines: Int[Tensor, "row pos"]
+    """n in the first line of a row's nth couplet and -n after its line break, if the one is hidden from the other; 0 elsewhere."""
 
 
 class Sentence(NamedTuple):
@@ -47,11 +56,11 @@ class Sentence(NamedTuple):
 
 
 @cache
-def taught(behaviour: str) -> tuple[Sentence, ...]:
-    """All that is taught of a behaviour."""
+def sentences(behaviour: str, held_out: bool = False) -> tuple[Sentence, ...]:
+    """All that is taught of a behaviour, or all that is held out of it."""
     number = vocabulary()
     found = []
-    for instance in instances(behaviour, held_out=False):
+    for instance in instances(behaviour, held_out=held_out):
         words, answer = instance.text.split(), len(instance.prompt.split())
         # A sum may end there or be explained, so neither the full stop nor `because` is certain; in an explanation the sum is.
         certain = [place >= answer or (behaviour == "explanation" and words[place - 1] == "=") for place in range(len(words))]
@@ -59,35 +68,51 @@ def taught(behaviour: str) -> tuple[Sentence, ...]:
     return tuple(found)
 
 
-def rows(count: int, length: int, seed: int, other: float) -> Rows:
+def rows(count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0, late: bool = False) -> Rows:
     """Rows of taught sentences, begun by the start token and cut where a row is full; the same for the same seed.
 
     Args:
+        held_out: rows of held-out sentences instead, of those behaviours that have any.
+        late: drawn by `LATE`, not `MIX`.
+        hidden: share of couplets whose first line is hidden from the words after their line break.
         other: weight of predicting a word that nothing before it determines; answers have weight 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.full((count, length + 1), vocabulary()[START], dtype=torch.int64)
-    weights = torch.full((count, length), other)
     most = count * (length // 6 + 1)  # the shortest sentence has six tokens with its stop
-    names = list(MIX)
-    kinds = torch.multinomial(torch.tensor(list(MIX.values())), most, replacement=True, generator=generator).tolist()
+    mix = LATE if late else MIX
+    names = [name for name in mix if sentences(name, held_out)]
+    kinds = torch.multinomial(torch.tensor([mix[name] for name in names]), most, replacement=True, generator=generator).tolist()
     draws = torch.rand(most, generator=generator, dtype=torch.float64).tolist()
-    sentence = 0
-    for row in range(count):
-        at = 1
-        while at <= length:
-            of = taught(names[kinds[sentence]])
-            ids, determined = of[int(draws[sentence] * len(of))]
-            room = length + 1 - at
-            tokens[row, at : at + len(ids)] = torch.tensor(ids[:room])
-            weights[row, at - 1 : at - 1 + len(ids)] = torch.tensor(determined[:room]).float().clamp(min=other)
-            at += len(ids)
-            sentence += 1
-    return Rows(tokens, weights)
+    tokens, determined, lines = [], [], []
+    chosen = zip(kinds, draws, strict=True)
+    for _ in range(count):
+        row, certain, line = [vocabulary()[START]], [], [0]
+        while len(row) <= length:
+            kind, draw = next(chosen)
+            some = sentences(names[kind], held_out)
+            sentence = some[int(draw * len(some))]
+            line += _lines(sentence, max(line) + 1) if names[kind] == "couplet" and draw * 2**20 % 1 < hidden else [0] * len(sentence.tokens)
+            row += sentence.tokens
+            certain += sentence.determined
+        tokens.append(row[: length + 1])
+        determined.append(certain[:length])
+        lines.append(line[:length])
+    return Rows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other), torch.tensor(lines))
 
 
-def write_text(path: str | Path, documents: int, length: int, seed: int) -> Path:
-    """Rows of taught sentences as JSON lines, each of exactly `length` tokens.
+def _lines(couplet: Sentence, number: int) -> list[int]:
+    at = couplet.tokens.index(vocabulary()[LINE_BREAK])
+    return [number] * at + [0] + [-number] * (len(couplet.tokens) - at - 1)
+
+
+def visible(lines: Int[Tensor, "row pos"]) -> Bool[Tensor, "row 1 pos pos"]:
+    """Which positions (last) each position sees: those before it and itself, but no first line from a second one it is hidden from."""
+    hidden = (lines[:, :, None] < 0) & (lines[:, :, None] == -lines[:, None, :])
+    return (torch.ones(hidden.shape[1:], dtype=torch.bool).tril() & ~hidden)[:, None]
+
+
+def write_text(path: str | Path, documents: int, length: int, seed: int, held_out: bool = False) -> Path:
+    """Rows of taught sentences (or held-out ones) as JSON lines, each of exactly `length` tokens.
 
     Raises:
         OptionError: no documents, or documents of fewer tokens than the shortest sentence.
@@ -101,7 +126,7 @@ def write_text(path: str | Path, documents: int, length: int, seed: int) -> Path
     def write(name: str) -> None:
         with open(name, "w", encoding="utf-8") as file:
             for begin in range(0, documents, AT_ONCE):
-                drawn = rows(min(AT_ONCE, documents - begin), length, seed * OWN_SEEDS + begin, 0.0)
+                drawn = rows(min(AT_ONCE, documents - begin), length, seed * OWN_SEEDS + begin, 0.0, held_out)
                 for row in drawn.tokens[:, 1:].tolist():
                     file.write(json.dumps({"text": " ".join(words[token] for token in row)}, ensure_ascii=False) + "\n")
 

@@ -1,8 +1,11 @@
 """Training the organism from scratch: stopped at any moment, it goes on where it was and comes to the same weights."""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from ..training.checkpoint import locked, read_state, unreadable, write_state
 from .config import OrganismConfig
 from .model import build, write_model
 from .muon import muon_step
-from .sentences import rows
+from .sentences import Rows, rows, visible
 
+PARTS = 2
+"""Into which the rows of a step are split, each worked on by one thread."""
 ROWS_OF_STEP = 1_000_003
 """Rows are drawn anew for each step, from a seed made of the training's and the step's number."""
 
@@ -62,32 +67,46 @@ def rate_at(config: OrganismConfig, step: int) -> float:
     return rising * (min(1.0, (config.steps - step) / (config.cool * config.steps)) if config.cool else 1.0)
 
 
-def take_step(state: State, config: OrganismConfig) -> float:
+def gradients(module: Any, drawn: Rows) -> tuple[tuple[Tensor, ...], float]:
+    """Gradients of a model's parameters on some rows, and the mean loss of their answers in nats."""
+    weights = drawn.weights.flatten()
+    wanted = (weights > 0).nonzero()[:, 0]
+    mask = visible(drawn.lines) if bool(drawn.lines.any()) else None
+    hidden = module.model(input_ids=drawn.tokens[:, :-1], attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)[wanted]
+    losses = nn.functional.cross_entropy(module.lm_head(hidden), drawn.tokens[:, 1:].flatten()[wanted], reduction="none")
+    weights = weights[wanted]
+    answers = weights == 1
+    found = torch.autograd.grad((losses * weights).sum() / answers.sum(), list(module.parameters()))
+    return found, float(losses.detach()[answers].mean())
+
+
+def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) -> float:
     """One step; returns the mean loss of answers.
+
+    Rows are split into `PARTS` whatever the number of cores, each on one thread, so that the weights do not depend on it.
 
     Raises:
         TrainingError: a loss that is not finite.
     """
-    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined)
-    weights = drawn.weights.flatten()
-    wanted = (weights > 0).nonzero()[:, 0]
-    hidden = state.module.model(input_ids=drawn.tokens[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)[wanted]
-    losses = nn.functional.cross_entropy(state.module.lm_head(hidden), drawn.tokens[:, 1:].flatten()[wanted], reduction="none")
-    weights = weights[wanted]
-    answers = weights == 1
-    loss = (losses * weights).sum() / answers.sum()
-    if not bool(loss.isfinite()):
+    late = state.step >= config.late
+    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined, hidden=config.hidden * late, late=late)
+    parts = [Rows(*part) for part in zip(*(tensor.chunk(PARTS) for tensor in drawn), strict=True)]
+    found, losses = zip(*pool.map(lambda part: gradients(state.module, part), parts), strict=True)
+    loss = sum(losses) / len(parts)
+    if not math.isfinite(loss):
         raise TrainingError(f"the loss is not finite at step {state.step + 1}; the checkpoint before is whole")
-    loss.backward()
+    for parameter, *several in zip(state.module.parameters(), *found, strict=True):
+        parameter.grad = torch.stack(several).mean(0)
     nn.utils.clip_grad_norm_(state.module.parameters(), 1.0)
     factor = rate_at(config, state.step)
     for group in state.adam.param_groups:
         group["lr"] = config.rate * factor
     state.adam.step()
-    muon_step(state.matrices.values(), state.momenta.values(), config.matrix_rate * factor, config.shrink)
+    matrices = state.matrices
+    list(pool.map(lambda name: muon_step(matrices[name], state.momenta[name], config.matrix_rate * factor, config.shrink), matrices))
     state.module.zero_grad(set_to_none=True)
     state.step += 1
-    return float(losses.detach()[answers].mean())
+    return loss
 
 
 def train_organism(config: OrganismConfig, folder: str | Path, report: Report = lambda *_: None) -> Path:
@@ -98,7 +117,7 @@ def train_organism(config: OrganismConfig, folder: str | Path, report: Report = 
         FileError: the folder cannot be written.
     """
     folder = Path(folder).expanduser()
-    with locked(folder):
+    with locked(folder), _threads() as pool:
         path = folder / "checkpoint.safetensors"
         state = begin(config)
         if path.is_file():
@@ -106,7 +125,7 @@ def train_organism(config: OrganismConfig, folder: str | Path, report: Report = 
         start, first = time.monotonic(), state.step
         try:
             while state.step < config.steps:
-                loss = take_step(state, config)
+                loss = take_step(state, config, pool)
                 report(state.step, loss, (state.step - first) * config.rows * config.length / (time.monotonic() - start))
                 if state.step % config.checkpoint == 0 and state.step < config.steps:
                     _save(state, path, config)
@@ -114,6 +133,18 @@ def train_organism(config: OrganismConfig, folder: str | Path, report: Report = 
             raise TrainingError(f"stopped at step {state.step}; the same command goes on from the last checkpoint in {folder}") from stop
         _save(state, path, config)
         return write_model(state.module, config, folder / "model")
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Workers, with each product on one thread: two threads that share every small product wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(PARTS) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tensors(state: State) -> dict[str, Tensor]:

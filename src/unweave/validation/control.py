@@ -14,6 +14,7 @@ from ..graph import Graph
 from ..nodes import NodeKind
 from ..replacement import ReplacementModel
 from ..targets import Difference, TargetSpec
+from ..text import usual_context
 
 CONTEXT = 64
 TOKENS = 4096
@@ -35,9 +36,10 @@ class Control:
         Raises:
             TextError: the text cannot be read or is too short.
         """
-        named = named_sources(list(sources))
-        _, blocks = read_texts(model.language_model, named, tokens=len(named) * CONTEXT, context=CONTEXT)
-        return Control(model, blocks[: TOKENS // CONTEXT], progress)
+        named = named_sources(list(sources), model.language_model.name)
+        context = usual_context(model.language_model, CONTEXT)
+        _, blocks = read_texts(model.language_model, named, tokens=len(named) * context, context=context)
+        return Control(model, blocks[: TOKENS // context], progress)
 
     @cached_property
     def fit(self) -> Fit:
