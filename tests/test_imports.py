@@ -30,7 +30,7 @@ ORDER = (
     "export", "microscope.exchange", "microscope.importing", "microscope.display",
     "inspection", "comparison", "summary", "effects", "terminal", "yamlfile", "claimfile", "claims",
     "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
-    "studies.batch", "studies.templates", "studies.operands", "studies.digits", "studies.middle", "studies.explains",
+    "studies.batch", "studies.templates", "studies.operands", "studies.families", "studies.middle", "studies.explains",
     "studies.groups", "studies.shared", "studies.transplant", "studies.planning", "studies.inhibit",
     "studies.protocols", "studies.studyfile",
     "studies.run", "studies.plots", "studies.report",

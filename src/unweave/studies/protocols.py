@@ -2,8 +2,8 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
-from .digits import DIGITS
 from .explains import EXPLAINS
+from .families import ABLATED
 from .inhibit import INHIBIT
 from .middle import MIDDLE
 from .operands import OPERANDS
@@ -21,7 +21,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "ablate": ABLATE,
     "middle": MIDDLE,
     "operands": OPERANDS,
-    "digits": DIGITS,
+    "families": ABLATED,
     "explains": EXPLAINS,
     "shared": SHARED,
     "transplant": TRANSPLANT,
