@@ -93,12 +93,16 @@ class Activity:
         Raises:
             StudyError: they have not; or as in `positions`.
         """
-        for part, ids in _batches(self.bench, [variant for variant in variants if variant not in self._kept]):
-            self._run(part, ids)
+        self.prepare(variants)
         found = [self._kept[variant] for variant in variants]
         if len({len(one) for one in found}) > 1:
             raise StudyError("prompts of different lengths have no common places; name them ('at'), or take prompts of one length")
         return torch.stack(found)
+
+    def prepare(self, variants: Sequence[Variant]) -> None:
+        """Run those that were not run yet, many at a time."""
+        for part, ids in _batches(self.bench, [variant for variant in variants if variant not in self._kept]):
+            self._run(part, ids)
 
     def _run(self, variants: list[Variant], ids: Tensor) -> None:
         model = self.bench.model

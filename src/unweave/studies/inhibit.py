@@ -29,6 +29,8 @@ class Inhibit(Options):
     """The value whose features inhibit."""
     off: str
     """The value whose features are inhibited: the default."""
+    keys: tuple[FieldName, ...] = ()
+    """Facts alike in a prompt and in those of the other group that it is compared with."""
     at: Places = ()
     """Where the inhibiting features are."""
     default_at: Places = (-1,)
@@ -40,7 +42,7 @@ class Inhibit(Options):
     factor: FiniteFloat = 1.0
     """How far inhibiting features are taken out to see the inhibited ones come back."""
     targets: int = Field(20, ge=1)
-    sources: int = Field(60, ge=2)
+    sources: int = Field(120, ge=2)
     """Variants of each group that features are found on, at most."""
     draws: int = Field(3, ge=1)
     mode: Literal["frozen_attention", "open"] = "open"
@@ -78,9 +80,11 @@ def run(bench: Bench, options: Inhibit) -> Result:
     defaults = strongest(gap.clamp_min(0), norms, options.defaults)
     usual = float(default_at.of(groups[options.off]).mean(0)[defaults > 0].sum())
     draw, seen = random.Random(bench.seed), []
-    off = at.of(groups[options.off])
     for variant in bench.each(bench.some(groups[options.on], options.targets)):
-        own = at.of([variant])[0]
+        like = [one for one in groups[options.off] if all(one.fields[name] == variant.fields[name] for name in options.keys)]
+        if not like:
+            raise StudyError(f"no variant of {options.field} {options.off!r} has the same {' and '.join(options.keys)} as {variant.prompt!r}")
+        own, off = at.of([variant])[0], at.of(like)
         held = strongest((off.mean(0) - own).clamp_max(0), norms, options.features)
         seen.append(_look(bench, options, variant, own, held, off.amax(0), defaults, norms, begins, usual, draw))
     return _result(bench, options, defaults, seen)

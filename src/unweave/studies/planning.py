@@ -71,6 +71,8 @@ def run(bench: Bench, options: Plan) -> Result:
         raise StudyError(f"a plan needs three or more values of {options.word} with two prompts each")
     lines = {word: some[0].answer for word, some in words.items()}
     activity, before = Activity(bench, options.at), Activity(bench, options.elsewhere)
+    for one in (activity, before):
+        one.prepare([variant for some in words.values() for variant in some])
     read = {name: _read(one, words) for name, one in (("read", activity), ("read_before", before))}
     means = {word: activity.of(some).mean(0) for word, some in words.items()}
     targets = _targets(bench, options, words)

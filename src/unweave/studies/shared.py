@@ -36,6 +36,7 @@ def run(bench: Bench, options: Shared) -> Result:
     """Overlap by layer of pairs with the same meaning, and of the same prompts with another meaning in the same other language."""
     triples = _triples(bench, options)
     activity = Activity(bench, options.at)
+    activity.prepare([variant for triple in triples for variant in triple])
     bounds = starts(bench.model)
     found: list[tuple[Tensor, Tensor]] = []
     for here, same, other in bench.each(triples):

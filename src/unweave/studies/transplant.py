@@ -38,6 +38,8 @@ class Transplant(Options):
     """And that have these values."""
     alike: tuple[FieldName, ...] = ()
     """Only variants for which all these have one value."""
+    own: bool = False
+    """What is taken out is what the changed prompt itself has more of than those with the new value, in place of what those with the old value have."""
     at: Places = ()
     do: Do = "both"
     """Take the features of the old value out, put those of the new one in, or both."""
@@ -50,7 +52,7 @@ class Transplant(Options):
     targets: int = Field(60, ge=1)
     """Prompts that are changed."""
     sources: int = Field(24, ge=1)
-    """Variants of each group that features are found on, at most."""
+    """Variants of each group that features are found on, at most, drawn at random."""
     draws: int = Field(5, ge=1)
     """Random sets of features beside each."""
     mode: Literal["frozen_attention", "open"] = "open"
@@ -85,6 +87,7 @@ def run(bench: Bench, options: Transplant) -> Result:
     factors = tuple(sorted({options.factor, *options.factors}))
     targets = chosen(bench, options)
     activity, norms, draw = Activity(bench, options.at), written(bench.model), random.Random(bench.seed)
+    activity.prepare([variant for target in targets for variant in (target.variant, *target.old, *target.new)])
     ended = []
     for target in bench.each(targets):
         amounts = strongest(difference(activity, target), norms, options.features)
@@ -113,7 +116,8 @@ def chosen(bench: Bench, options: Transplant) -> list[Target]:
         for value in others:
             there = by_key.get((value, *_key(here, options)[1:]), [])
             if there and here.answer not in [one.answer for one in there]:
-                mine, theirs = (_sources(bench, options, pool, here, wanted) for wanted in (old, value))
+                mine, theirs = (_sources(options, pool, here, wanted, draw) for wanted in (old, value))
+                mine = [here] if options.own else mine
                 if mine and theirs:
                     found.append(Target(here, value, mine, theirs, sorted({one.answer for one in there}), answers[value] - answers[old]))
                     break
@@ -126,7 +130,7 @@ def _key(one: Variant, options: Transplant) -> tuple[str, ...]:
     return one.fields[options.field], *(one.fields[name] for name in options.keys)
 
 
-def _sources(bench: Bench, options: Transplant, pool: Sequence[Variant], here: Variant, value: str) -> list[Variant]:
+def _sources(options: Transplant, pool: Sequence[Variant], here: Variant, value: str, draw: random.Random) -> list[Variant]:
     fixed = [name for name in options.keys if name not in options.across and name not in options.found_on]
     found = [
         one for one in pool
@@ -135,7 +139,7 @@ def _sources(bench: Bench, options: Transplant, pool: Sequence[Variant], here: V
         and all(one.fields[name] != here.fields[name] for name in options.across)
         and all(one.fields[name] == wanted for name, wanted in options.found_on.items())
     ]  # fmt: skip
-    return bench.some(found, options.sources)
+    return draw.sample(found, min(len(found), options.sources))
 
 
 def difference(activity: Activity, target: Target) -> Float[Tensor, "place feature"]:
@@ -190,7 +194,7 @@ def _result(bench: Bench, options: Transplant, factors: Sequence[float], targets
         {"x": list(factors), "series": series, "xlabel": "dose", "ylabel": "share of prompts", "ylim": [-0.02, 1.02]},
     )  # fmt: skip
     where = " and ".join(f"token {one}" if isinstance(one, int) else f"the {one}" for one in options.at) or "all tokens"
-    elsewhere = f" found on prompts with another {' and '.join(options.across)}" if options.across else ""
+    elsewhere = " of the prompt itself" if options.own else f" found on prompts with another {' and '.join(options.across)}" if options.across else ""
     summary = (
         f"With {figures['features']:.0f} features of {options.field}{elsewhere} {what} at {where}, {options.factor:g} times, the answer is as wanted "
         f"in {reached} of {len(targets)} prompts, and of the new {options.field} in {figures['moved']:.2f}; with random features that write as much, "
