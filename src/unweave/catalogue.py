@@ -53,8 +53,8 @@ PAIRS: dict[str, Pair] = {
     pair.name: pair
     for pair in (
         Pair("smollm2", "smollm2", "smollm2", 0.135, 30, None, "skip", 0.08),
-        Pair("organism", "organism", "organism", 0.003, 6, 1024, "cross-layer", 0.01),
-        Pair("organism-plt", "organism", "organism-plt", 0.003, 6, 1024, "per-layer", 0.005),
+        Pair("organism", "organism", "organism", 0.0034, 6, 2048, "cross-layer", 0.011),
+        Pair("organism-plt", "organism", "organism-plt", 0.0034, 6, 2048, "per-layer", 0.005),
         Pair("gemma", "google/gemma-2-2b", "mntss/gemma-scope-transcoders", 2.6, 26, 16384, "per-layer", _gigabytes(26, 16384, 2304, 4)),
         Pair("gemma-clt", "google/gemma-2-2b", "mntss/clt-gemma-2-2b-426k", 2.6, 26, 16384, "cross-layer", _gigabytes(26, 16384, 2304, 2, 13.5)),
         Pair("gemma-clt-2.5m", "google/gemma-2-2b", "mntss/clt-gemma-2-2b-2.5M", 2.6, 26, 98304, "cross-layer", _gigabytes(26, 98304, 2304, 2, 13.5)),
