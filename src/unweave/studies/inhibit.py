@@ -148,25 +148,27 @@ def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[See
         known = [value for value in values if value == value]
         return sum(known) / len(known) if known else float("nan")
 
-    usual = max(seen[0].usual, 1e-9)
+    usual, before = max(seen[0].usual, 1e-9), mean([one.before for one in seen])
+    gap = max(usual - before, 1e-9)
     inhibited = share([one.inhibiting < 0 for one in seen])
     figures = {
         "inhibited": inhibited.value, "inhibited_low": inhibited.low, "negative": mean([one.negative for one in seen]),
         "edges": mean([one.inhibiting for one in seen]), "others": mean([one.others for one in seen]),
-        "before": mean([one.before for one in seen]) / usual, "restored": mean([one.after for one in seen]) / usual,
-        "controls": mean([one.random for one in seen]) / usual, "defaults": float(defaults.count_nonzero()), "targets": float(len(seen)),
+        "before": before / usual, "restored": (mean([one.after for one in seen]) - before) / gap,
+        "controls": (mean([one.random for one in seen]) - before) / gap, "defaults": float(defaults.count_nonzero()), "targets": float(len(seen)),
     }  # fmt: skip
     summary = (
         f"{defaults.count_nonzero()} features are more active where {options.field} is {options.off} than where it is {options.on}. The edges into them "
         f"from the features that set a prompt of {options.on} apart sum to less than zero in {inhibited} of {len(seen)} prompts (mean "
         f"{figures['edges']:.2f}; as many others at the same places {figures['others']:.2f}); {figures['negative']:.0%} of their weight is negative. "
-        f"Without those features the default ones are at {figures['restored']:.0%} of their usual activation (before {figures['before']:.0%}, without "
-        f"random ones {figures['controls']:.0%})."
+        f"The default ones are at {figures['before']:.0%} of their usual activation; without those features {figures['restored']:.0%} of what is missing "
+        f"comes back (without random ones {figures['controls']:.0%})."
     )
     columns = ("prompt", "edges of its features", "of as many others", "negative share", "default before", "after", "after random")
     rows = tuple((one.prompt, one.inhibiting, one.others, one.negative, one.before, one.after, one.random) for one in seen)
     labels = [f"{options.on}: unchanged", f"{options.on}: its features taken out", f"{options.on}: random features taken out", f"{options.off}: unchanged"]
-    series = {"default features": [figures["before"], figures["restored"], figures["controls"], 1.0]}
+    means = [mean([one.before for one in seen]), mean([one.after for one in seen]), mean([one.random for one in seen])]
+    series = {"default features": [*(value / usual for value in means), 1.0]}
     bars = {"labels": labels, "series": series, "ylabel": "activation, as a share\nof the usual"}
     plot = Plot("default", "bars", f"Default features of {options.field} {options.off}", bars)
     return Result(figures, summary, (Table("Prompts", columns, rows),), (plot,))
@@ -182,7 +184,7 @@ INHIBIT = Protocol(
         "edges": "mean sum of these edges",
         "others": "mean sum of as many edges from other features at the same places",
         "before": "activation of the default features on unchanged prompts, as a share of their usual one on the other group",
-        "restored": "the same with the group's features taken out",
+        "restored": "share of what is missing to the usual activation that comes back when the group's features are taken out",
         "controls": "the same with random features taken out",
         "defaults": "how many default features were found",
         "targets": "how many prompts were looked at",
