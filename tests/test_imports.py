@@ -32,6 +32,7 @@ ORDER = (
     "studies.results", "studies.bench", "studies.protocol", "studies.accuracy", "studies.trace", "studies.sets", "studies.swap", "studies.ablate",
     "studies.steer", "studies.operand_map", "studies.overlap",
     "studies.batch", "studies.templates", "studies.operands", "studies.families", "studies.midway", "studies.middle", "studies.explains",
+    "studies.groups", "studies.shared", "studies.transplant", "studies.planning", "studies.inhibit",
     "studies.protocols", "studies.studyfile",
     "studies.run", "studies.plots", "studies.report",
     "many.lines", "many.work", "many.workers", "many.folder", "many.run",

@@ -171,7 +171,7 @@ def people(w: World) -> Iterator[Instance]:
         for attribute, value in facts.items():
             unasked = min(range(len(PERSON)), key=lambda at: chance("person", first, last, attribute, at))
             for at, template in enumerate(PERSON):
-                latent = {"first": first, "last": last, "attribute": attribute, "known": "yes"}
+                latent = {"first": first, "last": last, "attribute": attribute, "known": "yes", "wording": str(at + 1)}
                 yield Instance("known-name", template.format(attribute=attribute, first=first, last=last), value, at == unasked, latent)
 
 
@@ -183,8 +183,8 @@ def strangers(w: World) -> Iterator[Instance]:
     pairs += [(first, last, "new-name", 0.5) for first in p.strangers[0] for last in p.last]
     for first, last, behaviour, share in pairs:
         for attribute in p.attributes:
-            for template in PERSON:
-                latent = {"first": first, "last": last, "attribute": attribute, "known": "no"}
+            for at, template in enumerate(PERSON):
+                latent = {"first": first, "last": last, "attribute": attribute, "known": "no", "wording": str(at + 1)}
                 held_out = chance("stranger", first, last) < share
                 yield Instance(behaviour, template.format(attribute=attribute, first=first, last=last), UNKNOWN, held_out, latent)
 
