@@ -70,7 +70,8 @@ def _write_graphs(report: Report, folder: Path) -> list[Path]:
     found = [one for step in report.steps for one in step.result.found]
     paths = []
     for place, graph in enumerate(graphs, 1):
-        groups = [[one.name, *one.features] for one in found if one.prompt == graph.prompt]
+        rows = graph.nodes.rows  # an id that the graph lacks could be taken for the peer's name of an error node
+        groups = [[one.name, *(feature for feature in one.features if feature in rows)] for one in found if one.prompt == graph.prompt]
         extra: dict[str, Any] = {
             **graph.provenance.extra, "qParams": {"supernodes": groups}, "notes": f"Study {report.study}: {report.question}\n\nThe study {report.verdict}.",
             "title": f"{report.study} ({'holds' if report.holds else 'fails'}): {graph.prompt}",
