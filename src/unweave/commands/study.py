@@ -13,7 +13,7 @@ app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Reproduce behaviours of a model, and test by intervention how it does them."
 )  # fmt: skip
 DEFAULT = "smollm2"
-HERE = ("smollm2",)
+HERE = ("smollm2", "organism")
 """Models that ship, for which `--all` runs studies."""
 
 
