@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..training.checkpoint import locked, read_state, unreadable, write_state
+from ..files import locked
+from ..training.checkpoint import read_state, unreadable, write_state
 from .config import OrganismConfig
 from .model import build, write_model
 from .muon import muon_step
@@ -117,7 +118,8 @@ def train_organism(config: OrganismConfig, folder: str | Path, report: Report = 
         FileError: the folder cannot be written.
     """
     folder = Path(folder).expanduser()
-    with locked(folder), _threads() as pool:
+    busy = TrainingError(f"another training is running in {folder}; stop it, or use another --out folder")
+    with locked(folder, busy), _threads() as pool:
         path = folder / "checkpoint.safetensors"
         state = begin(config)
         if path.is_file():
