@@ -167,8 +167,9 @@ def hits(answers: int, explanations: int) -> Right:
 def test_verdict_on_an_explanation(without_answer, without_explanation, apart, verdict):
     cases = {"nothing": [], "what makes the answer": [(0, 1), (0, 2)], "what makes the explanation": [(0, 2), (1, 3)], "what makes both": [(0, 2)]}
     found = {"nothing": hits(10, 10), "what makes the answer": without_answer, "what makes the explanation": without_explanation}
+    sets = {"answer": cases["what makes the answer"], "explanation": cases["what makes the explanation"]}
     random = {"answer": hits(10, 9), "explanation": hits(8, 10)}
-    result = explains._result(found, random, {name: 1.0 for name in random}, cases, {}, 2, torch.ones(10), Explains(given="sum"), ())
+    result = explains._result(found, random, {name: 1.0 for name in random}, cases, {}, sets, torch.ones(10), Explains(given="sum"), ())
     figures = result.figures
     assert figures["apart"] == pytest.approx(apart) and verdict in result.summary
     assert (figures["answer_random"], figures["explanation_random"], figures["shared"], figures["told"]) == (0.8, 0.9, 0.5, 1)
