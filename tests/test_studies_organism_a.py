@@ -24,7 +24,7 @@ from unweave.studies.explains import Explains, Right
 from unweave.studies.families import watch
 from unweave.studies.run import run_study
 from unweave.studies.studyfile import read_study, shipped
-from unweave.studies.templates import DIGIT, OPERAND, OTHER, SIZE, SUM, between, fits
+from unweave.studies.templates import DIGIT, OPERAND, OTHER, SIZE, SUM, between, fits, wavelengths
 
 A, B = (numbers.flatten() for numbers in torch.meshgrid(torch.arange(100), torch.arange(100), indexing="ij"))
 PLANTED = {
@@ -77,6 +77,13 @@ def test_variance_between_groups_is_corrected_for_their_number():
     assert abs(float(between(noise, labels).mean())) < 0.05  # without the correction it would be 0.5
     assert between(labels[None].double(), labels).item() == pytest.approx(1)
     assert between(labels[None].double(), torch.arange(200)).item() == 0  # as many groups as prompts explain nothing
+
+
+def test_wavelengths_of_planted_waves():
+    a, b = A.view(100, 100).double(), B.view(100, 100).double()
+    waves = [torch.cos(2 * torch.pi * a / 20), torch.cos(2 * torch.pi * (a + b) / 44), torch.sin(2 * torch.pi * b / 50), torch.cos(2 * torch.pi * (a - b) / 10)]
+    found = wavelengths(torch.stack([3 * wave + 5 for wave in waves]))
+    torch.testing.assert_close(found, torch.tensor([20.0, 44.0, 50.0, 10.0], dtype=found.dtype), rtol=0.04, atol=0)
 
 
 def test_wilson_interval_of_a_share():
