@@ -177,8 +177,10 @@ def _heat(
     grids: Tensor | None, rows: list[int], columns: list[int], places: list[Place], kinds: list[Fit], at: dict[int, str], options: Operands
 ) -> list[Plot]:
     """The strongest features of each family as operand plots, where there is a prompt for every pair of numbers."""
-    plots = []
-    for family in FAMILIES if options.shown and grids is not None else ():
+    plots: list[Plot] = []
+    if grids is None or not options.shown:
+        return plots
+    for family in FAMILIES:
         panels = []
         for number in [number for number, kind in enumerate(kinds) if kind.family == family][: options.shown]:
             layer, position, index = places[number]
