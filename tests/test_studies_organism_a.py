@@ -274,21 +274,22 @@ def test_without_features_of_the_middle_the_step_says_so(hops, tmp_path):
 
 
 def test_instances_of_the_organism_are_variants(tmp_path):
-    path = tmp_path / "sums.yaml"
-    text = "title: t\nquestion: q\ninstances: {}\nprompt: '{{a}} + {{b}} ='\nsteps:\n  - accuracy: {{}}\n    where: {{held_out: ['yes']}}\n"
-    path.write_text(text.format("addition"))
-    study = read_study(path)
-    assert [(one.prompt, one.answer) for one in study.variants] == [(one.prompt, one.answer) for one in instances("addition")]
-    assert {one.fields["held_out"] for one in study.variants} == {"yes", "no"}
+    path = tmp_path / "hops.yaml"
+    text = "title: t\nquestion: q\ninstances: {}\nprompt: the {{relation}} of the state containing {{city}} is\nsteps:\n  - accuracy: {{}}\n"
+    path.write_text(text.format("[two-hop, two-hop-new-city]"))
+    study, wanted = read_study(path), [*instances("two-hop"), *instances("two-hop-new-city")]
+    assert [(one.prompt, one.answer) for one in study.variants] == [(one.prompt, one.answer) for one in wanted]
+    assert [one.fields["held_out"] == "yes" for one in study.variants] == [one.held_out for one in wanted]
+    assert all(one.fields["state"] == other.latent["state"] for one, other in zip(study.variants, wanted, strict=True))
     path.write_text(text.format("subtraction"))
     with pytest.raises(StudyError, match=r"line 3: no behaviour 'subtraction'"):
         read_study(path)
-    path.write_text(text.format("addition") + "grid: {a: 0..3}\n")
+    path.write_text(text.format("two-hop") + "grid: {a: 0..3}\n")
     with pytest.raises(StudyError, match="not both"):
         read_study(path)
 
 
-@pytest.mark.parametrize("name", ["two-hops", "addition", "explanation"])
+@pytest.mark.parametrize("name", ["two-hops", "addition", "addition-places", "explanation"])
 def test_studies_that_ship_ask_what_the_organism_is_asked(name):
     study = read_study(shipped()[name])
     assert study.meant_for == ("organism",)
