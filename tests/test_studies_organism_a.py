@@ -17,7 +17,7 @@ from unweave.gradients import lead, predicted_effects, write_gradients
 from unweave.interventions import intervene
 from unweave.organism.instances import instances
 from unweave.steering import activations
-from unweave.studies import explains
+from unweave.studies import explains, studyfile
 from unweave.studies.batch import Edits, activations_at, all_activations, logits_with, matched, same_length, share, strengths
 from unweave.studies.bench import Variant
 from unweave.studies.explains import Explains, Right
@@ -290,7 +290,8 @@ def test_instances_of_the_organism_are_variants(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two-hops", "addition", "addition-places", "explanation"])
-def test_studies_that_ship_ask_what_the_organism_is_asked(name):
+def test_studies_that_ship_ask_what_the_organism_is_asked(name, monkeypatch):
+    monkeypatch.setattr(studyfile, "instances", lambda behaviour: instances(behaviour)[::40])
     study = read_study(shipped()[name])
     assert study.meant_for == ("organism",)
     assert all(variant.prompt == variant.fields["text"] for variant in study.variants)
