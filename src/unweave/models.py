@@ -149,7 +149,7 @@ class LanguageModel:
         if self.tokenizer is None:
             raise PromptError(f"{self.name} comes without a tokenizer; give the prompt as token ids")
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        strange = self.tokenizer.unk_token_id
+        strange = getattr(self.tokenizer, "unk_token_id", None)
         if strange in ids and self.tokenizer.unk_token not in text:  # a vocabulary of words, such as the organism's
             word = next((word for word in text.split() if strange in self.tokenizer(word, add_special_tokens=False)["input_ids"]), text)
             raise PromptError(f"{self.name} does not know the word {word!r}; use words of its vocabulary, with spaces between them")
