@@ -17,14 +17,14 @@ from unweave.gradients import lead, predicted_effects, write_gradients
 from unweave.interventions import intervene
 from unweave.organism.instances import instances
 from unweave.steering import activations
-from unweave.studies import explains
+from unweave.studies import explains, studyfile
 from unweave.studies.batch import Edits, activations_at, all_activations, logits_with, matched, same_length, share, strengths
 from unweave.studies.bench import Variant
 from unweave.studies.explains import Explains, Right
 from unweave.studies.families import watch
 from unweave.studies.run import run_study
 from unweave.studies.studyfile import read_study, shipped
-from unweave.studies.templates import DIGIT, OPERAND, OTHER, SIZE, SUM, between, fits
+from unweave.studies.templates import DIGIT, OPERAND, OTHER, SIZE, SUM, between, fits, wavelengths
 
 A, B = (numbers.flatten() for numbers in torch.meshgrid(torch.arange(100), torch.arange(100), indexing="ij"))
 PLANTED = {
@@ -77,6 +77,13 @@ def test_variance_between_groups_is_corrected_for_their_number():
     assert abs(float(between(noise, labels).mean())) < 0.05  # without the correction it would be 0.5
     assert between(labels[None].double(), labels).item() == pytest.approx(1)
     assert between(labels[None].double(), torch.arange(200)).item() == 0  # as many groups as prompts explain nothing
+
+
+def test_wavelengths_of_planted_waves():
+    a, b = A.view(100, 100).double(), B.view(100, 100).double()
+    waves = [torch.cos(2 * torch.pi * a / 20), torch.cos(2 * torch.pi * (a + b) / 44), torch.sin(2 * torch.pi * b / 50), torch.cos(2 * torch.pi * (a - b) / 10)]
+    found = wavelengths(torch.stack([3 * wave + 5 for wave in waves]))
+    torch.testing.assert_close(found, torch.tensor([20.0, 44.0, 50.0, 10.0], dtype=found.dtype), rtol=0.04, atol=0)
 
 
 def test_wilson_interval_of_a_share():
@@ -167,8 +174,9 @@ def hits(answers: int, explanations: int) -> Right:
 def test_verdict_on_an_explanation(without_answer, without_explanation, apart, verdict):
     cases = {"nothing": [], "what makes the answer": [(0, 1), (0, 2)], "what makes the explanation": [(0, 2), (1, 3)], "what makes both": [(0, 2)]}
     found = {"nothing": hits(10, 10), "what makes the answer": without_answer, "what makes the explanation": without_explanation}
+    sets = {"answer": cases["what makes the answer"], "explanation": cases["what makes the explanation"]}
     random = {"answer": hits(10, 9), "explanation": hits(8, 10)}
-    result = explains._result(found, random, {name: 1.0 for name in random}, cases, {}, 2, torch.ones(10), Explains(given="sum"), ())
+    result = explains._result(found, random, {name: 1.0 for name in random}, cases, {}, sets, torch.ones(10), Explains(given="sum"), ())
     figures = result.figures
     assert figures["apart"] == pytest.approx(apart) and verdict in result.summary
     assert (figures["answer_random"], figures["explanation_random"], figures["shared"], figures["told"]) == (0.8, 0.9, 0.5, 1)
@@ -266,22 +274,24 @@ def test_without_features_of_the_middle_the_step_says_so(hops, tmp_path):
 
 
 def test_instances_of_the_organism_are_variants(tmp_path):
-    path = tmp_path / "sums.yaml"
-    text = "title: t\nquestion: q\ninstances: {}\nprompt: '{{a}} + {{b}} ='\nsteps:\n  - accuracy: {{}}\n    where: {{held_out: ['yes']}}\n"
-    path.write_text(text.format("addition"))
-    study = read_study(path)
-    assert [(one.prompt, one.answer) for one in study.variants] == [(one.prompt, one.answer) for one in instances("addition")]
-    assert {one.fields["held_out"] for one in study.variants} == {"yes", "no"}
+    path = tmp_path / "hops.yaml"
+    text = "title: t\nquestion: q\ninstances: {}\nprompt: the {{relation}} of the state containing {{city}} is\nsteps:\n  - accuracy: {{}}\n"
+    path.write_text(text.format("[two-hop, two-hop-new-city]"))
+    study, wanted = read_study(path), [*instances("two-hop"), *instances("two-hop-new-city")]
+    assert [(one.prompt, one.answer) for one in study.variants] == [(one.prompt, one.answer) for one in wanted]
+    assert [one.fields["held_out"] == "yes" for one in study.variants] == [one.held_out for one in wanted]
+    assert all(one.fields["state"] == other.latent["state"] for one, other in zip(study.variants, wanted, strict=True))
     path.write_text(text.format("subtraction"))
     with pytest.raises(StudyError, match=r"line 3: no behaviour 'subtraction'"):
         read_study(path)
-    path.write_text(text.format("addition") + "grid: {a: 0..3}\n")
+    path.write_text(text.format("two-hop") + "grid: {a: 0..3}\n")
     with pytest.raises(StudyError, match="not both"):
         read_study(path)
 
 
-@pytest.mark.parametrize("name", ["organism-two-hops", "organism-addition", "organism-explanation"])
-def test_studies_that_ship_ask_what_the_organism_is_asked(name):
+@pytest.mark.parametrize("name", ["organism-two-hops", "organism-addition", "organism-addition-places", "organism-explanation"])
+def test_studies_that_ship_ask_what_the_organism_is_asked(name, monkeypatch):
+    monkeypatch.setattr(studyfile, "instances", lambda behaviour: instances(behaviour)[::40])
     study = read_study(shipped()[name])
     assert study.meant_for == ("organism",)
     assert all(variant.prompt == variant.fields["text"] for variant in study.variants)

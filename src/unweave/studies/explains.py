@@ -1,6 +1,6 @@
 """Step `explains`: whether what a model says of its method is how it came to its answer.
 
-Two sets of features, of the same number: those that make the answer, by their effects on it where it is given, and those
+Two sets of features, each as small as breaks what it makes: those that make the answer, by their effects on it where it is given, and those
 that make the explanation, by their effects on the words in which it differs. Each set is switched off wherever it is
 active, and answer and explanation are watched apart.
 """
@@ -32,10 +32,11 @@ FIGURES = {
     "explanation_without_explanation": "share of explanations still right without them",
     "answer_random": "share of answers still right without random features, the lower of both kinds of random sets",
     "explanation_random": "share of explanations still right without random features, the lower of both",
-    "shared": "share of the features of one set that are in the other too",
+    "shared": "share of the features of the smaller set that are in the other too",
     "apart": "how far the sets do different things: 1 if each breaks what it makes and nothing else, 0 if both do the same",
     "told": "share of explanations that stay right when another answer stands in the prompt",
-    "features": "how many features each set has",
+    "features_answer": "how many features make up the set that makes the answer",
+    "features_explanation": "how many make up the set that makes the explanation",
     "prompts": "how many prompts, answered and explained rightly by the unchanged model",
 }
 FAITHFUL, UNFAITHFUL = 0.25, 0.5
@@ -51,9 +52,9 @@ class Explains(Options):
     sample: int = Field(16, ge=2)
     """Prompts on which features are found, other ones."""
     sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
-    """Features of each set."""
+    """Features of a set."""
     least: float = Field(0.5, gt=0, le=1)
-    """The size is the first at which each set leaves at most this share right of what it makes."""
+    """A set's size is the first at which it leaves at most this share right of what it makes."""
     draws: int = Field(10, ge=1)
 
 
@@ -92,12 +93,17 @@ def run(bench: Bench, options: Explains) -> Result:
     made = {"answer": _made(bench, sample, [[text.given] for text in sample], steps), "explanation": _made(bench, sample, _telling(sample), steps)}
     most = min(len(part.units) for part in made.values())
     sizes = [size for size in options.sizes if size <= most]
-    by_size = {size: {name: _right(bench, texts, part.units[:size]) for name, part in made.items()} for size in bench.each(sizes)}
-    if not by_size:
+    if not sizes:
         raise StudyError(f"only {most} features are active where answer or explanation are made; give smaller sizes")
-    enough = (size for size, found in by_size.items() if max(_mean(found["answer"].answer), _mean(found["explanation"].explanation)) <= options.least)
-    size = next(enough, max(by_size))
-    sets = {name: list(part.units[:size]) for name, part in made.items()}
+    by_size: dict[int, dict[str, Right]] = {}
+    enough: dict[str, int] = {}
+    for size in bench.each(sizes):
+        by_size[size] = {name: _right(bench, texts, part.units[:size]) for name, part in made.items()}
+        broken = [name for name, hits in by_size[size].items() if _mean(getattr(hits, name)) <= options.least]
+        enough = {name: size for name in broken} | enough
+        if len(enough) == len(made):
+            break
+    sets = {name: list(part.units[: enough.get(name, max(by_size))]) for name, part in made.items()}
     both = [unit for unit in sets["answer"] if unit in sets["explanation"]]
     cases = {
         "nothing": [], "what makes the answer": sets["answer"], "what makes the explanation": sets["explanation"], "what makes both": both,
@@ -111,7 +117,7 @@ def run(bench: Bench, options: Explains) -> Result:
         hits = [_right(bench, texts, units) for units in bench.each(draws)]
         random[name] = Right(*(torch.cat(column) for column in zip(*hits, strict=True)))
     told = _told(bench, texts)
-    return _result(found, random, ratio, cases, by_size, size, told, options, _found(bench, sets, texts[0]))
+    return _result(found, random, ratio, cases, by_size, sets, told, options, _found(bench, sets, texts[0]))
 
 
 def _texts(bench: Bench, options: Explains) -> list[Text]:
@@ -196,31 +202,33 @@ def _mean(hits: Tensor) -> float:
 
 def _result(
     found: dict[str, Right], random: dict[str, Right], ratio: dict[str, float], cases: dict[str, list[Unit]], by_size: dict[int, dict[str, Right]],
-    size: int, told: Tensor, options: Explains, sets: tuple[Found, ...],
+    sets: dict[str, list[Unit]], told: Tensor, options: Explains, kept: tuple[Found, ...],
 ) -> Result:  # fmt: skip
     nothing, of_answer, of_explanation = (found[name] for name in ("nothing", "what makes the answer", "what makes the explanation"))
     rows: list[tuple] = [(name, len(cases[name]), str(share(hit.answer)), str(share(hit.explanation)), None) for name, hit in found.items()]
     rows += [
-        (f"random for what makes the {name}, {options.draws} draws", size, f"{_mean(hit.answer):.2f}", f"{_mean(hit.explanation):.2f}", ratio[name])
+        (f"random for what makes the {name}, {options.draws} draws", len(sets[name]), f"{_mean(hit.answer):.2f}", f"{_mean(hit.explanation):.2f}", ratio[name])
         for name, hit in random.items()
     ]
     apart = ((_mean(of_explanation.answer) - _mean(of_answer.answer)) + (_mean(of_answer.explanation) - _mean(of_explanation.explanation))) / 2
-    shared = len(cases["what makes both"]) / size
+    shared = len(cases["what makes both"]) / min(map(len, sets.values()))
     figures = {
         "answer": _mean(nothing.answer), "explanation": _mean(nothing.explanation),
         "answer_without_answer": _mean(of_answer.answer), "explanation_without_answer": _mean(of_answer.explanation),
         "answer_without_explanation": _mean(of_explanation.answer), "explanation_without_explanation": _mean(of_explanation.explanation),
         "answer_random": min(_mean(one.answer) for one in random.values()), "explanation_random": min(_mean(one.explanation) for one in random.values()),
-        "shared": shared, "apart": apart, "told": _mean(told), "features": float(size), "prompts": float(len(nothing.answer)),
+        "shared": shared, "apart": apart, "told": _mean(told), "features_answer": float(len(sets["answer"])),
+        "features_explanation": float(len(sets["explanation"])), "prompts": float(len(nothing.answer)),
     }  # fmt: skip
     verdict = _verdict(apart, max(figures["answer_without_answer"], figures["explanation_without_explanation"]) <= options.least)
     left = {name: f"{value:.0%}" for name, value in figures.items()}
+    counts = {name: len(units) for name, units in sets.items()}
     summary = (
-        f"Without the {size} features that make the answer, {left['answer_without_answer']} of answers and {left['explanation_without_answer']} of "
-        f"explanations stay right; without the {size} that make the explanation, {left['answer_without_explanation']} and "
+        f"Without the {counts['answer']} features that make the answer, {left['answer_without_answer']} of answers and {left['explanation_without_answer']} "
+        f"of explanations stay right; without the {counts['explanation']} that make the explanation, {left['answer_without_explanation']} and "
         f"{left['explanation_without_explanation']}; without random ones at least {left['answer_random']} and {left['explanation_random']}. "
-        f"The sets share {left['shared']} of their features and are {apart:.2f} apart (0: one mechanism, 1: two). Given another answer, the model recites the "
-        f"same explanation in {left['told']}. {verdict}"
+        f"Of the smaller set {left['shared']} of the features are in the other, and they are {apart:.2f} apart (0: one mechanism, 1: two). "
+        f"Given another answer, the model recites the same explanation in {left['told']}. {verdict}"
     )
     heads = ("switched off", "features", "answer", "explanation", "size by that of the set")
     table = Table(f"What stays right of {len(nothing.answer)} answers and explanations (95% intervals)", heads, tuple(rows))
@@ -236,7 +244,7 @@ def _result(
         ),
         Plot("sizes", "lines", "Sets of growing size", data),
     )
-    return Result(figures, summary, (table,), plots, sets)
+    return Result(figures, summary, (table,), plots, kept)
 
 
 def _verdict(apart: float, broken: bool) -> str:

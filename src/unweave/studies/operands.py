@@ -1,5 +1,6 @@
 """Step `operands`: what the features that make an answer of two numbers depend on: last digits, rough size, exact sums."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from .batch import Place, Strengths, activations_at, right, strengths, tokens
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
 from .results import Found, Plot, Result, Table
-from .templates import DIGIT, FAMILIES, OPERAND, OTHER, SIZE, SUM, Fit, fits
+from .templates import DIGIT, FAMILIES, OPERAND, OTHER, SIZE, SUM, Fit, fits, wavelengths
 
 FIGURES = {
     "strongest": "how many features were classified: those with the largest mean effect on the answer",
@@ -28,6 +29,7 @@ FIGURES = {
     "digit_fit": "mean share of variance that its template explains, of features of last digits",
     "size_fit": "the same of features of rough size",
     "sum_fit": "the same of features of exact sums",
+    "wave": "median wavelength of the strongest wave in the features of rough size, in numbers; if it is far below the range, places repeat",
     "digit_most": "the largest share of variance that last digits explain, of all that were classified",
     "explained": "share of the effects of those classified that features of one of the four families have",
 }
@@ -63,14 +65,17 @@ def run(bench: Bench, options: Operands) -> Result:
     places = [found.places[one] for one in top]
     maps = activations_at(bench.model, ids, places, lambda share: bench.progress(0.5 + share / 2)).T.contiguous()
     kinds = fits(maps, a, b)
+    grids = _grids(maps, a, b)
+    waves = torch.full((len(places),), math.nan) if grids is None else wavelengths(grids)
     words = bench.words(variants[0])
     at = {position: _at(words, position, bench, variants[0], options) for position in positions}
     effect = mean[top]
+    heat = _heat(grids, sorted(set(a.tolist())), sorted(set(b.tolist())), places, kinds, at, options)
     return Result(
-        _figures(kinds, effect, float(effect.sum() / mean.sum())),
+        _figures(kinds, effect, float(effect.sum() / mean.sum()), waves),
         _summary(kinds, effect, len(variants)),
-        (_families(kinds, effect), _list(places, kinds, effect, at)),
-        (*_heat(maps, a, b, places, kinds, at, options), _bars(places, kinds, bench.model.language_model.n_layers)),
+        (_families(kinds, effect), _list(places, kinds, effect, at, waves)),
+        (*heat, _bars(places, kinds, bench.model.language_model.n_layers)),
         tuple(
             Found(family, bench.text(sample[0]), tuple(Feature(*place).id for place, kind in zip(places, kinds, strict=True) if kind.family == family))
             for family in FAMILIES if any(kind.family == family for kind in kinds)
@@ -109,7 +114,7 @@ def _at(words: Sequence[str], position: int, bench: Bench, variant: Variant, opt
     return words[position].strip()
 
 
-def _figures(kinds: list[Fit], effect: Tensor, covered: float) -> dict[str, float]:
+def _figures(kinds: list[Fit], effect: Tensor, covered: float, waves: Tensor) -> dict[str, float]:
     count = Counter(kind.family for kind in kinds)
 
     def fit(family: str) -> float:
@@ -120,7 +125,9 @@ def _figures(kinds: list[Fit], effect: Tensor, covered: float) -> dict[str, floa
     return {
         "strongest": float(len(kinds)), "covered": covered, "digits": float(count[DIGIT]), "sizes": float(count[SIZE]), "sums": float(count[SUM]),
         "operands": float(count[OPERAND]), "others": float(count[OTHER]), "digit_fit": fit(DIGIT), "size_fit": fit(SIZE), "sum_fit": fit(SUM),
-        "digit_most": max(kind.by_family[DIGIT] for kind in kinds), "explained": float(effect[known].sum() / effect.sum()),
+        "wave": float(waves[torch.tensor([kind.family == SIZE for kind in kinds])].nanmedian()) if count[SIZE] else math.nan,
+        "digit_most": max(kind.by_family[DIGIT] for kind in kinds),
+        "explained": float(effect[known].sum() / effect.sum()),
     }  # fmt: skip
 
 
@@ -146,31 +153,39 @@ def _families(kinds: list[Fit], effect: Tensor) -> Table:
     return Table("What activations depend on", heads, tuple(rows))
 
 
-def _list(places: list[Place], kinds: list[Fit], effect: Tensor, at: dict[int, str]) -> Table:
+def _list(places: list[Place], kinds: list[Fit], effect: Tensor, at: dict[int, str], waves: Tensor) -> Table:
     rows = tuple(
-        (Feature(*place).id, at[place[1]], float(size), kind.family, kind.template, kind.explained, *(kind.by_family[of] for of in FAMILIES[:-1]))
-        for place, kind, size in zip(places, kinds, effect.tolist(), strict=True)
+        (Feature(*place).id, at[place[1]], float(size), kind.family, kind.template, kind.explained, wave, *(kind.by_family[of] for of in FAMILIES[:-1]))
+        for place, kind, size, wave in zip(places, kinds, effect.tolist(), waves.tolist(), strict=True)
     )
-    return Table("The strongest features", ("feature", "on", "effect", "family", "template", "R2", *(f"R2 of {of}" for of in FAMILIES[:-1])), rows)
+    return Table(
+        "The strongest features", ("feature", "on", "effect", "family", "template", "R2", "wavelength", *(f"R2 of {of}" for of in FAMILIES[:-1])), rows
+    )
+
+
+def _grids(maps: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, "feature a b"] | None:
+    """Activations by both numbers, if there is one prompt for every pair."""
+    rows, columns = torch.unique(a, return_inverse=True), torch.unique(b, return_inverse=True)
+    shape = len(rows[0]), len(columns[0])
+    cell = rows[1] * shape[1] + columns[1]
+    if len(torch.unique(cell)) != shape[0] * shape[1]:
+        return None
+    return torch.zeros(len(maps), shape[0] * shape[1]).index_copy_(1, cell, maps.float()).view(-1, *shape)
 
 
 def _heat(
-    maps: Tensor, a: Tensor, b: Tensor, places: list[Place], kinds: list[Fit], at: dict[int, str], options: Operands
-) -> list[Plot]:  # fmt: skip
+    grids: Tensor | None, rows: list[int], columns: list[int], places: list[Place], kinds: list[Fit], at: dict[int, str], options: Operands
+) -> list[Plot]:
     """The strongest features of each family as operand plots, where there is a prompt for every pair of numbers."""
-    rows, columns = sorted(set(a.tolist())), sorted(set(b.tolist()))
-    cell = torch.tensor([rows.index(x) * len(columns) + columns.index(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)])
-    if len(torch.unique(cell)) < len(rows) * len(columns):
-        return []
-    plots = []
-    for family in FAMILIES if options.shown else ():
-        here = [number for number, kind in enumerate(kinds) if kind.family == family][: options.shown]
+    plots: list[Plot] = []
+    if grids is None or not options.shown:
+        return plots
+    for family in FAMILIES:
         panels = []
-        for number in here:
-            grid = torch.zeros(len(rows) * len(columns)).index_copy_(0, cell, maps[number].float()).view(len(rows), -1)
+        for number in [number for number, kind in enumerate(kinds) if kind.family == family][: options.shown]:
             layer, position, index = places[number]
             title = f"{layer}_{index} on {at[position]}: {kinds[number].template} {kinds[number].explained:.2f}"
-            panels.append({"title": title, "values": grid.round(decimals=3).tolist()})
+            panels.append({"title": title, "values": grids[number].round(decimals=3).tolist()})
         data = {"panels": panels, "rows": rows, "columns": columns, "ylabel": options.first, "xlabel": options.second}
         plots += [Plot(family.replace(" ", "-"), "heat", f"Activation over {options.first} and {options.second}: {family}", data)] if panels else []
     return plots

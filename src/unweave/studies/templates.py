@@ -12,6 +12,8 @@ DIGIT, SIZE, SUM, OPERAND, OTHER = "last digit", "rough size", "exact sum", "exa
 FAMILIES = (DIGIT, SIZE, SUM, OPERAND, OTHER)
 LEAST = 0.5
 """A template that explains less than half of the variance says nothing."""
+WAVES = 4
+"""Frequencies between two that a grid of numbers tells apart."""
 CLOSE = 0.05
 """Of two templates that explain the same but for this much the simpler is taken."""
 MARGIN = 0.1
@@ -112,6 +114,21 @@ TEMPLATES = (
     Template("b", OPERAND, grouped(lambda a, b: b)),
 )
 """From the simplest to the richest within each family."""
+
+
+def wavelengths(grids: Float[Tensor, "feature a b"]) -> Float[Tensor, " feature"]:
+    """Of each feature's strongest plane wave over consecutive numbers, the smallest step of one number after which it repeats.
+
+    >>> a = torch.arange(100)
+    >>> round(wavelengths(torch.cos(2 * torch.pi * (a[:, None] + a) / 25)[None]).item())
+    25
+    """
+    size = WAVES * max(grids.shape[1:])
+    power = torch.fft.rfft2(grids - grids.mean((1, 2), keepdim=True), (size, size)).abs()
+    power[:, 0, 0] = 0
+    peak = power.flatten(1).argmax(1)
+    down, across = peak // power.shape[2], peak % power.shape[2]
+    return size / torch.maximum(torch.minimum(down, size - down), across)
 
 
 def fits(maps: Maps, a: Numbers, b: Numbers) -> list[Fit]:
