@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+import unweave
 from unweave.architectures import architecture_of
 from unweave.attribution import attribute
 from unweave.errors import StudyError
@@ -15,6 +16,7 @@ from unweave.steering import activations
 from unweave.studies import inhibit, planning, shared, transplant
 from unweave.studies.bench import Bench, Variant
 from unweave.studies.groups import Activity, Dose, dose, positions, random_like, right, starts, strongest, written
+from unweave.studies.studyfile import find_study, read_study
 from unweave.transcoders import Matrix, ReLU, TranscoderLayer, Transcoders
 
 D, LAYERS = 64, 3
@@ -266,7 +268,7 @@ def test_edges_into_features_are_the_graphs(tiny):
 
 
 def plan_options(**changes: object) -> planning.Plan:
-    return planning.Plan(word="last", sides=("side",), each=2, targets=6, features=4, suppress=2.0, inject=2.0).model_copy(update=changes)
+    return planning.Plan(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0).model_copy(update=changes)
 
 
 def test_a_plan_is_read_taken_out_and_put_in(model):
@@ -298,3 +300,18 @@ def test_a_dose_takes_out_no_more_than_there_is():
     amounts, own = torch.tensor([[1.0, -2.0, -2.0]]), torch.tensor([[0.5, 5.0, 1.0]])
     assert dose(amounts, own, 1.0, "out").amounts.tolist() == [[0.0, -2.0, -1.0]]
     assert dose(amounts, own, 3.0, "in").amounts.tolist() == [[3.0, 0.0, 0.0]]
+
+
+def test_planning_on_the_organism():
+    study = read_study(find_study("organism-planning"))
+    words = sorted({one.fields["last"] for one in study.variants})[::8]
+    variants = tuple(one for one in study.variants if one.fields["last"] in words)
+    small = study.steps[0].options.model_copy(update={"each": 4, "targets": 4, "draws": 1})
+    found = planning.run(Bench(unweave.load("organism"), variants), small).figures
+    assert found["read"] >= 0.9 and found["injected"] >= 0.5 and found["inject_elsewhere"] == 0 and found["suppressed"] > found["suppress_elsewhere"]
+
+
+@pytest.mark.parametrize("name", ["organism-languages", "organism-planning", "organism-names"])
+def test_the_studies_can_be_read(name):
+    study = read_study(find_study(name))
+    assert study.meant_for == ("organism",) and all(step.expect for step in study.steps)
