@@ -40,7 +40,8 @@ class Plan(Options):
     out: int = Field(5, ge=1)
     """Of the planned word's features, how many are taken out."""
     suppress: tuple[FiniteFloat, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
-    """How far they are, as a multiple of what sets them apart: the first that is enough for another end of the line is taken, or the last."""
+    """How far they are, as a multiple of what sets them apart: the first that is enough for another end of the line is taken (else
+    the last), and the same for what it is compared with."""
     inject: FiniteFloat = 2.0
     """How far one word's features are exchanged for another's."""
     draws: int = Field(3, ge=1)
@@ -126,15 +127,14 @@ def _lines(bench: Bench, options: Plan, variant: Variant, variants: Sequence[Seq
 
 
 def _ways(bench: Bench, options: Plan, variant: Variant, one: Dose, drawn: Sequence[Dose], factors: Sequence[float]) -> Ways:
-    """The line at the first dose at which it ends on another word, each way by itself."""
+    """The line at the first dose at which it ends on another word (or the last dose), and what the other changes give at that dose."""
     model, at, other = bench.model, positions(bench, variant, options.at), positions(bench, variant, options.elsewhere)
     ways = [(one, at), (one, other), *((random_one, at) for random_one in drawn)]
     lines = iter(_lines(bench, options, variant, [Dose(way.amounts * factor).changes(model, place) for way, place in ways for factor in factors]))
-    own, ended = variant.answer.split()[-1], []
-    for _ in ways:
-        some = [next(lines) for _ in factors]
-        ended.append(next((line for line in some if line.split()[-1:] != [own]), some[-1]))
-    return Ways(ended[0], tuple(ended[2:]), ended[1], tuple(change.features[0].id for change in one.changes(model, at)))
+    features, elsewhere, *rest = [[next(lines) for _ in factors] for _ in ways]
+    enough = next((place for place, line in enumerate(features) if line.split()[-1:] != variant.answer.split()[-1:]), len(factors) - 1)
+    ids = tuple(change.features[0].id for change in one.changes(model, at))
+    return Ways(features[enough], tuple(some[enough] for some in rest), elsewhere[enough], ids)
 
 
 def _read(activity: Activity, words: dict[str, list[Variant]]) -> float:
