@@ -2,6 +2,7 @@
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -64,11 +65,12 @@ def language_model() -> LanguageModel:
 
     meaning, after = words()
     numbers = {word: place for place, word in enumerate(dict.fromkeys([*meaning, *after, "<unk>"]))}
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         vocab_size=len(numbers), hidden_size=D, intermediate_size=NAMES, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=64, tie_word_embeddings=False, attn_implementation="eager", bos_token_id=0, eos_token_id=None, pad_token_id=None,
+        max_position_embeddings=64, tie_word_embeddings=False, bos_token_id=0, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
-    module = LlamaForCausalLM(config).eval().requires_grad_(False)
+    config._attn_implementation = "eager"
+    module: Any = LlamaForCausalLM(config).eval().requires_grad_(False)
     for name, parameter in module.named_parameters():
         parameter.fill_(1.0 if "norm" in name else 0.0)
     for word, vector in meaning.items():
@@ -198,7 +200,7 @@ def test_written_is_the_norm_over_all_layers(tiny):
 
 
 def test_features_in_common(model):
-    options = shared.Shared(meaning="concept", language="language", keys=("kind",))
+    options = shared.Shared.model_validate(dict(meaning="concept", language="language", keys=("kind",)))
     found = shared.run(bench(model, dictionary(pairs(), PARTS, pairs()), word_variants()), options)
     assert found.figures["peak"] == 1 and found.figures["same"] == pytest.approx(1 / 3) and found.figures["other"] == 0  # of 3, the concept's
     assert found.figures["gain_low"] > 0.3 and found.figures["middle_low"] > 0.3
@@ -210,8 +212,8 @@ def test_features_in_common(model):
         shared.run(bench(model, dictionary(PARTS, PARTS, PARTS), [one for one in word_variants() if one.fields["language"] == "l0"]), options)
 
 
-CONCEPT = transplant.Transplant(field="concept", keys=("language",), across=("language",), at=(-1,), features=8, factor=1.5, draws=4)
-LANGUAGE = transplant.Transplant(field="language", keys=("concept",), across=("concept",), at=(-1,), features=8, factor=1.5, draws=4)
+CONCEPT = transplant.Transplant.model_validate(dict(field="concept", keys=("language",), across=("language",), at=(-1,), features=8, factor=1.5, draws=4))
+LANGUAGE = transplant.Transplant.model_validate(dict(field="language", keys=("concept",), across=("concept",), at=(-1,), features=8, factor=1.5, draws=4))
 
 
 @pytest.mark.parametrize("options", [CONCEPT, LANGUAGE])
@@ -246,7 +248,7 @@ DEFAULT = [(unit(20) - 2 * unit(KNOWN), 0.0, unit(20)), *directions(60, 61)]
 
 def test_inhibition_is_seen_in_edges_and_by_ablation(model):
     made = bench(model, dictionary(KNOWN_NAMES[0], NOTHING, DEFAULT), name_variants())
-    options = inhibit.Inhibit(field="known", on="yes", off="no", at=(-1,), defaults=1, features=4)
+    options = inhibit.Inhibit.model_validate(dict(field="known", on="yes", off="no", at=(-1,), defaults=1, features=4))
     found = inhibit.run(made, options)
     assert found.figures["inhibited"] == 1 and found.figures["negative"] == 1 and found.figures["edges"] < 0
     assert found.figures["before"] == 0 and found.figures["restored"] > 0.9 and found.figures["controls"] < 0.5
@@ -268,7 +270,7 @@ def test_edges_into_features_are_the_graphs(tiny):
 
 
 def plan_options(**changes: object) -> planning.Plan:
-    return planning.Plan(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0).model_copy(update=changes)
+    return planning.Plan.model_validate(dict(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0) | changes)
 
 
 def test_a_plan_is_read_taken_out_and_put_in(model):
@@ -306,7 +308,9 @@ def test_planning_on_the_organism():
     study = read_study(find_study("organism-planning"))
     words = sorted({one.fields["last"] for one in study.variants})[::8]
     variants = tuple(one for one in study.variants if one.fields["last"] in words)
-    small = study.steps[0].options.model_copy(update={"each": 4, "targets": 4, "draws": 1})
+    options = study.steps[0].options
+    assert isinstance(options, planning.Plan)
+    small = options.model_copy(update={"each": 4, "targets": 4, "draws": 1})
     found = planning.run(Bench(unweave.load("organism"), variants), small).figures
     assert found["read"] >= 0.9 and found["injected"] >= 0.5 and found["inject_elsewhere"] == 0 and found["suppressed"] > found["suppress_elsewhere"]
 
