@@ -2,10 +2,12 @@
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
+import unweave
 from unweave.architectures import architecture_of
 from unweave.attribution import attribute
 from unweave.errors import StudyError
@@ -15,6 +17,7 @@ from unweave.steering import activations
 from unweave.studies import inhibit, planning, shared, transplant
 from unweave.studies.bench import Bench, Variant
 from unweave.studies.groups import Activity, Dose, dose, positions, random_like, right, starts, strongest, written
+from unweave.studies.studyfile import find_study, read_study
 from unweave.transcoders import Matrix, ReLU, TranscoderLayer, Transcoders
 
 D, LAYERS = 64, 3
@@ -62,11 +65,12 @@ def language_model() -> LanguageModel:
 
     meaning, after = words()
     numbers = {word: place for place, word in enumerate(dict.fromkeys([*meaning, *after, "<unk>"]))}
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         vocab_size=len(numbers), hidden_size=D, intermediate_size=NAMES, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=64, tie_word_embeddings=False, attn_implementation="eager", bos_token_id=0, eos_token_id=None, pad_token_id=None,
+        max_position_embeddings=64, tie_word_embeddings=False, bos_token_id=0, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
-    module = LlamaForCausalLM(config).eval().requires_grad_(False)
+    config._attn_implementation = "eager"
+    module: Any = LlamaForCausalLM(config).eval().requires_grad_(False)
     for name, parameter in module.named_parameters():
         parameter.fill_(1.0 if "norm" in name else 0.0)
     for word, vector in meaning.items():
@@ -196,7 +200,7 @@ def test_written_is_the_norm_over_all_layers(tiny):
 
 
 def test_features_in_common(model):
-    options = shared.Shared(meaning="concept", language="language", keys=("kind",))
+    options = shared.Shared.model_validate(dict(meaning="concept", language="language", keys=("kind",)))
     found = shared.run(bench(model, dictionary(pairs(), PARTS, pairs()), word_variants()), options)
     assert found.figures["peak"] == 1 and found.figures["same"] == pytest.approx(1 / 3) and found.figures["other"] == 0  # of 3, the concept's
     assert found.figures["gain_low"] > 0.3 and found.figures["middle_low"] > 0.3
@@ -208,8 +212,8 @@ def test_features_in_common(model):
         shared.run(bench(model, dictionary(PARTS, PARTS, PARTS), [one for one in word_variants() if one.fields["language"] == "l0"]), options)
 
 
-CONCEPT = transplant.Transplant(field="concept", keys=("language",), across=("language",), at=(-1,), features=8, factor=1.5, draws=4)
-LANGUAGE = transplant.Transplant(field="language", keys=("concept",), across=("concept",), at=(-1,), features=8, factor=1.5, draws=4)
+CONCEPT = transplant.Transplant.model_validate(dict(field="concept", keys=("language",), across=("language",), at=(-1,), features=8, factor=1.5, draws=4))
+LANGUAGE = transplant.Transplant.model_validate(dict(field="language", keys=("concept",), across=("concept",), at=(-1,), features=8, factor=1.5, draws=4))
 
 
 @pytest.mark.parametrize("options", [CONCEPT, LANGUAGE])
@@ -244,7 +248,7 @@ DEFAULT = [(unit(20) - 2 * unit(KNOWN), 0.0, unit(20)), *directions(60, 61)]
 
 def test_inhibition_is_seen_in_edges_and_by_ablation(model):
     made = bench(model, dictionary(KNOWN_NAMES[0], NOTHING, DEFAULT), name_variants())
-    options = inhibit.Inhibit(field="known", on="yes", off="no", at=(-1,), defaults=1, features=4)
+    options = inhibit.Inhibit.model_validate(dict(field="known", on="yes", off="no", at=(-1,), defaults=1, features=4))
     found = inhibit.run(made, options)
     assert found.figures["inhibited"] == 1 and found.figures["negative"] == 1 and found.figures["edges"] < 0
     assert found.figures["before"] == 0 and found.figures["restored"] > 0.9 and found.figures["controls"] < 0.5
@@ -266,7 +270,7 @@ def test_edges_into_features_are_the_graphs(tiny):
 
 
 def plan_options(**changes: object) -> planning.Plan:
-    return planning.Plan(word="last", sides=("side",), each=2, targets=6, features=4, suppress=2.0, inject=2.0).model_copy(update=changes)
+    return planning.Plan.model_validate(dict(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0) | changes)
 
 
 def test_a_plan_is_read_taken_out_and_put_in(model):
@@ -298,3 +302,20 @@ def test_a_dose_takes_out_no_more_than_there_is():
     amounts, own = torch.tensor([[1.0, -2.0, -2.0]]), torch.tensor([[0.5, 5.0, 1.0]])
     assert dose(amounts, own, 1.0, "out").amounts.tolist() == [[0.0, -2.0, -1.0]]
     assert dose(amounts, own, 3.0, "in").amounts.tolist() == [[3.0, 0.0, 0.0]]
+
+
+def test_planning_on_the_organism():
+    study = read_study(find_study("organism-planning"))
+    words = sorted({one.fields["last"] for one in study.variants})[::8]
+    variants = tuple(one for one in study.variants if one.fields["last"] in words)
+    options = study.steps[0].options
+    assert isinstance(options, planning.Plan)
+    small = options.model_copy(update={"each": 4, "targets": 4, "draws": 1})
+    found = planning.run(Bench(unweave.load("organism"), variants), small).figures
+    assert found["read"] >= 0.9 and found["injected"] >= 0.5 and found["inject_elsewhere"] == 0 and found["suppressed"] > found["suppress_elsewhere"]
+
+
+@pytest.mark.parametrize("name", ["organism-languages", "organism-planning", "organism-names"])
+def test_the_studies_can_be_read(name):
+    study = read_study(find_study(name))
+    assert study.meant_for == ("organism",) and all(step.expect for step in study.steps)

@@ -166,11 +166,11 @@ def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[See
     )
     columns = ("prompt", "edges of its features", "of as many others", "negative share", "default before", "after", "after random")
     rows = tuple((one.prompt, one.inhibiting, one.others, one.negative, one.before, one.after, one.random) for one in seen)
-    labels = [f"{options.on}: unchanged", f"{options.on}: its features taken out", f"{options.on}: random features taken out", f"{options.off}: unchanged"]
+    labels = [f"{options.on}", "its features out", "random ones out", f"{options.off}"]
     means = [mean([one.before for one in seen]), mean([one.after for one in seen]), mean([one.random for one in seen])]
     series = {"default features": [*(value / usual for value in means), 1.0]}
-    bars = {"labels": labels, "series": series, "ylabel": "activation, as a share\nof the usual"}
-    plot = Plot("default", "bars", f"Default features of {options.field} {options.off}", bars)
+    bars = {"labels": labels, "series": series, "ylabel": "share of usual activation"}
+    plot = Plot("default", "bars", f"Activation of the default features, by {options.field}", bars)
     return Result(figures, summary, (Table("Prompts", columns, rows),), (plot,))
 
 

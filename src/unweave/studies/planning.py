@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, FiniteFloat
 
+from ..edits import Change
 from ..errors import StudyError
-from ..generation import generate
+from ..patching import patched
+from ..plans import held, prompt_edits
 from .batch import Share, share
 from .bench import Bench, Variant
 from .groups import Activity, Dose, Places, dose, positions, random_like, starts, strongest, written
@@ -35,8 +37,11 @@ class Plan(Options):
     targets: int = Field(40, ge=1)
     features: int = Field(20, ge=1)
     """Features that are moved, those that write most."""
-    suppress: FiniteFloat = 2.0
-    """How far the planned word's features are taken out, as a multiple of what sets them apart."""
+    out: int = Field(5, ge=1)
+    """Of the planned word's features, how many are taken out."""
+    suppress: tuple[FiniteFloat, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
+    """How far they are, as a multiple of what sets them apart: the first that is enough for another end of the line is taken (else
+    the last), and the same for what it is compared with."""
     inject: FiniteFloat = 2.0
     """How far one word's features are exchanged for another's."""
     draws: int = Field(3, ge=1)
@@ -83,11 +88,11 @@ def run(bench: Bench, options: Plan) -> Result:
         rest = [one for one in words[word] if one.prompt != target.variant.prompt]
         mine, others = activity.of(rest).mean(0), torch.stack([mean for name, mean in means.items() if name != word])
         ever = torch.cat([others, own[None]]).abs().amax(0)
-        suppress = strongest((others.mean(0) - mine).clamp_max(0), norms, options.features)
-        inject = strongest(means[target.other] - mine, norms, options.features)
-        for into, one in ((suppressed, dose(suppress, own, options.suppress, "out")), (injected, dose(inject, own, options.inject))):
+        away = strongest((others.mean(0) - mine).clamp_max(0), norms, options.out)
+        towards = strongest(means[target.other] - mine, norms, options.features)
+        for into, one, factors in ((suppressed, dose(away, own, 1.0, "out"), options.suppress), (injected, dose(towards, own, options.inject), (1.0,))):
             drawn = [random_like(one, own, ever, norms, starts(bench.model), draw) for _ in range(options.draws)]
-            into.append(_ways(bench, options, target.variant, one, drawn))
+            into.append(_ways(bench, options, target.variant, one, drawn, factors))
     return _result(bench, options, lines, words, read, targets, suppressed, injected)
 
 
@@ -96,7 +101,7 @@ def _targets(bench: Bench, options: Plan, words: dict[str, list[Variant]]) -> li
     draw, found = random.Random(bench.seed), []
     some = bench.some([variant for part in words.values() for variant in part], 2 * options.targets)
     for variant in some:
-        if _line(bench, options, variant, []) == variant.answer.split():
+        if _lines(bench, options, variant, [[]]) == [variant.answer]:
             other = draw.choice([word for word in words if word != variant.fields[options.word]])
             found.append(Target(variant, other))
         if len(found) == options.targets:
@@ -106,21 +111,30 @@ def _targets(bench: Bench, options: Plan, words: dict[str, list[Variant]]) -> li
     return found
 
 
-def _line(bench: Bench, options: Plan, variant: Variant, changes: list) -> list[str]:
-    """The words that the model writes up to the end of the line."""
-    most = len(bench.model.language_model.tokenize(variant.answer)) + 1
-    written = generate(bench.model, bench.record(variant), changes, options.mode, max_new_tokens=most).steered.text
-    return written.split(options.stop)[0].split()
+def _lines(bench: Bench, options: Plan, variant: Variant, variants: Sequence[Sequence[Change]]) -> list[str]:
+    """What the model writes up to the end of the line, with each of some changes at the prompt: all at once, the likeliest tokens."""
+    model, recording = bench.model, bench.record(variant)
+    language_model, rows = model.language_model, []
+    hold = held(options.mode, None, language_model.n_layers)
+    with torch.no_grad():
+        with patched(model, prompt_edits(model, recording, variants), recording, hold):
+            out = language_model.module(input_ids=recording.input_ids[None].expand(len(variants), -1).to(language_model.device), use_cache=True)
+        for _ in range(len(language_model.tokenize(variant.answer)) + 1):
+            rows.append(out.logits[:, -1].argmax(-1))
+            out = language_model.module(input_ids=rows[-1][:, None], past_key_values=out.past_key_values, use_cache=True)
+    texts = [language_model.tokenizer.decode(row) for row in torch.stack(rows, 1).tolist()]  # pyright: ignore[reportOptionalMemberAccess]
+    return [" ".join(text.split(options.stop)[0].split()) for text in texts]
 
 
-def _ways(bench: Bench, options: Plan, variant: Variant, one: Dose, drawn: Sequence[Dose]) -> Ways:
-    model, at = bench.model, positions(bench, variant, options.at)
-    changes = one.changes(model, at)
-    away = one.changes(model, positions(bench, variant, options.elsewhere))
-    features, elsewhere, *rest = (
-        " ".join(_line(bench, options, variant, some)) for some in (changes, away, *(other.changes(model, at) for other in drawn))
-    )  # fmt: skip
-    return Ways(features, tuple(rest), elsewhere, tuple(change.features[0].id for change in changes))
+def _ways(bench: Bench, options: Plan, variant: Variant, one: Dose, drawn: Sequence[Dose], factors: Sequence[float]) -> Ways:
+    """The line at the first dose at which it ends on another word (or the last dose), and what the other changes give at that dose."""
+    model, at, other = bench.model, positions(bench, variant, options.at), positions(bench, variant, options.elsewhere)
+    ways = [(one, at), (one, other), *((random_one, at) for random_one in drawn)]
+    lines = iter(_lines(bench, options, variant, [Dose(way.amounts * factor).changes(model, place) for way, place in ways for factor in factors]))
+    features, elsewhere, *rest = [[next(lines) for _ in factors] for _ in ways]
+    enough = next((place for place, line in enumerate(features) if line.split()[-1:] != variant.answer.split()[-1:]), len(factors) - 1)
+    ids = tuple(change.features[0].id for change in one.changes(model, at))
+    return Ways(features[enough], tuple(some[enough] for some in rest), elsewhere[enough], ids)
 
 
 def _read(activity: Activity, words: dict[str, list[Variant]]) -> float:

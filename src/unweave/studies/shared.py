@@ -112,7 +112,7 @@ def _result(bench: Bench, options: Shared, same: Tensor, other: Tensor, cluster:
     )
     data = {
         "x": list(range(layers)), "series": {what[0]: same.mean(0).tolist(), what[1]: other.mean(0).tolist(), "difference": mean.tolist()},
-        "xlabel": "layer", "ylabel": "share of active features\nin common", "line": 0.0,
+        "xlabel": "layer", "ylabel": "share in common", "line": 0.0,
     }  # fmt: skip
     plot = Plot("layers", "lines", f"Features in common to prompts of another {options.language}", data)
     return Result(figures, summary, (Table("Intersection over union by layer, with 95% intervals over meanings", columns, tuple(rows)),), (plot,))
