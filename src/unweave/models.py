@@ -307,7 +307,7 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     path, revision = _locate(name)
     config = _config(name, path, revision)
     row = architecture_of(config.to_dict())
-    from transformers import AutoModelForCausalLM, Mxfp4Config
+    from transformers import AutoModelForCausalLM, Mxfp4Config  # pyright: ignore[reportAttributeAccessIssue]
 
     quantized = getattr(config, "quantization_config", None) is not None  # GPT-OSS's mxfp4, the only one that its row lets pass
     with readable(name):

@@ -225,7 +225,7 @@ def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Id
             if isinstance(answer, UnweaveError):
                 raise answer
             if job is None:
-                identify(answer)
+                identify(answer)  # pyright: ignore[reportArgumentType]
             if waiting:
                 following = waiting.popleft()
                 busy[actor.trace.remote(following)] = (actor, following)

@@ -128,17 +128,17 @@ def edges_into(local: LocalReplacement, features: Sequence[tuple[int, int, int]]
     """
     sources, active, total = Sources.gather(local), local.features, torch.zeros(len(local.features))
     touched = torch.zeros(len(local.features), dtype=torch.bool)
-    for position in sorted({at for _, at, _ in features}):
-        here = sorted((one for one in features if one[1] == position), reverse=True)
-        rows = [
-            local.frozen.layers[layer].read_transpose(local.transcoders.layers[layer].encoder.select(torch.tensor([index]), local.errors.dtype), position)
-            for layer, _, index in here
-        ]
-        targets = Targets(position, torch.tensor([layer for layer, _, _ in here]), torch.arange(len(here)), torch.cat(rows))
-        for block in sources.rows(local, targets, Workspace()):
-            inside = block.column < len(active)
-            total.index_add_(0, block.column[inside], block.weight.sum(0)[inside].float())
-            touched[block.column[inside]] = True
+    wanted = sorted(features, reverse=True)
+    layer, position = (torch.tensor([one[field] for one in wanted], dtype=torch.int64) for field in (0, 1))
+    rows = [
+        local.frozen.layers[at].read_transpose(local.transcoders.layers[at].encoder.select(torch.tensor([index]), local.errors.dtype), torch.tensor([here]))
+        for at, here, index in wanted
+    ]
+    for block in sources.sweep(Targets(layer, position, torch.arange(len(wanted)), torch.cat(rows)), Workspace()) if wanted else ():
+        column = sources.visible(block.layer, block.position)
+        inside = column < len(active)
+        total.index_add_(0, column[inside], block.weight.sum(0)[inside].float())
+        touched[column[inside]] = True
     places = zip(active.layer.tolist(), active.position.tolist(), active.index.tolist(), strict=True)
     return {place: weight for place, weight, reached in zip(places, total.tolist(), touched.tolist(), strict=True) if reached}
 
