@@ -13,7 +13,7 @@ SOURCE = Path(unweave.__file__).parent
 ORDER = (
     "version", "errors", "files", "mapped",
     "nodes", "influence", "graph", "pruning", "paths", "totals",
-    "architectures", "weights", "frozen", "hub", "catalogue", "smollm2", "recording", "models", "chats", "text",
+    "architectures", "weights", "frozen", "hub", "catalogue", "devices", "smollm2", "recording", "models", "chats", "text",
     "transcoders", "stored", "layers", "formats", "neurons", "replacement",
     "targets", "sources", "rowstore", "limited", "budget", "attribution", "estimate", "features",
     "edits", "plans", "patching", "interventions", "steering", "gradients", "smallest", "generation", "naming", "slopes",

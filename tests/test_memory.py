@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import unweave
 from unweave import attribution, budget, estimate, mapped, transcoders
+from unweave.devices import usable_device
 from unweave.errors import ModelError
-from unweave.models import usable_device
 
 
 @pytest.mark.parametrize("kind", DICTIONARIES)

@@ -14,13 +14,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .budget import Plan, make_plan, parse_bytes
+from .devices import usable_device
 from .errors import OptionError
 from .frozen import Workspace
 from .graph import Graph, Provenance
 from .influence import Rows
 from .limited import folded_rows, most_influential
 from .mapped import release, scratch
-from .models import usable_device
 from .nodes import NodeTable
 from .replacement import LocalReplacement, PositionZero, ReplacementModel
 from .rowstore import RowStore

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .architectures import Architecture, architecture_of
 from .catalogue import PAIRS, SHIPPED_MODELS
+from .devices import usable_device
 from .errors import ModelError, PromptError
 from .frozen import FrozenAttention, FrozenNorm
 from .recording import Recording, first_of
@@ -327,22 +328,6 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     if dtype == "float64":
         _norms_in_float64(module, row)
     return LanguageModel(name, module, _tokenizer(path, revision), row)
-
-
-def usable_device(name: str) -> torch.device:
-    """A device by its name: `cpu`, `cuda` or one of several as `cuda:1`, `mps`.
-
-    Raises:
-        ModelError: an unknown one, or one that is not there.
-    """
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
-        raise ModelError(f"device {name!r} is unknown; use cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("device mps is not there: it needs an Apple GPU and a PyTorch built for it; use --device cpu")
-    return torch.device(name)
 
 
 def model_config(name: str) -> dict[str, Any]:
