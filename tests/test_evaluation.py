@@ -548,7 +548,7 @@ BAD = {
     "too short for two blocks": (["--text", "ROOT/short.jsonl", "--context", 8, "--tokens", 16], "has 1 blocks of 8 tokens; at least 2 are needed"),
     "one name twice": (["--text", "ROOT/chat.jsonl", "--text", "ROOT/chat.jsonl"], "two texts are called 'chat'"),
     "no name": (["--text", "=x.txt"], "is not NAME=SOURCE"),
-    "few tokens": (["--text", "ROOT/chat.jsonl", "--tokens", 10], "gives none of 1 kinds of text a block of 128"),
+    "few tokens": (["--text", "ROOT/chat.jsonl", "--tokens", 10], "gives none of 1 kinds of text a block of 64"),
     "long context": (["--text", "ROOT/chat.jsonl", "--context", 100], "takes blocks of 2 to 64 tokens"),
     "short context": (["--text", "ROOT/chat.jsonl", "--context", 3], "blocks of 3 positions are too short"),
     "no context": (["--text", "ROOT/chat.jsonl", "--context", 0], "context is 0"),
