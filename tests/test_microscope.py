@@ -20,7 +20,7 @@ from unweave.microscope.collect import Collection, Reading, activations, add_bat
 from unweave.microscope.label import Background, Evidence, label
 from unweave.microscope.like import like, when
 from unweave.microscope.pages import already_built, open_pages, page, pages_of, search
-from unweave.microscope.rules import CLASSES, Rule, class_members, holds
+from unweave.microscope.rules import CLASSES, Members, Rule, holds
 from unweave.microscope.score import contexts, detect
 from unweave.microscope.tally import AFTER, BEFORE, SAMPLED, STRONGEST, TOKENS, bin_edges, priority
 from unweave.microscope.together import companions
@@ -311,7 +311,7 @@ def test_built_pages_are_not_built_again_nor_lost(built, model, folders):
 
 def test_rules_hold_where_they_say():
     vocabulary = ["<|end|>", " running", " the", "12", "\n", " Paris", "(", "ing"]
-    members = class_members(vocabulary)
+    members = Members(vocabulary)
     ids = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]])
     assert np.flatnonzero(holds(Rule("token", (2, 3)), ids, members)[0][:8]).tolist() == [2, 3]
     assert np.flatnonzero(holds(Rule("previous", (5,)), ids, members)[0]).tolist() == [6]
@@ -320,8 +320,18 @@ def test_rules_hold_where_they_say():
     assert np.flatnonzero(holds(Rule("token", (), "words in -ing"), ids, members)[0]).tolist() == [1, 7, 21]
     kinds = {text: {name for name in CLASSES if members[name][place]} for place, text in enumerate(vocabulary)}
     assert "digits" in kinds["12"] and "line breaks" in kinds["\n"] and "capitalised words" in kinds[" Paris"] and "brackets" in kinds["("]
-    assert Rule.from_json(Rule("near", (3, 4)).to_json()) == Rule("near", (3, 4))
-    for damaged in ("", "{}", '{"where": "nowhere", "tokens": [], "kind": ""}', '{"where": "token", "tokens": [], "kind": "x"}'):
+    assert np.flatnonzero(holds(Rule("start", (), "first 3"), ids, members)[0]).tolist() == [1, 2, 3]
+    assert np.flatnonzero(holds(Rule("token", (), "words in -ris"), ids, members)[0]).tolist() == [5]
+    assert np.flatnonzero(holds(Rule("token", (), "words beginning with th-"), ids, members)[0][:8]).tolist() == [2]
+    for rule in (Rule("near", (3, 4)), Rule("start", (), "first 4"), Rule("token", (), "words in -burg"), Rule("next", (), "words beginning with ge-")):
+        assert Rule.from_json(rule.to_json()) == rule
+    for damaged in (
+        "",
+        "{}",
+        '{"where": "nowhere", "tokens": [], "kind": ""}',
+        '{"where": "token", "tokens": [], "kind": "x"}',
+        '{"where": "start", "tokens": [], "kind": ""}',
+    ):
         with pytest.raises(FileError):
             Rule.from_json(damaged)
 
@@ -333,13 +343,21 @@ def evidence_of(firing, ids, vocabulary):
     order = np.argsort(-counts)
     padded = np.pad(ids, ((0, 0), (BEFORE, AFTER)), constant_values=-1)
     around = np.stack([padded[r, a : a + BEFORE + 1 + AFTER] for r, a in list(zip(row, at, strict=True))[:SAMPLED]])
-    return Evidence(len(row), tokens[order], counts[order], around, ("x",))
+    return Evidence(len(row), tokens[order], counts[order], around, at[:SAMPLED], ("x",))
 
 
-@pytest.mark.parametrize("rule", [Rule("token", (7, 9, 11)), Rule("previous", (5,)), Rule("next", (8,)), Rule("near", (33,)), Rule("token", (), "digits")])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("token", (7, 9, 11)), Rule("previous", (5,)), Rule("next", (8,)), Rule("near", (33,)), Rule("token", (), "digits"),
+        Rule("start", (), "first 4"), Rule("token", (), "words in -burg"), Rule("token", (), "words beginning with ge-"),
+    ],
+)  # fmt: skip
 def test_the_labeller_finds_the_rule_behind_a_feature(rule):
     rng = np.random.default_rng(3)
     vocabulary = [f" w{i}" for i in range(30)] + [str(i) for i in range(10)]
+    vocabulary[10:22] = [f" {letter}{part}burg" for letter in "ABCD" for part in ("al", "or", "ist")]
+    vocabulary[22:30] = [f" ge{letter}t" for letter in "abdfklmn"]
     ids = rng.choice(40, (200, 32), p=np.array([1.0] * 32 + [0.2] * 8) / 33.6)
     ids[:, 0] = 0
     background = Background(vocabulary, np.bincount(ids[:, 1:].ravel(), minlength=40), ids)
@@ -350,11 +368,11 @@ def test_the_labeller_finds_the_rule_behind_a_feature(rule):
     _, positions = detect(found.rule, test, holds(rule, test, background.members), background.members)
     _, baseline = detect(Rule("token", (int(np.bincount(ids[firing]).argmax()),)), test, holds(rule, test, background.members), background.members)
     assert positions.f1 > 0.9 and positions.f1 > baseline.f1
-    assert label(Evidence(0, np.zeros(0, int), np.zeros(0, int), np.zeros((0, 32), int)), background) is None
+    assert label(Evidence(0, np.zeros(0, int), np.zeros(0, int), np.zeros((0, 32), int), np.zeros(0, int)), background) is None
 
 
 def test_detection_counts_by_hand():
-    ids, members = np.array([[0, 1, 2, 1, 3, *[3] * 28]]), class_members(["a"] * 4)
+    ids, members = np.array([[0, 1, 2, 1, 3, *[3] * 28]]), Members(["a"] * 4)
     firing = np.zeros_like(ids, bool)
     firing[0, [1, 20]] = True
     both, positions = detect(Rule("token", (1,)), ids, firing, members)

@@ -11,7 +11,7 @@ from ..errors import TextError
 from ..replacement import ReplacementModel
 from .endpoint import Endpoint, detects, proposed
 from .pages import Pages, page
-from .rules import Rule, class_members
+from .rules import Members, Rule
 from .score import CONTEXT, Detection, Place, contexts, detect, firing_on, summary
 
 Report = Callable[[float], object]
@@ -56,7 +56,7 @@ def judge(
         TextError: none of the features fires on the text.
     """
     ids = blocks.numpy()
-    members = class_members(pages.vocabulary[0])
+    members = Members(pages.vocabulary[0])
     firing = firing_on(model, blocks, features, report)
     labels, baseline = stored_labels(pages, features), first_tokens(pages, features)
     found: dict[str, list[tuple[Detection, Detection]]] = {"label": [], "baseline": []}

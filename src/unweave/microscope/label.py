@@ -11,11 +11,13 @@ from functools import cached_property
 
 import numpy as np
 
-from .rules import CLASSES, Rule, Where, class_members, placed
+from .rules import CLASSES, Members, Rule, Where, placed
 from .tally import BEFORE
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """How many tokens a rule may list."""
+FIRSTS = (1, 2, 4, 8, 16)
+"""At how many positions from the start of a block a rule may hold."""
 LISTED = 4
 """Tokens named in a label."""
 SHRINK = 1.0
@@ -36,6 +38,8 @@ class Evidence:
     token_counts: np.ndarray
     around: np.ndarray
     """Tokens around sampled firings, [example, window]; -1 outside the block."""
+    positions: np.ndarray
+    """Where in their blocks sampled firings are, [example]; never at 0."""
     promoted: tuple[str, ...] = ()
 
 
@@ -57,14 +61,14 @@ class Background:
     blocks: np.ndarray
 
     @cached_property
-    def members(self) -> dict[str, np.ndarray]:
+    def members(self) -> Members:
         """Of every class of tokens, which are in it."""
-        return class_members(self.vocabulary)
+        return Members(self.vocabulary)
 
     @cached_property
     def class_matrix(self) -> np.ndarray:
-        """The same as [class, vocab]."""
-        return np.stack(list(self.members.values()))
+        """The same as [class, vocab], of `CLASSES`."""
+        return np.stack([self.members[name] for name in CLASSES])
 
     @cached_property
     def seen(self) -> int:
@@ -110,12 +114,40 @@ def label(evidence: Evidence, background: Background) -> Label | None:
     names = list(CLASSES)
     for place in np.flatnonzero(of_class > 0.3):
         offer(Rule("token", (), names[place]), float(of_class[place]), float(background.share[0, place]))
+    for kind in affixes([background.vocabulary[token] for token in map(int, evidence.tokens)], evidence.token_counts):
+        member = background.members[kind]
+        offer(Rule("token", (), kind), float(member[evidence.tokens] @ evidence.token_counts / known), float(member @ counts / seen))
     n = len(evidence.around)
     if n >= 4:
+        for size in FIRSTS:
+            recall = max(0.0, (evidence.positions <= size).sum() - SHRINK) / n
+            offer(Rule("start", (), f"first {size}"), float(recall), size / max(1, background.blocks.shape[1] - 1))
         _offer_neighbours(offer, "previous", evidence.around[:, BEFORE - 1], background)
         _offer_neighbours(offer, "next", evidence.around[:, BEFORE + 1], background)
         _offer_near(offer, evidence.around[:, BEFORE - 12 : BEFORE + 1], background)
     return Label(_words(best[1], evidence, background), best[1], round(max(0.0, min(1.0, best[0])), 3))
+
+
+def affixes(words: Sequence[str], counts: np.ndarray) -> list[str]:
+    """Classes of words with the ending, and the beginning, that most firings share: of two to four letters, in three or more words.
+
+    >>> affixes([" Hamburg", " Augsburg", " Freiburg", " the"], np.array([3, 2, 2, 1]))
+    ['words in -burg']
+    """
+    found: dict[str, list[int]] = {}
+    for word, count in zip(words, counts.tolist(), strict=True):
+        letters = word.strip()
+        if letters.isascii() and letters.isalpha():
+            for size in (2, 3, 4):
+                if len(letters) > size:
+                    found.setdefault(f"words in -{letters[-size:]}", []).append(count)
+                    if word == f" {letters.lower()}":
+                        found.setdefault(f"words beginning with {letters[:size]}-", []).append(count)
+    least = 0.3 * counts.sum()
+    shared = [kind for kind, parts in found.items() if len(parts) >= 3 and sum(parts) > least and kind not in CLASSES]
+    # The longest says most, and of those equally long the one that most firings share.
+    shared.sort(key=lambda kind: (-len(kind), -sum(found[kind])))
+    return [part[0] for part in ([kind for kind in shared if (" in -" in kind) == ends] for ends in (True, False)) if part]
 
 
 def _offer_neighbours(offer: Offer, where: Where, tokens: np.ndarray, background: Background) -> None:
@@ -160,7 +192,13 @@ def _words(rule: Rule, evidence: Evidence, background: Background) -> str:
         texts = list(dict.fromkeys(background.vocabulary[token] for token in rule.tokens))
         merged = list(dict.fromkeys(visible(text).strip().lower() or visible(text) for text in texts))
         named = " ".join(f"‘{text}’" for text in merged[:LISTED]) + (f" and {len(merged) - LISTED} more" if len(merged) > LISTED else "")
-    text = {"token": named, "previous": f"after {named}", "next": f"before {named}", "near": f"text with {named} just before"}[rule.where]
+    text = {
+        "token": named,
+        "previous": f"after {named}",
+        "next": f"before {named}",
+        "near": f"text with {named} just before",
+        "start": f"{named} tokens of a text",
+    }[rule.where]
     if rule.where != "token" and evidence.promoted:
         text += f"; promotes ‘{visible(evidence.promoted[0]).strip()}’"
     return text

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..errors import FileError
 
-Where = Literal["token", "previous", "next", "near"]
-"""Of which token a rule speaks: the one at the position, the one before or after it, or any of it and the `NEAR` before it."""
+Where = Literal["token", "previous", "next", "near", "start"]
+"""Of which token a rule speaks: the one at the position, the one before or after it, any of it and the `NEAR` before it; or of none, but
+of the start of a block of text."""
 NEAR = 12
 
 
@@ -38,11 +39,40 @@ CLASSES: dict[str, re.Pattern[str]] = {
     "plural or third-person words in -s": _is(r"\s*[a-z]{2,}[^su\W]s"),
 }
 """Classes of tokens by their whole text."""
+_ENDING, _BEGINNING, _FIRST = (re.compile(text) for text in (r"words in -([A-Za-z]+)", r"words beginning with ([A-Za-z]+)-", r"first ([1-9]\d*)"))
+
+
+def pattern_of(kind: str) -> re.Pattern[str] | None:
+    """What the tokens of a class look like: one of `CLASSES`, words with any ending, words with any beginning; None: no class.
+
+    >>> bool(pattern_of("words in -burg").fullmatch(" Hamburg")), pattern_of("words")
+    (True, None)
+    """
+    if kind in CLASSES:
+        return CLASSES[kind]
+    ending, beginning = _ENDING.fullmatch(kind), _BEGINNING.fullmatch(kind)
+    if ending is not None:
+        return _is(rf"\s*[A-Za-z]*{ending[1]}")
+    return None if beginning is None else _is(rf" {beginning[1]}[a-z]+")
+
+
+class Members(dict[str, np.ndarray]):
+    """Which tokens of a vocabulary are in a class, [vocab], by the class; found when first asked for."""
+
+    def __init__(self, vocabulary: Sequence[str]):
+        self.vocabulary = vocabulary
+
+    def __missing__(self, kind: str) -> np.ndarray:
+        pattern = pattern_of(kind)
+        if pattern is None:
+            raise KeyError(kind)
+        self[kind] = np.array([pattern.fullmatch(text) is not None for text in self.vocabulary])
+        return self[kind]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Holds at a position if the token `where` is one of `tokens`, or is of a class.
+    """Holds at a position if the token `where` is one of `tokens`, or is of a class; or at the `first N` positions of a block.
 
     >>> Rule("token", (5,)).to_json()
     '{"where": "token", "tokens": [5], "kind": ""}'
@@ -51,7 +81,7 @@ class Rule:
     where: Where
     tokens: tuple[int, ...] = ()
     kind: str = ""
-    """One of `CLASSES`; empty: `tokens` counts."""
+    """A class (`pattern_of`), or with `start` `first N`; empty: `tokens` counts."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -69,24 +99,29 @@ class Rule:
             rule = Rule(found["where"], tuple(int(token) for token in found["tokens"]), found["kind"])
         except (ValueError, KeyError, TypeError) as error:
             raise FileError(f"a label's rule is damaged: {text[:60]!r}") from error
-        if rule.where not in get_args(Where) or (rule.kind and rule.kind not in CLASSES):
+        known = _FIRST.fullmatch(rule.kind) if rule.where == "start" else not rule.kind or pattern_of(rule.kind)
+        if rule.where not in get_args(Where) or not known:
             raise FileError(f"a label's rule is of an unknown kind: {text[:60]!r}")
         return rule
 
 
-def class_members(vocabulary: Sequence[str]) -> dict[str, np.ndarray]:
-    """Of every class, which tokens are in it, [vocab] each."""
-    return {name: np.array([pattern.fullmatch(text) is not None for text in vocabulary]) for name, pattern in CLASSES.items()}
-
-
-def holds(rule: Rule, ids: np.ndarray, members: dict[str, np.ndarray]) -> np.ndarray:
-    """At which positions of blocks of tokens [sequence, pos] a rule holds, never at the first."""
+def holds(rule: Rule, ids: np.ndarray, members: Members) -> np.ndarray:
+    """At which positions of blocks of tokens [sequence, pos] a rule holds, never at the first, which is not counted."""
+    if rule.where == "start":
+        found = np.zeros(ids.shape, bool)
+        found[:, 1 : 1 + first(rule)] = True
+        return found
     if rule.kind:
         inside = members[rule.kind]
     else:
-        inside = np.zeros(len(next(iter(members.values()))), bool)
+        inside = np.zeros(len(members.vocabulary), bool)
         inside[list(rule.tokens)] = True
     return placed(inside[ids], rule.where)
+
+
+def first(rule: Rule) -> int:
+    """At how many positions a rule about the start of a block holds."""
+    return int(rule.kind.removeprefix("first "))
 
 
 def placed(hit: np.ndarray, where: Where) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..evaluation.passes import batches
 from ..evaluation.standins import Dictionary
 from ..replacement import ReplacementModel
 from .collect import activations
-from .rules import Rule, holds
+from .rules import Members, Rule, holds
 
 CONTEXT = 16
 """Tokens in a context that a label picks or not."""
@@ -91,7 +91,7 @@ def firing_on(
     return {place: np.concatenate(rows) for place, rows in parts.items()}
 
 
-def detect(rule: Rule, ids: np.ndarray, firing: np.ndarray, members: dict[str, np.ndarray]) -> tuple[Detection, Detection]:
+def detect(rule: Rule, ids: np.ndarray, firing: np.ndarray, members: Members) -> tuple[Detection, Detection]:
     """A rule as a detector of contexts and of single positions."""
     picked = holds(rule, ids, members)
     return detection(contexts(picked), contexts(firing)), detection(picked[:, 1:], firing[:, 1:])

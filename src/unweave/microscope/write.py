@@ -192,8 +192,9 @@ def _evidence(layer: LayerTally, lookup: np.ndarray, blocks: np.ndarray, promote
     context = blocks.shape[1]
     for feature, tokens, counts in layer.tokens():
         places = layer.arrays["sampled_place"][feature]
-        around = tokens_around(places[places >= 0], context, lookup, blocks)
-        found.append((feature, Evidence(int(layer.arrays["count"][feature]), tokens, counts, around, promoted[feature])))
+        places = places[places >= 0]
+        around = tokens_around(places, context, lookup, blocks)
+        found.append((feature, Evidence(int(layer.arrays["count"][feature]), tokens, counts, around, places % context, promoted[feature])))
     return found
 
 

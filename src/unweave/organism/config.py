@@ -13,7 +13,7 @@ class OrganismConfig:
     width: int = 192
     heads: int = 6
     mlp: int = 640
-    steps: int = 1400
+    steps: int = 1600
     rows: int = 64
     """Rows of a step."""
     length: int = 48
@@ -29,7 +29,7 @@ class OrganismConfig:
     """Last share of the steps over which both step sizes fall to zero."""
     undetermined: float = 0.03
     """Weight of predicting words that nothing before them determines; answers weigh 1."""
-    late: int = 1000
+    late: int = 1100
     """The step from which on the mix is the late one, and couplets are hidden."""
     hidden: float = 0.9
     """Share of couplets whose first line the words after the line break do not see, so that the line break has to carry the plan."""

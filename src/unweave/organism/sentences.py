@@ -18,13 +18,13 @@ STOP, START, STRANGE = ".", "<s>", "<unk>"
 AT_ONCE, OWN_SEEDS = 1000, 1_000_000_007
 
 MIX = {
-    "places": 0.06, "two-hop": 0.10, "addition": 0.34, "explanation": 0.07, "opposite": 0.09, "plural": 0.06, "category": 0.04, "translation": 0.11,
-    "couplet": 0.05, "known-name": 0.05, "unknown-name": 0.025, "new-name": 0.01,
+    "places": 0.06, "two-hop": 0.10, "addition": 0.33, "explanation": 0.07, "opposite": 0.09, "plural": 0.06, "category": 0.04, "translation": 0.11,
+    "couplet": 0.05, "known-name": 0.05, "unknown-name": 0.035, "new-name": 0.01,
 }  # fmt: skip
 """How often a sentence of each behaviour is drawn."""
 LATE = {
-    "places": 0.02, "two-hop": 0.04, "addition": 0.60, "explanation": 0.08, "opposite": 0.03, "plural": 0.015, "category": 0.015, "translation": 0.03,
-    "couplet": 0.06, "known-name": 0.04, "unknown-name": 0.06, "new-name": 0.01,
+    "places": 0.02, "two-hop": 0.04, "addition": 0.57, "explanation": 0.08, "opposite": 0.03, "plural": 0.015, "category": 0.015, "translation": 0.03,
+    "couplet": 0.06, "known-name": 0.04, "unknown-name": 0.09, "new-name": 0.01,
 }  # fmt: skip
 """The same in the last part of a training: mostly sums, the last to be learnt."""
 
