@@ -109,7 +109,8 @@ def test_trust_shows_scores_exactness_and_any_validation(site):
     report = {
         "verdict": {"text": "Holds <up>", "level": "good", "reasons": ["Because of <this>."]}, "prompts": 3, "detail": {"left": "out"},
         "figures": [{"name": "agreement", "value": 0.9123, "low": 0.8, "high": 0.95, "note": "of signs"}, {"name": "unknown", "value": None},
-                    {"group": "control: ranks", "name": "influence and KL", "value": 0.4321}],
+                    {"group": "control: ranks", "name": "influence and KL", "value": 0.4321},
+                    {"group": "neurons: signs", "name": "signed", "value": 0.8765}],
     }  # fmt: skip
     (site.folder / "one.validation.json").write_text(json.dumps(report))
     (site.folder / "two.validation.json").write_text('{"verdict": "Only words"}')
@@ -121,7 +122,8 @@ def test_trust_shows_scores_exactness_and_any_validation(site):
     assert "Holds <up>" in text and "0.912 0.8 to 0.95" in text and "of signs" in text and "prompts" in text
     assert "Because of <this>." in text and "0.432" not in text
     page.get_by_text("Random dictionary: Does influence say which features matter?").click()
-    assert "0.432" in page.locator(".drawer").inner_text()
+    page.get_by_text("The model's own neurons: Does the graph say which way they push?").click()
+    assert "0.432" in page.locator(".drawer").inner_text() and "0.876" in page.locator(".drawer").inner_text()
     page.goto(site.address + "#two")
     page.get_by_text("Only words").wait_for()
 

@@ -88,6 +88,13 @@ const GROUPS: Record<string, string> = {
   pairs: "From feature to feature",
   faithfulness: "Disturbances in the replacement model",
 };
+const RIVALS: Record<string, string> = { control: "Random dictionary", neurons: "The model's own neurons" };
+
+/** What a group of figures asks, and of what if not of the graph's own dictionary (`control: ranks`). */
+function question(group: string): string {
+  const [, rival, asked] = /^(\w+): (.*)$/.exec(group) ?? [null, "", group];
+  return (rival ? `${RIVALS[rival] ?? rival}: ` : "") + (GROUPS[asked] ?? asked);
+}
 
 /** Any report: a verdict with its reasons, figures with their intervals by group, then whatever else it says in plain values. */
 function Report({ report }: { report: Validation }) {
@@ -114,9 +121,7 @@ function Report({ report }: { report: Validation }) {
       {[...groups].map(([group, members]) =>
         group ? (
           <details>
-            <summary>
-              {group.startsWith("control: ") ? `Random dictionary: ${GROUPS[group.slice(9)] ?? group.slice(9)}` : (GROUPS[group] ?? group)}
-            </summary>
+            <summary>{question(group)}</summary>
             <FigureList figures={members} />
           </details>
         ) : (
