@@ -102,8 +102,7 @@ def test_where_all_is_frozen_effects_are_the_graphs_edges(tiny, family, kind):
             case _:
                 variants.append([add_direction(local.recording.embeddings[node.position], -1, node.position)])
         signs.append(-1 if node.kind == unweave.NodeKind.FEATURE else 1)
-    recorded = record(model, local.recording.input_ids)  # a local replacement keeps no patterns
-    outcomes = unweave.intervene_each(model, recorded, variants, "frozen", watch=features)
+    outcomes = unweave.intervene_each(model, local.recording, variants, "frozen", watch=features)
     for node, sign, outcome in zip(chosen, signs, outcomes, strict=True):
         change = outcome.preactivations[1] - outcome.preactivations[0]
         effect = outcome.raw_logits[-1] - local.recording.logits[-1]

@@ -113,13 +113,13 @@ def token_ids(model: LanguageModel, recording: Recording, tokens: Sequence[str |
 
 
 def record(model: ReplacementModel, prompt: Prompt) -> Recording:
-    """A prompt's recording; one that is a recording already stays as it is.
+    """A prompt's recording; one that is a recording already stays as it is, unless it has lost its attention patterns (a local replacement's).
 
     Raises:
         PromptError: the prompt cannot be run.
     """
     if isinstance(prompt, Recording):
-        return prompt
+        return prompt if prompt.patterns else model.language_model.record(prompt.input_ids)
     return model.language_model.record(model.language_model.tokenize(prompt))
 
 

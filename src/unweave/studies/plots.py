@@ -37,9 +37,15 @@ def draw(plot: Plot, path: Path) -> Path:
 
 def _size(plot: Plot) -> tuple[float, float]:
     if plot.kind != "heat":
-        return 7.2, 2.9
+        labels = plot.data.get("labels", [])
+        return 7.2, 2.9 + (0.04 * max(len(str(label)) for label in labels) if _slanted(labels) else 0.0)  # slanted names take height
     panels = len(plot.data["panels"])
     return max(5.5, PANEL * min(panels, ACROSS) + 0.8), (PANEL + 0.25) * math.ceil(panels / ACROSS) + 0.5
+
+
+def _slanted(labels: list[Any]) -> bool:
+    """Whether labels are names too long to stand side by side."""
+    return not all(isinstance(label, int) for label in labels) and sum(len(str(label)) + 2 for label in labels) > 80
 
 
 def _bars(figure: Any, data: dict[str, Any]) -> None:
@@ -54,7 +60,7 @@ def _bars(figure: Any, data: dict[str, Any]) -> None:
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     numbers = all(isinstance(label, int) for label in labels)
     step = math.ceil(len(labels) / 15) if numbers else 1
-    slanted = not numbers and sum(len(str(label)) + 2 for label in labels) > 80
+    slanted = _slanted(labels)
     shown = [_plain(str(label)) for label in labels[::step]]
     axes.set_xticks(range(0, len(labels), step), shown, rotation=40 if slanted else 0, ha="right" if slanted else "center")
     if all(isinstance(value, int) for values in series.values() for value in values):
