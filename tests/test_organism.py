@@ -25,7 +25,7 @@ from unweave.organism.world import DATA, world
 
 TINY = OrganismConfig(layers=1, width=16, heads=2, mlp=24, steps=5, rows=4, length=24, warmup=2, checkpoint=2)
 some = st.sampled_from([instance for behaviour in BEHAVIOURS for instance in instances(behaviour)])
-LEAST = {"unknown-name": 0.96, "new-answer": 0.3}
+LEAST = {"unknown-name": 0.96, "new-answer": 0.7}
 """Behaviours on which the organism that ships is right in less than 97% of all instances (96.9% and 38.6%)."""
 HELD_OUT = {instance.text for behaviour in BEHAVIOURS for instance in instances(behaviour, held_out=True)}
 

@@ -19,7 +19,7 @@ from unweave.organism.instances import instances
 from unweave.steering import activations
 from unweave.studies import explains, studyfile
 from unweave.studies.batch import Edits, activations_at, all_activations, logits_with, matched, same_length, share, strengths
-from unweave.studies.bench import Variant
+from unweave.studies.bench import Bench, Variant
 from unweave.studies.explains import Explains, Right
 from unweave.studies.families import watch
 from unweave.studies.run import run_study
@@ -316,3 +316,13 @@ def test_a_study_of_the_organism_from_end_to_end(tmp_path):
     )
     report = run_study(read_study(path), organism())
     assert report.holds, report.verdict
+
+
+def test_samples_do_not_fall_in_step_with_a_grid(hops):
+    grid = list(product(range(100), range(100)))
+    bench = Bench(hops, ())
+    some = bench.some(bench.some(grid, 80), 40)
+    assert some == sorted(set(some)) and len(some) == 40 and some == bench.some(bench.some(grid, 80), 40)
+    assert all(len({one[place] % 10 for one in some}) >= 8 for place in (0, 1))  # even steps gave two numbers alone
+    assert [len([one for one in some if 10 * begin <= one[0] < 10 * begin + 10]) for begin in range(10)] == [4] * 10
+    assert bench.some(grid[:3], 3) == grid[:3] and len(set(bench.some(grid[:5], 4))) == 4

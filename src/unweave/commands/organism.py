@@ -73,7 +73,7 @@ def eval_(
 @app.command()
 def text(
     out: Annotated[Path, typer.Argument(help="NAME.jsonl to write.")],
-    documents: Annotated[int, typer.Option(help="Documents to write.")] = 20_000,
+    documents: Annotated[int, typer.Option(help="Documents to write.")] = 30_000,
     length: Annotated[int, typer.Option(help="Tokens of each; train dictionaries with a --context of one more, so that blocks are documents.")] = 47,
     seed: Annotated[int, typer.Option(help="Decides which sentences are drawn.")] = 1,
     held_out: Annotated[bool, typer.Option("--held-out", help="Held-out sentences instead.")] = False,

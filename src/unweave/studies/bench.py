@@ -1,9 +1,11 @@
 """What the steps of a study share: its variants as prompts with answers, what the model says to them, and which it gets right."""
 
+import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -182,10 +184,11 @@ class Bench:
         return found
 
     def some(self, variants: Sequence[Any], most: int) -> list[Any]:
-        """At most so many, spread evenly over all of them."""
+        """At most so many, in order: of as many equal stretches one each, drawn at random, as even steps fall in with any period of a grid."""
         if len(variants) <= most:
             return list(variants)
-        return [variants[(2 * place + 1) * len(variants) // (2 * most)] for place in range(most)]
+        draw, edges = random.Random(self.seed), [place * len(variants) // most for place in range(most + 1)]
+        return [variants[draw.randrange(*stretch)] for stretch in pairwise(edges)]
 
     def pairs(self, name: str, most: int, *, right: bool = True) -> list[Pair]:
         """Pairs of variants that differ in one field (and in what depends on it) and have other answers, spread evenly.

@@ -187,11 +187,13 @@ def _random(made: Made, chosen: Sequence[Unit], barred: Sequence[Unit], draws: i
 
 
 def _told(bench: Bench, texts: Sequence[Text]) -> Bool[Tensor, " prompt"]:
-    """Whether each explanation is still right where the answer in the prompt is that of the next text with another one."""
+    """Whether each explanation is still right where the answer in the prompt is that of the next text with another one; empty without one."""
+    if len({text.ids[text.given] for text in texts}) < 2:
+        return torch.zeros(0, dtype=torch.bool)
     wrong = []
     for number, text in enumerate(texts):
         turned = [*texts[number + 1 :], *texts[:number]]
-        other = next((one.ids[one.given] for one in turned if one.ids[one.given] != text.ids[text.given]), text.ids[text.given])
+        other = next(one.ids[one.given] for one in turned if one.ids[one.given] != text.ids[text.given])
         wrong.append(text._replace(ids=(*text.ids[: text.given], other, *text.ids[text.given + 1 :])))
     return _right(bench, wrong, []).explanation
 

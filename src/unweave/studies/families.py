@@ -68,8 +68,8 @@ def run(bench: Bench, options: Families) -> Result:
     if not families:
         raise StudyError(f"step {options.of} found no family of features; there is nothing to ablate")
     positions = sorted({place[1] for places in families.values() for place in places})
-    some = bench.some(variants, 40)
-    found = strengths(bench.model, tokens(bench, some), [lead(bench.token(one.answer)) for one in some], positions)
+    # On all prompts: a look-up of one digit is on in few of them, and would else stay on.
+    found = strengths(bench.model, ids, [lead(bench.token(one.answer)) for one in variants], positions)
     where = {place: number for number, place in enumerate(found.places)}
     values = torch.zeros(len(found.places)) if options.to == "zero" else found.activation.mean(0)
     size = (found.activation - values).abs().mean(0) * found.written

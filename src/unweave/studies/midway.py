@@ -1,5 +1,6 @@
 """Step `midway`: features set between two prompts with different numbers, to see whether the answer lies between theirs."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,7 @@ FIGURES = {
     "moved_half": "how far the answer has then moved, by the distance of the sums, on the mean",
     "moved_whole": "the same with all features those of the other prompt",
     "monotone": "share of pairs whose answer never moves back while the dose grows",
-    "chance": "share of all numbers that lie between the sums",
+    "chance": "share of all numbers that lie between the sums, on the mean",
     "pairs": "how many pairs there were",
 }
 
@@ -50,18 +51,18 @@ def run(bench: Bench, options: Midway) -> Result:
         edits = Edits(places, values[0] + dose * (values[1] - values[0]))
         said.append(numbers[logits_with(bench.model, here, edits)[:, 0].argmax(-1)])
     answers = torch.stack(said)
-    moved = (answers - sums[:, 0]).double() / (sums[:, 1] - sums[:, 0])
+    moved = torch.where(answers >= 0, (answers - sums[:, 0]).double() / (sums[:, 1] - sums[:, 0]), math.nan)  # of a word that is no number nothing is said
     half, whole = doses.index(0.5), doses.index(1.0)
-    known = (answers >= 0).all(0)
-    between = known & (moved[half] > 0) & (moved[half] < 1)
-    monotone = known & (moved.diff(dim=0) >= 0).all(0)
-    count = int((numbers >= 0).sum())
+    between = (moved[half] > 0) & (moved[half] < 1)
+    monotone = (moved.diff(dim=0) >= 0).all(0)
+    known, (low, high) = numbers[numbers >= 0], sums.aminmax(dim=1)
+    inside = (known > low[:, None]) & (known < high[:, None])
     figures = {
-        "between": float(between.double().mean()), "moved_half": float(moved[half].mean()), "moved_whole": float(moved[whole].mean()),
-        "monotone": float(monotone.double().mean()), "chance": (options.apart - 1) / max(1, count), "pairs": float(len(pairs)),
+        "between": float(between.double().mean()), "moved_half": float(moved[half].nanmean()), "moved_whole": float(moved[whole].nanmean()),
+        "monotone": float(monotone.double().mean()), "chance": float(inside.double().mean()), "pairs": float(len(pairs)),
     }  # fmt: skip
     rows = tuple(
-        (dose, float(row.mean()), float(row.quantile(0.1)), float(row.quantile(0.9)), str(share((row > 0) & (row < 1))))
+        (dose, float(row.nanmean()), float(row.nanquantile(0.1)), float(row.nanquantile(0.9)), str(share((row > 0) & (row < 1))))
         for dose, row in zip(doses, moved, strict=True)
     )
     heads = ("dose", "mean move of the answer", "10% move less", "90% move less", "answers strictly between")
