@@ -155,7 +155,7 @@ def main() -> None:
     table = Table(*columns)
     for one in found:
         table.add_row(*(f"{one[name]:,.3g}" if isinstance(one[name], float) else f"{one[name]:,}" for name in columns))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     if options.figure:
         draw(found, options.figure)
 

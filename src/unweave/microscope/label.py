@@ -197,7 +197,7 @@ def _words(rule: Rule, evidence: Evidence, background: Background) -> str:
         "previous": f"after {named}",
         "next": f"before {named}",
         "near": f"text with {named} just before",
-        "start": f"{named} tokens of a text",
+        "start": "first token of a text" if rule.kind == "first 1" else f"{named} tokens of a text",
     }[rule.where]
     if rule.where != "token" and evidence.promoted:
         text += f"; promotes ‘{visible(evidence.promoted[0]).strip()}’"
