@@ -306,14 +306,12 @@ def test_a_dose_takes_out_no_more_than_there_is():
 
 def test_planning_on_the_organism():
     study = read_study(find_study("organism-planning"))
-    words = sorted({one.fields["last"] for one in study.variants})[::8]
-    variants = tuple(one for one in study.variants if one.fields["last"] in words)
     options = study.steps[0].options
     assert isinstance(options, planning.Plan)
-    small = options.model_copy(update={"each": 4, "targets": 4, "draws": 1})
-    found = planning.run(Bench(unweave.load("organism"), variants), small).figures
-    # Taking a word out is another matter with few words to tell it from; the whole study measures that.
-    assert found["read"] >= 0.9 and found["injected"] >= 0.5 and found["inject_elsewhere"] == found["inject_controls"] == 0
+    small = options.model_copy(update={"each": 4, "targets": 8, "draws": 1})
+    found = planning.run(Bench(unweave.load("organism"), study.variants), small).figures
+    assert found["read"] >= 0.9 and found["suppressed"] >= 0.7 and found["injected"] >= 0.5
+    assert max(found[f"{what}_{where}"] for what in ("suppress", "inject") for where in ("elsewhere", "controls")) <= 0.2
 
 
 @pytest.mark.parametrize("name", ["organism-languages", "organism-planning", "organism-names"])

@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 Folder = Annotated[Path | None, typer.Option("--features", "-f", help="Folder of feature pages. Default: those that ship, of the default dictionary.")]
 Text = Annotated[list[str] | None, typer.Option(help="Text file, folder, JSONL, Parquet or dataset; SOURCE=WEIGHT mixes; repeatable.")]
+Held = Annotated[list[str] | None, typer.Option("--text", help="Text to score on, without weights: each source gives as much; repeatable.")]
 Context = Annotated[int, typer.Option(help="Tokens in a block.")]
 
 
@@ -148,7 +149,7 @@ def label(
     endpoint: Annotated[str, typer.Option(help="Address of an OpenAI-compatible service, up to /v1; the key comes from UNWEAVE_API_KEY.")],
     endpoint_model: Annotated[str, typer.Option(help="The service's model.")] = "default",
     features: Folder = None,
-    text: Text = None,
+    text: Held = None,
     tokens: Annotated[int, typer.Option(help="Held-out tokens to score on.")] = 10_000,
     context: Context = 128,
     save: Annotated[bool, typer.Option("--save", help="Write the labels into the pages.")] = False,
@@ -185,7 +186,7 @@ def label(
 @app.command()
 def score(
     features: Folder = None,
-    text: Text = None,
+    text: Held = None,
     count: Annotated[int, typer.Option(help="So many random features that fired.")] = 1000,
     tokens: Annotated[int, typer.Option(help="Held-out tokens to score on.")] = 20_000,
     context: Context = 128,
