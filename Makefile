@@ -28,8 +28,8 @@ page:  ## build the page from ui/ into src/unweave/static/
 bench: $(STAMP)  ## speed against the matmul floor, by prompt length
 	$(BIN)/python benchmarks/speed.py
 
-studies: $(STAMP)  ## run the studies of the models that ship, and write their report
-	$(BIN)/unweave study run --all --report docs/studies
+studies: $(STAMP)  ## run the studies of the models that ship, and write their report; that some fail is a finding
+	$(BIN)/unweave study run --all --report docs/studies || [ $$? = 1 ]
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

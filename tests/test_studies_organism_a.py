@@ -28,6 +28,8 @@ from unweave.studies.templates import DIGIT, OPERAND, OTHER, SIZE, SUM, between,
 
 A, B = (numbers.flatten() for numbers in torch.meshgrid(torch.arange(100), torch.arange(100), indexing="ij"))
 PLANTED = {
+    "parity of a + b": (DIGIT, lambda i, w: (A + B + i) % 2 == 0),
+    "parities of a and b": (DIGIT, lambda i, w: (A % 2 == i % 2) & (B % 2 == w % 2)),
     "last digit of a": (DIGIT, lambda i, w: i % 10 == A % 10),
     "last digit of b": (DIGIT, lambda i, w: (i % 10 == B % 10) | ((i + 3) % 10 == B % 10)),
     "last digit of a + b": (DIGIT, lambda i, w: i % 10 == (A + B) % 10),
@@ -289,7 +291,7 @@ def test_instances_of_the_organism_are_variants(tmp_path):
         read_study(path)
 
 
-@pytest.mark.parametrize("name", ["organism-two-hops", "organism-addition", "organism-addition-places", "organism-explanation"])
+@pytest.mark.parametrize("name", ["organism-two-hops", "organism-addition", "organism-addition-parity", "organism-explanation"])
 def test_studies_that_ship_ask_what_the_organism_is_asked(name, monkeypatch):
     monkeypatch.setattr(studyfile, "instances", lambda behaviour: instances(behaviour)[::40])
     study = read_study(shipped()[name])

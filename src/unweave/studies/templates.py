@@ -100,6 +100,10 @@ def smooth(*numbers: Callable[[Numbers, Numbers], Numbers]) -> Callable[[Maps, N
 
 
 TEMPLATES = (
+    Template("parity of a", DIGIT, grouped(lambda a, b: a % 2)),
+    Template("parity of b", DIGIT, grouped(lambda a, b: b % 2)),
+    Template("parity of a + b", DIGIT, grouped(lambda a, b: (a + b) % 2)),
+    Template("parities of a and b", DIGIT, grouped(lambda a, b: a % 2 * 2 + b % 2)),
     Template("last digit of a", DIGIT, grouped(lambda a, b: a % BASE)),
     Template("last digit of b", DIGIT, grouped(lambda a, b: b % BASE)),
     Template("last digit of a + b", DIGIT, grouped(lambda a, b: (a + b) % BASE)),
