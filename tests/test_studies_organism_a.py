@@ -29,7 +29,7 @@ from unweave.studies.templates import DIGIT, OPERAND, OTHER, SIZE, SUM, between,
 A, B = (numbers.flatten() for numbers in torch.meshgrid(torch.arange(100), torch.arange(100), indexing="ij"))
 PLANTED = {
     "parity of a + b": (DIGIT, lambda i, w: (A + B + i) % 2 == 0),
-    "parities of a and b": (DIGIT, lambda i, w: (A % 2 == i % 2) & (B % 2 == w % 2)),
+    "parities of a and b": (DIGIT, lambda i, w: (i % 2 == A % 2) & (w % 2 == B % 2)),
     "last digit of a": (DIGIT, lambda i, w: i % 10 == A % 10),
     "last digit of b": (DIGIT, lambda i, w: (i % 10 == B % 10) | ((i + 3) % 10 == B % 10)),
     "last digit of a + b": (DIGIT, lambda i, w: i % 10 == (A + B) % 10),
