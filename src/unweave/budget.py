@@ -105,8 +105,9 @@ def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
     every = edges + n_logits * int(seen[-1, -1])
     rows, graph, ranking = every * item, every * (4 + item), 0
     if most is not None and most < len(features):
-        mean = edges / len(features)
-        rows, ranking = int(most * mean + n_logits * int(seen[-1, -1])) * item, columns * 48
+        # Influential features lie late and see more than others: the mean is weighted by what they see.
+        mean = float((seen[:-1].double().square() * at).sum()) / max(1, edges)
+        rows, ranking = int(min(most * mean, edges) + n_logits * int(seen[-1, -1])) * item, columns * 48
         graph = int((most + n_logits) * (mean * most / len(features) + (layers + 1) * n / 2)) * (4 + item)
     tables = stored * d * item + written * (4 + item) + columns * 48
     return _Sizes(resident(), tables, written * d * item, columns * item, column, rows, graph, ranking)
@@ -144,7 +145,7 @@ def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: i
             if room is not None and one_pass + device_part - sizes.tables > 0.8 * room:
                 continue
             working = batch * sizes.row if room is not None else one_pass + batch * sizes.row * (0.5 if limited else 1.0)
-            rows = 0 if mapped else sizes.graph * (2 if limited else 1)
+            rows = 0 if mapped else sizes.graph
             held = rows if not limited else (0 if on_disk else sizes.rows)
             top = max(working + held, (rows + sizes.ranking + held) if limited else held)
             memory = int(sizes.base + (sizes.tables if room is not None else device_part) + top)

@@ -69,10 +69,14 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
     number[n_features:] = torch.arange(len(chosen), len(chosen) + n_columns - n_features)
     logits = [(n_columns + logit, sources.n_layers, n - 1) for logit in range(n_logits)]
     asked = [*zip(chosen.tolist(), layer[chosen].tolist(), position[chosen].tolist(), strict=True), *logits]
-    columns, values, counts = [], [], []
+    # Room for all there may be, of which only what is filled takes memory: thousands of small pieces kept between large
+    # passing ones would scatter the heap, and joining them would take as much again.
+    most = sum(int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1]))) + (at + 1) * n if at else n for _, at, _ in asked)
+    column, value = torch.empty(most, dtype=torch.int32), torch.empty(most, dtype=store.dtype)
+    dense, counts, end = torch.empty(n_columns, dtype=store.dtype), [], 0
     for name, at, where in asked:
         row, seen, begin = store.row(name), sources.runs(at, where), 0
-        dense = torch.zeros(n_columns, dtype=row.dtype)
+        dense.zero_()
         for run in seen:
             dense[run] = row[begin : begin + run.stop - run.start]
             begin += run.stop - run.start
@@ -86,11 +90,11 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
         places = torch.cat([here, dense[n_features:].nonzero().flatten() + n_features])
         weights = torch.cat([kept, dense[places[len(here) :]]])
         live = weights != 0
-        columns.append(number[places[live]].to(torch.int32))
-        values.append(weights[live])
         counts.append(int(live.sum()))
+        filled = slice(end, end := end + counts[-1])
+        column[filled], value[filled] = number[places[live]].to(torch.int32), weights[live]
     sizes = torch.zeros(len(chosen) + n_columns - n_features + n_logits, dtype=torch.int64)
     sizes[: len(chosen)] = torch.tensor(counts[: len(chosen)])
     sizes[len(sizes) - n_logits :] = torch.tensor(counts[len(chosen) :])
     start = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-    return Rows(start, torch.cat(columns), torch.cat(values))
+    return Rows(start, column[:end], value[:end])

@@ -40,7 +40,7 @@ def _size(plot: Plot) -> tuple[float, float]:
         labels = plot.data.get("labels", [])
         return 7.2, 2.9 + (0.04 * max(len(str(label)) for label in labels) if _slanted(labels) else 0.0)  # slanted names take height
     panels = len(plot.data["panels"])
-    return max(5.5, PANEL * min(panels, ACROSS) + 0.8), (PANEL + 0.25) * math.ceil(panels / ACROSS) + 0.5
+    return max(5.5, PANEL * min(panels, ACROSS) + 0.8), (PANEL + 0.4) * math.ceil(panels / ACROSS) + 0.5
 
 
 def _slanted(labels: list[Any]) -> bool:
@@ -88,7 +88,7 @@ def _heat(figure: Any, data: dict[str, Any]) -> None:
         values = panel["values"]
         low = min(min(row) for row in values)
         axes.imshow(values, cmap="Blues", vmin=min(0.0, low), aspect="auto", interpolation="nearest", origin="lower")
-        axes.set_title(_plain(panel["title"]), fontsize=8)
+        axes.set_title(_plain(panel["title"]).replace(": ", "\n", 1), fontsize=8)
         for labels, set_ticks in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
             step = max(1, (len(labels) - 1) // 4)
             set_ticks(range(0, len(labels), step), [str(label) for label in labels[::step]], fontsize=7)
