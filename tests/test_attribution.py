@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import unweave
 from unweave import sources
+from unweave.errors import InexactAttribution
 from unweave.transcoders import JumpReLU
 
 GOLDENS = sorted({path.name: path for root in (GOLDEN, SHARED / "golden") if root.is_dir() for path in root.iterdir() if path.is_dir()}.items())
@@ -180,3 +181,14 @@ def test_progress_ends_at_one(tiny):
     unweave.attribute(tiny(), PROMPT, progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(1.0)
+
+
+def test_edges_that_are_not_finite_are_refused(tiny, monkeypatch):
+    whole = sources.Sources._contract
+
+    def overflowing(self, layer, g, out, work):
+        whole(self, layer, g * (math.inf if layer == 0 else 1.0), out, work)
+
+    monkeypatch.setattr(sources.Sources, "_contract", overflowing)
+    with pytest.raises(InexactAttribution, match="gradients outgrow float32; load it with --dtype float64"):
+        unweave.attribute(tiny("llama", "clt"), PROMPT)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .budget import Plan, make_plan, parse_bytes
 from .devices import usable_device
-from .errors import OptionError
+from .errors import InexactAttribution, OptionError
 from .frozen import Workspace
 from .graph import Graph, Provenance
 from .influence import Rows
@@ -75,7 +76,7 @@ def attribute(
 
     Raises:
         PromptError, TargetError, OptionError: the question cannot be asked like this.
-        InexactAttribution: the frozen model does not reproduce the model.
+        InexactAttribution: the frozen model does not reproduce the model, or edges are not finite.
         FileError: `partial` cannot be written, or is in use.
 
     Source: Ameisen et al. 2025, "Circuit Tracing", sections on the local replacement model and attribution graphs.
@@ -133,9 +134,16 @@ def attribute(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    local_dtype = local.errors.dtype
     del work, local, asked
     graph = Graph(nodes, rows, bias, preactivation, nothing, nothing, None, None, provenance)
-    return graph.with_provenance(residual=float(graph.residual().max()), scores=tuple(graph.scores()))
+    residual = float(graph.residual().max())
+    if not math.isfinite(residual):
+        raise InexactAttribution(
+            f"edges are not finite: on their way down this model gradients outgrow {str(local_dtype).removeprefix('torch.')}; "
+            "load it with --dtype float64 (dtype='float64')"
+        )
+    return graph.with_provenance(residual=residual, scores=tuple(graph.scores()))
 
 
 class Asked(NamedTuple):
