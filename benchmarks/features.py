@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 import unweave
+from unweave.dense import Dictionary
 from unweave.evaluation.blocks import named_sources
 from unweave.evaluation.passes import batches
-from unweave.evaluation.standins import Dictionary
 from unweave.microscope.collect import Collection, Reading, activations, add_batch
 from unweave.microscope.pages import open_pages, page
 from unweave.text import mixed, token_blocks

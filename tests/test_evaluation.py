@@ -15,16 +15,25 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import unweave
+from unweave.dense import Dictionary
 from unweave.errors import FileError, OptionError, TextError, TranscoderError
 from unweave.evaluation import baselines, blocks, table
-from unweave.evaluation.baselines import affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, strongest_neurons, token_weights
+from unweave.evaluation.baselines import (
+    affine_maps,
+    fit_baselines,
+    low_rank_maps,
+    mean_outputs,
+    random_dictionary,
+    strongest_neurons,
+    token_weights,
+)
 from unweave.evaluation.card import write_card
 from unweave.evaluation.evaluate import evaluate
 from unweave.evaluation.measures import Errors, Firing, Shift, Targets, Truth
 from unweave.evaluation.passes import counted, logits_with_output, replaced_logits, run
 from unweave.evaluation.response import KINDS, Responses
 from unweave.evaluation.results import Evaluation, average, mean_unexplained
-from unweave.evaluation.standins import AffineMaps, Dictionary
+from unweave.evaluation.standins import AffineMaps
 from unweave.evaluation.texts import outputs_on
 from unweave.neurons import neurons as neurons_of
 from unweave.transcoders import JumpReLU, Matrix, ReLU, TranscoderLayer, Transcoders

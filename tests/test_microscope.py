@@ -12,8 +12,8 @@ from conftest import write_tiny_dictionary, write_tiny_model
 from safetensors.numpy import load_file
 
 import unweave
+from unweave.dense import Dictionary
 from unweave.errors import FileError, InterventionError, OptionError, TextError, TranscoderMismatch
-from unweave.evaluation.standins import Dictionary
 from unweave.features import logit_effects
 from unweave.microscope import collect as collecting
 from unweave.microscope.collect import Collection, Reading, activations, add_batch, collect

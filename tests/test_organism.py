@@ -19,7 +19,18 @@ from unweave.organism.config import OrganismConfig
 from unweave.organism.instances import ASKED, BEHAVIOURS, TAUGHT_ONLY, UNKNOWN, instances, recital
 from unweave.organism.model import tokenizer, write_model
 from unweave.organism.muon import orthogonalized
-from unweave.organism.sentences import LATE, LINE_BREAK, MIX, START, STOP, rows, sentences, visible, vocabulary, write_text
+from unweave.organism.sentences import (
+    LATE,
+    LINE_BREAK,
+    MIX,
+    START,
+    STOP,
+    rows,
+    sentences,
+    visible,
+    vocabulary,
+    write_text,
+)
 from unweave.organism.train import begin, take_step, train_organism
 from unweave.organism.world import DATA, world
 

@@ -154,7 +154,7 @@ def test_export_refuses_in_one_line(run, hostile):
 
 def test_a_graph_in_a_notebook(tiny):
     graph = unweave.attribute(tiny(), PROMPT)
-    shown = graph.show(height=500, edges=50)
+    shown = unweave.show(graph, height=500, edges=50)
     frame = next(attrs for tag, attrs in Elements(shown._repr_html_()).found if tag == "iframe")
     assert "height: 500px" in frame["style"] and frame["sandbox"] == "allow-scripts allow-downloads"
     data, _ = data_of(frame["srcdoc"])

@@ -18,7 +18,16 @@ from unweave.interventions import intervene
 from unweave.organism.instances import instances
 from unweave.steering import activations
 from unweave.studies import explains, studyfile
-from unweave.studies.batch import Edits, activations_at, all_activations, logits_with, matched, same_length, share, strengths
+from unweave.studies.batch import (
+    Edits,
+    activations_at,
+    all_activations,
+    logits_with,
+    matched,
+    same_length,
+    share,
+    strengths,
+)
 from unweave.studies.bench import Bench, Variant
 from unweave.studies.explains import Explains, Right
 from unweave.studies.families import watch

@@ -48,6 +48,7 @@ _HOMES = {
     "scale": "edits",
     "set_to": "edits",
     "shift": "edits",
+    "show": "notebook",
     "smallest_ablation": "smallest",
     "smallest_swap": "smallest",
     "strongest_paths": "paths",

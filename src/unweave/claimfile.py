@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from .edits import Feature
 from .errors import ClaimError, UnweaveError
-from .terminal import layer_range, target_of
+from .parsing import layer_range, target_of
 from .yamlfile import first_error, line_of, read_yaml, worded
 
 

@@ -1,11 +1,11 @@
 """Two graphs side by side: which nodes they share, at which tokens, and how much more each matters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .errors import GraphError
 from .graph import Graph
 from .nodes import NodeKind
-from .steering import aligned
 
 
 def compare(a: Graph, b: Graph) -> dict[str, Any]:
@@ -82,3 +82,18 @@ def _anywhere(a: Graph, b: Graph) -> list[list[Any]]:
             if kind == NodeKind.FEATURE:
                 part.setdefault((layer, index), []).append(row)
     return [[*key, rows, found[1][key]] for key, rows in sorted(found[0].items()) if key in found[1]]
+
+
+def aligned(prompt: Sequence[int], other: Sequence[int]) -> dict[int, int]:
+    """Which position of another prompt corresponds to which of this one.
+
+    The common beginning is aligned from the start, the rest from the end as far as both reach; positions of the longer
+    prompt in between correspond to nothing.
+
+    >>> aligned([0, 5, 6, 9], [0, 5, 7, 8, 9])     # position 3 of the other, token 8, takes the place of token 6
+    {0: 0, 1: 1, 2: 3, 3: 4}
+    """
+    common = next((place for place, pair in enumerate(zip(prompt, other, strict=False)) if pair[0] != pair[1]), min(len(prompt), len(other)))
+    rest = min(len(prompt), len(other)) - common
+    pairs = {place: place for place in range(common)}
+    return pairs | {len(prompt) - k: len(other) - k for k in range(rest, 0, -1)}

@@ -291,3 +291,12 @@ def _joined(link: dict[str, Any], names: dict[str, int]) -> bool:
 def _token_ids(ids: list[str], n: int) -> tuple[int, ...]:
     found = {int(match[2]): int(match[1]) for name in ids if (match := re.fullmatch(r"E_(\d+)_(\d+)", str(name)))}
     return tuple(found.get(position, -1) for position in range(n))
+
+
+def read_graph(path: str | Path) -> Graph:
+    """Read a graph, ours or JSON, by its suffix.
+
+    Raises:
+        GraphError: it cannot be read.
+    """
+    return read_json(path) if Path(path).suffix == ".json" else Graph.load(path)

@@ -17,8 +17,9 @@ from .errors import FileError, TranscoderError
 from .files import cache_folder, write_atomically
 from .hub import Reference, download, local_folder
 from .layers import LAYER_FILES, Points, gemma_scope_2_cross_layer, layer_number, points_of, read_layer
+from .recording import ReadPoint, WritePoint
 from .stored import SCALE, TensorFile, numbered
-from .transcoders import JumpReLU, Kind, Matrix, ReadPoint, ReLU, TopK, TranscoderLayer, Transcoders, WritePoint, check_layers
+from .transcoders import JumpReLU, Kind, Matrix, ReLU, TopK, TranscoderLayer, Transcoders, check_layers
 
 READ_HOOKS: dict[str, ReadPoint] = {
     "hook_resid_mid": "mid",

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,15 +245,6 @@ class Graph:
         tensors |= {name: value for name in _FULL if (value := getattr(self, name)) is not None}
         header = {"format": "unweave graph", "schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(asdict(self.provenance))}
         return {name: value.contiguous() for name, value in tensors.items()}, header
-
-    def show(self, height: int = 900, edges: int | None = None) -> Any:
-        """The graph in a notebook: the page of `unweave serve` in a frame, without a server; nothing is saved from there.
-
-        Args:
-            height: of the frame, in pixels.
-            edges: at most so many edges, the strongest; None: as in the page.
-        """
-        return import_module(".notebook", __package__).show(self, height, edges)  # a door, which this room must not know
 
     @staticmethod
     def load(path: str | Path) -> "Graph":

@@ -3,8 +3,7 @@
 from typing import Any
 
 from .graph import Graph
-from .server.answers import to_bytes
-from .server.page import whole_page
+from .server.page import to_bytes, whole_page
 from .server.view import MOST_EDGES, view
 
 

@@ -4,15 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from .architectures import ARCHITECTURES, architecture_of
 from .catalogue import PAIRS
 from .errors import OptionError, TranscoderError, UnsupportedModel, UnweaveError
-from .export import read_json, write_json
+from .export import read_graph, write_json
 from .formats import read_transcoders, write_transcoders
-from .graph import Graph
 from .layers import LAYER_FILES
 from .models import model_config
 from .nodes import NodeKind
@@ -42,15 +38,6 @@ def kind_of(name: str) -> str:
     if name in PAIRS or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
         return "model"
     raise OptionError(f"nothing at {name}: give a graph file, a model (a short name, a folder, org/name) or a dictionary folder")
-
-
-def read_graph(path: str | Path) -> Graph:
-    """Read a graph, ours or JSON, by its suffix.
-
-    Raises:
-        GraphError: it cannot be read.
-    """
-    return read_json(path) if Path(path).suffix == ".json" else Graph.load(path)
 
 
 def inspect(name: str) -> dict[str, Any]:
@@ -127,33 +114,6 @@ def _transcoder_facts(name: str) -> dict[str, Any]:
         "activation": type(found.layers[0].activation).__name__,
         "stored_as": str(found.layers[0].encoder.stored.dtype).removeprefix("torch."), "sha256": found.sha256,
     }  # fmt: skip
-
-
-def show_inspection(facts: dict[str, Any], console: Console) -> None:
-    """Print the facts of `inspect` for a person."""
-    console.print(f"[bold]{escape(facts['name'])}[/]: {facts['kind']}", highlight=False)
-    for key, value in facts.items():
-        if key in ("kind", "name") or value in (None, "", []):
-            continue
-        console.print(f"  {key.replace('_', ' '):<22} {escape(_worded(value))}", highlight=False)
-
-
-def _worded(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.4g}"
-        case dict():
-            return ", ".join(f"{key} {_worded(part)}" for key, part in value.items() if part is not None)
-        case [{"token": _}, *_]:
-            return ", ".join(f"{item['token']!r} {item['weight']:.3f}" for item in value)
-        case list() if len(value) > 4 and len(set(map(str, value))) == 1:
-            return f"{_worded(value[0])} (each of {len(value)})"
-        case list():
-            return " ".join(repr(item) if isinstance(item, str) else _worded(item) for item in value)
-        case _:
-            return str(value)
 
 
 def convert_any(source: str, out: Path, *, compact: bool, scan: str | None, thresholds: tuple[float, float]) -> Path:

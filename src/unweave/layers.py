@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .errors import TranscoderError
+from .recording import ReadPoint, WritePoint
 from .stored import TensorFile
-from .transcoders import Activation, JumpReLU, Matrix, ReadPoint, ReLU, TopK, TranscoderLayer, WritePoint
+from .transcoders import Activation, JumpReLU, Matrix, ReLU, TopK, TranscoderLayer
 
 LAYER_FILES = ("sae.safetensors", "sae_weights.safetensors", "params.safetensors", "params.npz")
 """Of EleutherAI's sparsify, SAELens, Gemma Scope 2 and Gemma Scope, each in a folder of its own."""

@@ -26,5 +26,10 @@ class Shown:
 
 
 def show(graph: Graph, height: int = 900, edges: int | None = None) -> Shown:
-    """A graph for the output of a notebook cell; see `Graph.show`."""
+    """A graph in a notebook: the page of `unweave serve` in a frame, without a server; nothing is saved from there.
+
+    Args:
+        height: of the frame, in pixels.
+        edges: at most so many edges, the strongest; None: as in the page.
+    """
     return Shown(to_html(graph, edges=MOST_EDGES if edges is None else edges).decode(), int(height))

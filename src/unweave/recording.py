@@ -1,7 +1,7 @@
 """What one forward pass of the real model leaves behind, and outputs of modules that give several."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -36,3 +36,11 @@ def first_of(output: Any) -> Tensor:
 def with_first(output: Any, first: Tensor) -> Any:
     """A module's output with the first of several, or the only one, replaced."""
     return (first, *output[1:]) if isinstance(output, tuple) else first
+
+
+ReadPoint = Literal["mid", "mlp_in", "mlp_in_normalized"]
+"""What encoders see: the residual stream before the MLP's norm; the norm's output; the norm's output before its gain."""
+
+
+WritePoint = Literal["mlp_out", "residual"]
+"""What decoders make: the MLP's own output; what is added to the residual stream (after a norm that may follow)."""

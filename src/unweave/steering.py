@@ -1,17 +1,15 @@
 """Steering: features of one prompt exchanged for those of another, and the response to a growing dose."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
+from .comparison import aligned
 from .edits import Change, Feature, Intervention, NodeLike, check_feature, dosed, features_of, prompt_positions, shift
 from .errors import InterventionError, OptionError
-from .files import write_atomically
 from .interventions import Outcome, Prompt, intervene_each, record
 from .models import Recording
 from .plans import Mode, read_points
@@ -19,22 +17,6 @@ from .replacement import ReplacementModel
 
 MOST_CURVES = 5
 """Tokens of a dose sweep when none are asked for."""
-PLOT_SUFFIXES = (".svg", ".png", ".pdf")
-
-
-def aligned(prompt: Sequence[int], other: Sequence[int]) -> dict[int, int]:
-    """Which position of another prompt corresponds to which of this one.
-
-    The common beginning is aligned from the start, the rest from the end as far as both reach; positions of the longer
-    prompt in between correspond to nothing.
-
-    >>> aligned([0, 5, 6, 9], [0, 5, 7, 8, 9])     # position 3 of the other, token 8, takes the place of token 6
-    {0: 0, 1: 1, 2: 3, 3: 4}
-    """
-    common = next((place for place, pair in enumerate(zip(prompt, other, strict=False)) if pair[0] != pair[1]), min(len(prompt), len(other)))
-    rest = min(len(prompt), len(other)) - common
-    pairs = {place: place for place in range(common)}
-    return pairs | {len(prompt) - k: len(other) - k for k in range(rest, 0, -1)}
 
 
 def swap(
@@ -158,42 +140,3 @@ def sweep(
         found = outcome.tokens(chosen, count=0)
         rows.append(SweepRow(float(factor), tuple(t.logit_after for t in found), tuple(t.probability_after for t in found), outcome.kl()))
     return Sweep(tuple(chosen), tuple(model.language_model.token_text(token) for token in chosen), tuple(rows))
-
-
-def check_plot_suffix(path: Path) -> Path:
-    """Refuse a plot file of a kind that cannot be written.
-
-    Raises:
-        OptionError: its suffix is not .svg, .png or .pdf.
-    """
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise OptionError(f"cannot plot to {path}; the file name must end in {', '.join(PLOT_SUFFIXES)}")
-    return path
-
-
-def plot_sweep(result: Sweep, path: str | Path, title: str = "") -> Path:
-    """Draw a sweep: probabilities and divergence over the factor.
-
-    Raises:
-        OptionError: an unknown kind of file.
-        FileError: it cannot be written.
-    """
-    path = check_plot_suffix(Path(path))
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    factors = [row.factor for row in result.rows]
-    for number, text in enumerate(result.texts):
-        top.plot(factors, [row.probabilities[number] for row in result.rows], marker="o", markersize=3, label=repr(text).replace("$", r"\$"))
-    top.set(ylabel="probability", ylim=(-0.02, 1.02), title=title.replace("$", r"\$"))
-    top.legend(frameon=False)
-    bottom.plot(factors, [row.kl for row in result.rows], color="black", marker="o", markersize=3)
-    bottom.set(xlabel="factor", ylabel="KL (nats)")
-    for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a token's characters that the font lacks become boxes
-        return write_atomically(path, lambda name: figure.savefig(name, format=path.suffix[1:].lower(), dpi=160))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .errors import OptionError, PromptError, TargetError
+from .errors import OptionError
 
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
@@ -34,19 +34,6 @@ def print_json(facts: dict[str, Any]) -> None:
     print(json.dumps(facts, indent=2, ensure_ascii=False))
 
 
-def token_ids(text: str) -> list[int]:
-    """Token ids from text such as `1 504 3575`.
-
-    Raises:
-        PromptError: anything but whole numbers.
-    """
-    parts = text.replace(",", " ").split()
-    wrong = next((part for part in parts if not part.isdecimal()), None)
-    if wrong is not None:
-        raise PromptError(f"--ids takes whole numbers, not {wrong!r}")
-    return [int(part) for part in parts]
-
-
 def wants_chat(chat: bool, system: str | None, ids: bool) -> bool:
     """Whether prompts are framed by the chat template.
 
@@ -56,31 +43,6 @@ def wants_chat(chat: bool, system: str | None, ids: bool) -> bool:
     if ids and (chat or system is not None):
         raise OptionError("--chat and --system are about text; leave --ids out, or give the ids of the whole conversation")
     return chat or system is not None
-
-
-def target_of(text: str) -> str | int:
-    """A token given as text, or as `#id`.
-
-    Raises:
-        TargetError: it is empty.
-    """
-    if text.startswith("#") and text[1:].isdecimal():
-        return int(text[1:])
-    if not text:
-        raise TargetError("a target is empty; give a token such as ' Paris', or '#7042' for an id")
-    return text
-
-
-def layer_range(text: str, what: str = "layers") -> range:
-    """Layers given as the first and the last, such as `3-7`, or as one.
-
-    Raises:
-        OptionError: anything else; `what` says of which option.
-    """
-    first, sign, last = text.partition("-")
-    if not (first.isdecimal() and (last.isdecimal() or not sign)):
-        raise OptionError(f"{what} {text}: give the first and the last layer, such as 3-7")
-    return range(int(first), int(last or first) + 1)
 
 
 @contextmanager

@@ -10,12 +10,9 @@ from torch import Tensor
 
 from .errors import TranscoderError, TranscoderMismatch
 from .mapped import release
+from .recording import ReadPoint, WritePoint
 
 Kind = Literal["per-layer", "cross-layer"]
-ReadPoint = Literal["mid", "mlp_in", "mlp_in_normalized"]
-"""What encoders see: the residual stream before the MLP's norm; the norm's output; the norm's output before its gain."""
-WritePoint = Literal["mlp_out", "residual"]
-"""What decoders make: the MLP's own output; what is added to the residual stream (after a norm that may follow)."""
 
 
 BYTES_AT_ONCE = 1 << 26

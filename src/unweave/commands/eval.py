@@ -51,7 +51,7 @@ def eval_(
     if as_json:
         print_json(found.facts())
         return
-    from ..evaluation.table import show
+    from ..show_evaluation import show
 
     show(found, stdout)
     if written is not None:

@@ -13,7 +13,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a graph, a model or a dictionary is, and whether it can be traced exactly."""
-    from ..inspection import inspect, show_inspection
+    from ..inspection import inspect
+    from ..show_inspection import show_inspection
 
     facts = inspect(name)
     if as_json:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, layer_range, print_json, progress, stdout, target_of, token_ids, wants_chat
+from ..parsing import layer_range, target_of, token_ids
+from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
 
 
 def steer(
@@ -56,13 +57,16 @@ def steer(
             raise OptionError(complaint)
     framed = wants_chat(chat, system, ids)
     with progress(f"loading {model}") as report:
-        from .. import edits, effects, generation, interventions, naming, steering
+        from .. import edits, generation, interventions, naming, steering
+        from ..effects import describe
+        from ..export import read_graph
         from ..files import check_writable
-        from ..inspection import read_graph
         from ..replacement import load
+        from ..show_effects import show_effects
+        from ..sweep_plot import check_plot_suffix, plot_sweep
 
         if plot is not None:
-            steering.check_plot_suffix(check_writable(plot))
+            check_plot_suffix(check_writable(plot))
         named = {} if supernodes is None else naming.read_supernodes(supernodes)
         traced = None if graph is None else read_graph(graph)
         loaded = load(model, transcoders, dtype=dtype, device=device)
@@ -96,18 +100,18 @@ def steer(
             curves = [*tokens, int(recording.logits[-1].argmax())] if tokens else []
             swept = steering.sweep(loaded, recording, sweepable, factors, tokens=curves, **how, progress=report)
         if plot is not None and swept is not None:
-            steering.plot_sweep(swept, plot, prompt or "")
+            plot_sweep(swept, plot, prompt or "")
         if generate is not None:
             report(0.0, "writing")
             written = generation.generate(
                 loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature, seed=seed, progress=report
             )  # fmt: skip
-        facts = {"prompt": prompt or (traced and traced.prompt), **effects.describe(loaded, recording, changes, mode, held, outcome, tokens, written, swept)}
+        facts = {"prompt": prompt or (traced and traced.prompt), **describe(loaded, recording, changes, mode, held, outcome, tokens, written, swept)}
     facts |= {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
         print_json(facts)
         return
-    effects.show_effects(facts, stdout)
+    show_effects(facts, stdout)
     drawn = "" if plot is None else f"Drawn to [bold]{escaped(str(plot))}[/]. "
     stdout.print(f"\n{drawn}[dim]{facts['seconds']:.1f} s[/]", highlight=False)
 

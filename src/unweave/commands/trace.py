@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, target_of, token_ids, wants_chat
+from ..parsing import target_of, token_ids
+from ..terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
 from .many import trace_prompts
 
 
@@ -74,7 +75,8 @@ def trace(
         from ..microscope.pages import pages_of
         from ..pruning import prune
         from ..replacement import load
-        from ..summary import show, summarize
+        from ..show_trace import show
+        from ..summary import summarize
         from ..targets import Difference, TargetSpec
 
         named = [target_of(text) for text in target or []]

@@ -47,7 +47,7 @@ def validate(
     reports = []
     model = model or "smollm2"
     with progress(f"loading {model}") as report:
-        from ..inspection import read_graph
+        from ..export import read_graph
         from ..naming import check_graph
         from ..replacement import load
         from ..validation.control import Control
@@ -85,8 +85,9 @@ def _show(reports: list[Any], files: list[str], everything: bool, as_json: bool)
 def _check_claims(path: Path, model: str | None, transcoders: str | None, device: str, as_json: bool) -> bool:
     """Whether all claims of a file hold."""
     with progress("reading claims") as report:
-        from ..claims import check_claims, claims_facts, read_claims, show_claims
+        from ..claims import check_claims, claims_facts, read_claims
         from ..replacement import load
+        from ..show_claims import show_claims
 
         file = read_claims(path)
         name = model or file.model or "smollm2"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..models import LanguageModel
 from ..neurons import neurons
-from ..transcoders import JumpReLU, Matrix, TranscoderLayer, Transcoders, WritePoint
+from ..recording import WritePoint
+from ..transcoders import JumpReLU, Matrix, TranscoderLayer, Transcoders
 from .passes import batches, counted, run
 from .standins import AffineMaps, StrongestNeurons
 

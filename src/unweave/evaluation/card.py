@@ -7,7 +7,22 @@ from typing import Any
 
 from ..files import check_writable, write_atomically
 from .results import DENSITY_EDGES, Evaluation, TextFigures
-from .table import LAYERS, NEURONS, PROMPTS, RESPONSES, TOTALS, Row, headline, kinds, layers, neurons, prompts, responses, scope, totals
+from .table import (
+    LAYERS,
+    NEURONS,
+    PROMPTS,
+    RESPONSES,
+    TOTALS,
+    Row,
+    headline,
+    kinds,
+    layers,
+    neurons,
+    prompts,
+    responses,
+    scope,
+    totals,
+)
 
 COLOURS = ("#1f5fa8", "#b4551d", "#4a7f3c", "#7a5195", "#888888", "#c2a83e")
 

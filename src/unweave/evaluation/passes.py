@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models import LanguageModel
-from ..recording import first_of
-from ..transcoders import ReadPoint, WritePoint
+from ..recording import ReadPoint, WritePoint, first_of
 
 TOKENS_PER_BATCH = 512
 """On the CPU: enough for full matrix speed, few enough for the logits of a large vocabulary."""

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..dense import Dictionary
 from ..frozen import FrozenNorm
 from ..models import LanguageModel
-from ..recording import first_of
-from ..transcoders import WritePoint
+from ..recording import WritePoint, first_of
 from .passes import Pass, counted, read_at
 from .results import Response
-from .standins import AffineMaps, Dictionary
+from .standins import AffineMaps
 
 SHARES = (0.1, 0.3)
 """How far an input is moved towards another token's."""

@@ -6,15 +6,25 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..dense import Dictionary
 from ..models import LanguageModel
+from ..recording import WritePoint
 from ..replacement import ReplacementModel
-from ..transcoders import WritePoint
-from .baselines import Fit, affine_maps, fit_baselines, low_rank_maps, mean_outputs, random_dictionary, sample_blocks, strongest_neurons
+from .baselines import (
+    Fit,
+    affine_maps,
+    fit_baselines,
+    low_rank_maps,
+    mean_outputs,
+    random_dictionary,
+    sample_blocks,
+    strongest_neurons,
+)
 from .measures import Errors, Firing, Shift, Targets, Truth, losses
 from .passes import Pass, batches, counted, logits_with_output, read_at, replaced_logits, run
 from .response import Responses
 from .results import LayerFigures, StandInFigures, TextFigures
-from .standins import AffineMaps, Dictionary, StandIn
+from .standins import AffineMaps, StandIn
 
 LOW_RANK = 16
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from ..dense import Dictionary
 from ..errors import FileError, TextError
 from ..evaluation.passes import batches, counted, read_at, run
-from ..evaluation.standins import Dictionary
 from ..files import write_atomically
 from ..models import LanguageModel
 from ..replacement import ReplacementModel

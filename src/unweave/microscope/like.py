@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..dense import Dictionary
 from ..edits import Feature, check_feature
 from ..errors import OptionError
 from ..evaluation.passes import batches
-from ..evaluation.standins import Dictionary
 from ..replacement import ReplacementModel
 from .collect import activations
 from .pages import Pages

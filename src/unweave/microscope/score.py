@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..dense import Dictionary
 from ..errors import TextError
 from ..evaluation.passes import batches
-from ..evaluation.standins import Dictionary
 from ..replacement import ReplacementModel
 from .collect import activations
 from .rules import Members, Rule, holds

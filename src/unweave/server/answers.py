@@ -11,6 +11,8 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from .page import to_bytes
+
 
 class StrictRequest(Request):
     """A request whose JSON is read strictly: no NaN, no half characters, no numbers that cannot be written back."""
@@ -37,11 +39,6 @@ GZIP_FROM = 2048
 """Bytes from which compressing is worth it."""
 KEPT_BYTES = 256 << 20
 """Of finished answers, so that a second tab or a reload costs nothing."""
-
-
-def to_bytes(content: Any) -> bytes:
-    """JSON; NumPy arrays as lists, numbers that are not finite as null."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
 def answer(request: Request, body: bytes, media_type: str = "application/json", tag: str | None = None, **headers: str) -> Response:

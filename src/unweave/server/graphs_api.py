@@ -9,15 +9,16 @@ from starlette.exceptions import HTTPException
 
 from ..comparison import compare
 from ..errors import FileError, GraphError
+from ..export import read_graph
 from ..feature_pages import FeaturePages
 from ..features import with_promoted
 from ..files import write_atomically
 from ..graph import Graph
-from ..inspection import read_graph
 from ..version import __version__
 from . import view as views
-from .answers import StrictRoute, answer, tag_of, to_bytes
+from .answers import StrictRoute, answer, tag_of
 from .library import GRAPH_SUFFIXES, validation_of
+from .page import to_bytes
 from .sharing import shared_html, shared_json
 from .state import Asked, Opened, Server, Shared, opened, raw_body
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from ..errors import FileError, GraphError, UnweaveError
+from ..export import read_graph
 from ..files import check_writable
 from ..graph import Graph
-from ..inspection import read_graph
 from ..nodes import NodeKind
 
 GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")

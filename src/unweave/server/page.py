@@ -5,6 +5,9 @@ import hashlib
 import html
 import re
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from ..errors import FileError
 
@@ -57,3 +60,8 @@ def _text(name: str) -> str:
         return (STATIC / name).read_text(encoding="utf-8")
     except OSError as error:
         raise FileError(f"the page is not built: {name} is missing from {STATIC}; install unweave again") from error
+
+
+def to_bytes(content: Any) -> bytes:
+    """JSON; NumPy arrays as lists, numbers that are not finite as null."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)

@@ -10,8 +10,8 @@ from ..files import write_atomically
 from ..graph import Graph
 from ..html import html_document
 from . import annotations as notes
-from .answers import to_bytes
 from .library import Library, open_library, stem_of, validation_of
+from .page import to_bytes
 from .state import Server
 from .view import view
 

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..chats import chat_text
+from ..comparison import aligned
 from ..errors import StudyError
 from ..interventions import record
 from ..models import Recording
 from ..replacement import ReplacementModel
-from ..steering import aligned
 from .results import Result
 
 Fields = dict[str, str]

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..dense import Dictionary
 from ..evaluation.measures import Shift, Truth
 from ..evaluation.passes import batches, counted, replaced_logits, run
-from ..evaluation.standins import Dictionary
 from ..models import LanguageModel
 from ..transcoders import Transcoders
 
