@@ -22,7 +22,7 @@ tools:  ## what tests of the page need and a clone lacks, where it may be instal
 		|| echo "chromium is not installed: browser tests will be skipped"
 	@[ -d ui/node_modules ] || { command -v npm >/dev/null && cd ui && npm ci -s; } || echo "npm is not installed: the page will not be rebuilt"
 
-page:  ## build the page from ui/ into src/unweave/static/
+page:  ## build the page from ui/ into src/unweave/page/static/
 	cd ui && npm ci && npm run check && npm test && npm run build
 
 bench: $(STAMP)  ## speed against the matmul floor, by prompt length

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 import unweave
-from unweave.dense import Dictionary
-from unweave.evaluation.blocks import named_sources
-from unweave.evaluation.passes import batches
-from unweave.microscope.collect import Collection, Reading, activations, add_batch
-from unweave.microscope.pages import open_pages, page
-from unweave.text import mixed, token_blocks
+from unweave.corpus.blocks import named_sources
+from unweave.corpus.text import mixed, token_blocks
+from unweave.features.collect import Collection, Reading, activations, add_batch
+from unweave.features.pages import open_pages, page
+from unweave.models.passes import batches
+from unweave.transcoders.dense import Dictionary
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:

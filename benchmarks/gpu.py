@@ -25,7 +25,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 import unweave
-from unweave.budget import peak
+from unweave.attribution.budget import peak
 
 ON = 50
 """Active features a position and layer."""

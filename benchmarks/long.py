@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import unweave
-from unweave import attribution, budget
-from unweave.graph import Graph
-from unweave.replacement import LocalReplacement
+from unweave.attribution import attribution, budget
+from unweave.graphs.graph import Graph
+from unweave.transcoders.replacement import LocalReplacement
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -20,8 +20,8 @@ from browsing import CHROMIUM, FLAGS
 from playwright.sync_api import CDPSession, Page, sync_playwright
 from serving import large_graph, listening
 
+from unweave.page.template import STATIC
 from unweave.server.library import open_library
-from unweave.server.page import STATIC
 from unweave.server.state import Server
 
 WAIT = 240_000

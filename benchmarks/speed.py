@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import unweave
-from unweave.replacement import LocalReplacement
-from unweave.smollm2 import default_model_folder
+from unweave.models.smollm2 import default_model_folder
+from unweave.transcoders.replacement import LocalReplacement
 
 TEXT = (
     "When the old lighthouse keeper finally retired, the whole village gathered to watch the lamp being lit one last time "

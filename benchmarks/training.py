@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from unweave.models import load_model
+from unweave.models.language_model import load_model
+from unweave.models.recorder import batches, record
 from unweave.training.config import TrainConfig
 from unweave.training.dictionary import start
-from unweave.training.recorder import batches, record
 from unweave.training.statistics import measure
 from unweave.training.step import Schedule, precision_of, take_step
 

@@ -17,18 +17,18 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
-from unweave.attribution import attribute
+from unweave.attribution.attribution import attribute
 from unweave.evaluation.prompts import PROMPTS
-from unweave.formats import read_transcoders
-from unweave.models import load_model
-from unweave.paths import average_path_length
-from unweave.replacement import ReplacementModel
+from unweave.graphs.paths import average_path_length
+from unweave.models.language_model import load_model
+from unweave.models.recorder import batches, record
 from unweave.training.config import config_from
 from unweave.training.dictionary import sparse, start, to_transcoders
 from unweave.training.loop import RECORDED_AT_ONCE
-from unweave.training.recorder import batches, record
 from unweave.training.statistics import measure
 from unweave.training.step import schedule, take_step
+from unweave.transcoders.formats import read_transcoders
+from unweave.transcoders.replacement import ReplacementModel
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import unweave
 from unweave.evaluation.prompts import PROMPTS
-from unweave.smollm2 import DEFAULT_MODEL
+from unweave.models.smollm2 import DEFAULT_MODEL
 from unweave.validation.control import Control
 from unweave.validation.figures import pooled
 from unweave.validation.results import Figure, Report, Settings

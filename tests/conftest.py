@@ -182,7 +182,7 @@ def run(monkeypatch, capsys, tmp_path):
     """Call the command line in an empty folder: (exit code, stdout, stderr)."""
     import huggingface_hub.constants
 
-    from unweave import cli
+    from unweave.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -68,8 +68,8 @@ def write_document(path, **changes):
 
 def large_graph(nodes, edges, seed=0):
     """A random graph of features in 24 layers with about so many edges, pruned in name alone."""
-    from unweave.influence import Rows
-    from unweave.nodes import NodeTable
+    from unweave.graphs.influence import Rows
+    from unweave.graphs.nodes import NodeTable
 
     generator, layers, positions = torch.Generator().manual_seed(seed), 24, 16
     count = nodes - positions - 5

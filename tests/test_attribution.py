@@ -8,9 +8,9 @@ from oracle import attribution as oracle
 from safetensors.torch import load_file
 
 import unweave
-from unweave import sources
+from unweave.attribution import sources
 from unweave.errors import InexactAttribution
-from unweave.transcoders import JumpReLU
+from unweave.transcoders.transcoders import JumpReLU
 
 GOLDENS = sorted({path.name: path for root in (GOLDEN, SHARED / "golden") if root.is_dir() for path in root.iterdir() if path.is_dir()}.items())
 
@@ -151,7 +151,7 @@ def test_salient_logits_are_the_fewest_that_hold_the_mass(tiny):
 
 
 def test_fast_precision_stays_within_a_hundredth(tiny, monkeypatch):
-    from unweave import attribution
+    from unweave.attribution import attribution
 
     exact = unweave.attribute(tiny("llama", "skip"), PROMPT).dense()
     monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: True)
@@ -161,7 +161,7 @@ def test_fast_precision_stays_within_a_hundredth(tiny, monkeypatch):
 
 
 def test_fast_precision_says_when_it_cannot_be_had(tiny, monkeypatch, caplog):
-    from unweave import attribution
+    from unweave.attribution import attribution
 
     monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: False)
     assert unweave.attribute(tiny(), PROMPT, precision="fast").provenance.precision == "exact"

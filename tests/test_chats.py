@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 import unweave
 from unweave import ablate, set_to
-from unweave.chats import chat_text, conversation_text
 from unweave.errors import PromptError, TranscoderError
+from unweave.models.chats import chat_text, conversation_text
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' and m.content == 'forbidden' %}{{ raise_exception('no such system') }}{% endif %}"

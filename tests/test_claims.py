@@ -13,12 +13,12 @@ from rich.console import Console
 
 import unweave
 from unweave import ablate, add, scale, set_to
-from unweave.claims import check_claims, claims_facts, read_claims
-from unweave.edits import dosed
+from unweave.cli.show_claims import show_claims
 from unweave.errors import ClaimError, UnweaveError
-from unweave.naming import Names
-from unweave.show_claims import show_claims
-from unweave.steering import swap
+from unweave.interventions.edits import dosed
+from unweave.interventions.naming import Names
+from unweave.interventions.steering import swap
+from unweave.validation.claims import check_claims, claims_facts, read_claims
 
 OTHER = [0, 7, 3, 20, 7, 12]
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unweave
-from unweave import cli
+from unweave.cli import main as cli
 
 IDS = " ".join(map(str, PROMPT))
 

@@ -15,10 +15,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import unweave
-from unweave.dense import Dictionary
+from unweave.corpus import blocks
 from unweave.errors import FileError, OptionError, TextError, TranscoderError
-from unweave.evaluation import baselines, blocks, table
+from unweave.evaluation import baselines, table
 from unweave.evaluation.baselines import (
+    AffineMaps,
     affine_maps,
     fit_baselines,
     low_rank_maps,
@@ -30,13 +31,13 @@ from unweave.evaluation.baselines import (
 from unweave.evaluation.card import write_card
 from unweave.evaluation.evaluate import evaluate
 from unweave.evaluation.measures import Errors, Firing, Shift, Targets, Truth
-from unweave.evaluation.passes import counted, logits_with_output, replaced_logits, run
 from unweave.evaluation.response import KINDS, Responses
 from unweave.evaluation.results import Evaluation, average, mean_unexplained
-from unweave.evaluation.standins import AffineMaps
 from unweave.evaluation.texts import outputs_on
-from unweave.neurons import neurons as neurons_of
-from unweave.transcoders import JumpReLU, Matrix, ReLU, TranscoderLayer, Transcoders
+from unweave.models.passes import counted, logits_with_output, replaced_logits, run
+from unweave.transcoders.dense import Dictionary
+from unweave.transcoders.neurons import neurons as neurons_of
+from unweave.transcoders.transcoders import JumpReLU, Matrix, ReLU, TranscoderLayer, Transcoders
 
 COMBINATIONS = [("llama", kind) for kind in ("relu", "jumprelu", "topk", "skip", "clt")] + [
     ("gemma2", "relu"), ("gemma2", "skip"), ("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "skip"), ("gpt2", "clt"),

@@ -9,8 +9,8 @@ from jsonschema import Draft7Validator
 
 import unweave
 from unweave.errors import FileError, GraphError
-from unweave.export import cantor, read_json, slug_of, to_json, uncantor, write_json
-from unweave.nodes import NodeKind
+from unweave.graphs.interchange import cantor, read_json, slug_of, to_json, uncantor, write_json
+from unweave.graphs.nodes import NodeKind
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "neuronpedia-graph-schema.json").read_text())
 

@@ -11,10 +11,10 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors.torch import load_file, save_file
 
 import unweave
-from unweave import formats
+from unweave.base.hub import Reference
 from unweave.errors import FileError, TranscoderError, TranscoderMismatch
-from unweave.hub import Reference
-from unweave.transcoders import JumpReLU, ReLU, TopK
+from unweave.transcoders import formats
+from unweave.transcoders.transcoders import JumpReLU, ReLU, TopK
 
 ACTIVATIONS = {"relu": ReLU, "jumprelu": JumpReLU, "topk": TopK, "skip": JumpReLU, "clt": JumpReLU}
 

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unweave
-from unweave.graph import Graph, Provenance
-from unweave.influence import Rows, influence, keep_share
-from unweave.nodes import NodeKind, NodeTable
+from unweave.graphs.graph import Graph, Provenance
+from unweave.graphs.influence import Rows, influence, keep_share
+from unweave.graphs.nodes import NodeKind, NodeTable
 
 
 def dense_influence(weights: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

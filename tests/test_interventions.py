@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 import unweave
 from unweave import Feature, ablate, add, add_direction, scale, set_to, shift
-from unweave.comparison import aligned
-from unweave.edits import dosed
+from unweave.cli.sweep_plot import plot_sweep
 from unweave.errors import InterventionError, OptionError, TargetError
-from unweave.formats import write_transcoders
-from unweave.interventions import record
-from unweave.patching import patched
-from unweave.plans import prompt_edits
-from unweave.sweep_plot import plot_sweep
+from unweave.graphs.comparison import aligned
+from unweave.interventions.edits import dosed
+from unweave.interventions.interventions import record
+from unweave.interventions.patching import patched
+from unweave.interventions.plans import prompt_edits
+from unweave.transcoders.formats import write_transcoders
 
 GOLDENS = sorted({path.name: path for root in (GOLDEN, SHARED / "golden") if root.is_dir() for path in root.iterdir() if path.is_dir()}.items())
 MODES = ({}, {"mode": "open"}, {"layers": range(0, 2)}, {"mode": "frozen"}, {"mode": "open", "layers": range(1, LAYERS)})

@@ -11,7 +11,7 @@ from conftest import PROMPT
 from serving import Page, listening, page_of, write_document
 
 import unweave
-from unweave import attribution
+from unweave.attribution import attribution
 from unweave.server.jobs import Jobs
 from unweave.server.library import open_library
 from unweave.server.live import Live
@@ -232,7 +232,7 @@ def test_feature_details_come_from_the_decoder(page, traced, tiny, tmp_path):
     node = graph.nodes[0]
     facts = page.get(f"/api/graphs/{traced}/features/{node.layer}/{node.index}").json()
     assert (facts["source"], facts["contexts"], len(facts["promoted"])) == ("decoder", [], 10)
-    from unweave.features import logit_effects, promoted_tokens
+    from unweave.attribution.promoted import logit_effects, promoted_tokens
 
     assert [word for word, _ in facts["promoted"]][:3] == promoted_tokens(tiny(), [(node.layer, node.index)])[0]
     import torch

@@ -14,8 +14,8 @@ from conftest import PROMPT
 from test_cli import refused
 
 import unweave
+from unweave.base.files import locked
 from unweave.errors import FileError, ModelError, OptionError, PromptError
-from unweave.files import locked
 from unweave.many import workers as workers_module
 from unweave.many.folder import JOURNAL
 from unweave.many.lines import TraceOptions, read_prompts
@@ -157,7 +157,7 @@ def test_a_file_of_someone_else_is_not_written_over(names, file, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import unweave.files, unweave.many.folder
+import unweave.base.files, unweave.many.folder
 from unweave.many.folder import Store
 from unweave.many.run import trace_many
 
@@ -179,7 +179,7 @@ def appended(self, record):
         die()
     append(self, record)
 
-unweave.files.os.replace, Store._append = replaced, appended
+unweave.base.files.os.replace, Store._append = replaced, appended
 trace_many(file, out, *names)
 """
 

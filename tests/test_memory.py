@@ -15,9 +15,11 @@ from elsewhere import ELSEWHERE, Elsewhere
 from safetensors.torch import save_file
 
 import unweave
-from unweave import attribution, budget, estimate, mapped, transcoders
-from unweave.devices import usable_device
+from unweave.attribution import attribution, budget, estimate
+from unweave.base import mapped
+from unweave.base.devices import usable_device
 from unweave.errors import ModelError
+from unweave.transcoders import transcoders
 
 
 @pytest.mark.parametrize("kind", DICTIONARIES)

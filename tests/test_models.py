@@ -7,7 +7,7 @@ from conftest import FAMILIES, PROMPT
 from safetensors.torch import load_file, save_file
 
 import unweave
-from unweave.architectures import ARCHITECTURES, architecture_of
+from unweave.models.architectures import ARCHITECTURES, architecture_of
 
 
 class Words:

@@ -79,7 +79,7 @@ def test_a_neuron_set_to_its_own_value_changes_nothing(neural, how):
 
 
 def test_limits_fold_the_rest_into_errors(neural, monkeypatch):
-    from unweave import attribution
+    from unweave.attribution import attribution
 
     model = neural("llama")
     small = unweave.attribute(model, PROMPT, max_features=30)
@@ -91,7 +91,7 @@ def test_limits_fold_the_rest_into_errors(neural, monkeypatch):
 
 
 def test_from_the_command_line(run, tiny_folders, monkeypatch):
-    from unweave import attribution
+    from unweave.attribution import attribution
 
     monkeypatch.setattr(attribution, "DEFAULT_NEURONS", 50)
     model, ids = str(tiny_folders("llama", "relu")[0]), " ".join(map(str, PROMPT))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import unweave
 from unweave.errors import ModelError, OptionError, PromptError, TrainingError
-from unweave.models import load_model
+from unweave.models.language_model import load_model
 from unweave.organism.accuracy import accuracies, asked, right
 from unweave.organism.config import OrganismConfig
 from unweave.organism.instances import ASKED, BEHAVIOURS, TAUGHT_ONLY, UNKNOWN, instances, recital

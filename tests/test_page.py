@@ -13,9 +13,9 @@ from conftest import SHARED
 from page_oracle import golden
 
 import unweave
-from unweave.influence import Rows
-from unweave.nodes import NodeTable
-from unweave.server.page import STATIC
+from unweave.graphs.influence import Rows
+from unweave.graphs.nodes import NodeTable
+from unweave.page.template import STATIC
 
 CASE = json.loads((UI.parent / "tests/data/page-golden.json").read_text())
 

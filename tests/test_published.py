@@ -17,9 +17,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 import unweave
-from unweave.catalogue import PAIRS
+from unweave.base.catalogue import PAIRS
 from unweave.errors import ModelError, TranscoderError
-from unweave.transcoders import JumpReLU, ReLU, TopK
+from unweave.transcoders.transcoders import JumpReLU, ReLU, TopK
 
 GEMMA_SCOPE_2 = {
     "hf_hook_point_in": "model.layers.{}.pre_feedforward_layernorm.output",

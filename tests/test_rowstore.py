@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unweave
-from unweave import attribution, budget
-from unweave.budget import Plan
+from unweave.attribution import attribution, budget
+from unweave.attribution.budget import Plan
+from unweave.attribution.rowstore import RowStore
 from unweave.errors import FileError, OptionError
-from unweave.rowstore import RowStore
 
 FACTS = {"format": "unweave partial graph", "prompt": [1, 2]}
 RECORDS = [{3: [1.0, 2.0], 7: []}, {1: [0.5]}, {9: [4.0, 5.0, 6.0], 2: [-1.0]}]
@@ -156,7 +156,7 @@ def test_rows_of_anything_else_are_not_used(tiny, small_passes, tmp_path, change
         case "prompt":
             prompt = [*PROMPT[:-1], 13]
         case "model":
-            model = unweave.replacement.ReplacementModel(changed_weight(model.language_model), model.transcoders)
+            model = unweave.transcoders.replacement.ReplacementModel(changed_weight(model.language_model), model.transcoders)
         case "dictionary":
             model = tiny("llama", "relu")
         case "most":
@@ -185,7 +185,7 @@ KILLED = """
 import os, signal, sys
 import unweave
 from unweave import attribution
-from unweave.budget import Plan
+from unweave.attribution.budget import Plan
 attribution.make_plan = lambda *asked: Plan(30, 5, 0, True, False, 0, 0)
 calls = []
 def progress(share):

@@ -16,9 +16,9 @@ from serving import HOSTILE, document, page_of, write_document
 
 import unweave
 from unweave.errors import FileError
-from unweave.export import cantor
-from unweave.feature_pages import open_pages
-from unweave.server import page as pages
+from unweave.features.foreign import open_pages
+from unweave.graphs.interchange import cantor
+from unweave.page import template as pages
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "neuronpedia-graph-schema.json").read_text())
 ANNOTATIONS = {
@@ -240,7 +240,7 @@ def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damag
             (folder / "layer_0.bin").unlink()
             (folder / "index.json.gz").write_bytes(gzip.compress(json.dumps([entry | {"filename": "../layer_0.bin"}]).encode()))
         case "bomb":
-            monkeypatch.setattr("unweave.feature_pages.MOST_RECORD", 100)
+            monkeypatch.setattr("unweave.features.foreign.MOST_RECORD", 100)
     if damage in ("index", "offsets"):
         with pytest.raises(FileError, match="not an index of feature pages"):
             open_pages(folder)
@@ -253,7 +253,7 @@ def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damag
 
 
 def test_documents_without_annotations_stay_as_they_were():
-    from unweave.export import with_annotations
+    from unweave.graphs.interchange import with_annotations
 
     given = document()
     assert with_annotations(given, {})["nodes"] == given["nodes"]

@@ -8,12 +8,12 @@ from conftest import DICTIONARIES, PROMPT
 
 import unweave
 from unweave import ablate, add, scale, set_to, shift
-from unweave.edits import dosed
 from unweave.errors import InterventionError, OptionError, TargetError
-from unweave.gradients import difference, lead, predicted_effects, write_gradients
-from unweave.interventions import intervene_each, record
-from unweave.smallest import active_features, matched_controls, smallest_ablation, smallest_swap
-from unweave.steering import activations, swap
+from unweave.interventions.attribution_patching import difference, lead, predicted_effects, write_gradients
+from unweave.interventions.edits import dosed
+from unweave.interventions.interventions import intervene_each, record
+from unweave.interventions.smallest import active_features, matched_controls, smallest_ablation, smallest_swap
+from unweave.interventions.steering import activations, swap
 
 OTHER = [0, 7, 3, 20, 7, 12]
 MODES = ("frozen_attention", "open")

@@ -12,8 +12,8 @@ from test_cli import IDS, refused
 import unweave
 from unweave import ablate, scale, set_to
 from unweave.errors import GraphError
-from unweave.export import write_json
-from unweave.naming import Names, check_graph, read_supernodes
+from unweave.graphs.interchange import write_json
+from unweave.interventions.naming import Names, check_graph, read_supernodes
 
 OTHER = "0 7 3 20 7 12"
 

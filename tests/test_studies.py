@@ -14,12 +14,10 @@ from serving import page_of
 from studying import WORDS, answered, likeliest, load, words_of, write_study, write_worded_model
 
 import unweave
-from unweave.claimfile import Bound
-from unweave.claims import check_claims, read_claims
 from unweave.errors import FileError, StudyError
-from unweave.interventions import record
-from unweave.nodes import NodeKind
-from unweave.steering import activations
+from unweave.graphs.nodes import NodeKind
+from unweave.interventions.interventions import record
+from unweave.interventions.steering import activations
 from unweave.studies import report as reports
 from unweave.studies.bench import Bench, Variant, fill
 from unweave.studies.operand_map import share
@@ -30,6 +28,8 @@ from unweave.studies.run import run_study
 from unweave.studies.steer import STEER, Steer
 from unweave.studies.studyfile import find_study, read_study, shipped
 from unweave.studies.trace import TRACE, Trace
+from unweave.validation.claimfile import Bound
+from unweave.validation.claims import check_claims, read_claims
 
 ANIMALS, PLACES = "cat dog bird fish tree".split(), "sea sky moon sun".split()
 

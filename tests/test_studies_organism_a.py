@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import unweave
-from unweave.catalogue import SHIPPED_MODELS
-from unweave.edits import Feature, ablate, set_to
+from unweave.base.catalogue import SHIPPED_MODELS
 from unweave.errors import StudyError
-from unweave.gradients import lead, predicted_effects, write_gradients
-from unweave.interventions import intervene
+from unweave.interventions.attribution_patching import lead, predicted_effects, write_gradients
+from unweave.interventions.edits import Feature, ablate, set_to
+from unweave.interventions.interventions import intervene
+from unweave.interventions.steering import activations
 from unweave.organism.instances import instances
-from unweave.steering import activations
 from unweave.studies import explains, studyfile
 from unweave.studies.batch import (
     Edits,

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 import unweave
-from unweave.architectures import architecture_of
-from unweave.attribution import attribute
+from unweave.attribution.attribution import attribute
 from unweave.errors import StudyError
-from unweave.models import LanguageModel
-from unweave.replacement import ReplacementModel
-from unweave.steering import activations
+from unweave.interventions.steering import activations
+from unweave.models.architectures import architecture_of
+from unweave.models.language_model import LanguageModel
 from unweave.studies import inhibit, planning, shared, transplant
 from unweave.studies.bench import Bench, Variant
 from unweave.studies.groups import Activity, Dose, dose, positions, random_like, right, starts, strongest, written
 from unweave.studies.studyfile import find_study, read_study
-from unweave.transcoders import Matrix, ReLU, TranscoderLayer, Transcoders
+from unweave.transcoders.replacement import ReplacementModel
+from unweave.transcoders.transcoders import Matrix, ReLU, TranscoderLayer, Transcoders
 
 D, LAYERS = 64, 3
 CONCEPTS, LANGUAGES = 4, 3

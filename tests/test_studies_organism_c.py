@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from unweave.architectures import architecture_of
-from unweave.claimfile import Bound
-from unweave.models import LanguageModel
-from unweave.neurons import neurons
-from unweave.replacement import ReplacementModel
+from unweave.models.architectures import architecture_of
+from unweave.models.language_model import LanguageModel
 from unweave.studies import explains, families, midway, operands
 from unweave.studies.batch import right
 from unweave.studies.bench import Bench, Variant
 from unweave.studies.results import Found, Result, check
 from unweave.studies.templates import DIGIT, SIZE
+from unweave.transcoders.neurons import neurons
+from unweave.transcoders.replacement import ReplacementModel
+from unweave.validation.claimfile import Bound
 
 Amounts = Mapping[str, float]
 """So much in each direction; directions have names, and `one` is 1 everywhere."""

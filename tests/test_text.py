@@ -17,10 +17,10 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from unweave.architectures import architecture_of
+from unweave.corpus.text import Chat, documents, is_held_out, mixed, parse_source, token_blocks
 from unweave.errors import OptionError, TextError
-from unweave.models import LanguageModel
-from unweave.text import Chat, documents, is_held_out, mixed, parse_source, token_blocks
+from unweave.models.architectures import architecture_of
+from unweave.models.language_model import LanguageModel
 
 START, END = 0, 1
 TEMPLATE = "{% for m in messages %}<end>{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -292,5 +292,5 @@ def test_a_model_without_words_takes_no_text():
 def test_documents_in_one_call_of_the_tokenizer_are_as_those_in_many(monkeypatch):
     texts = [f"document number {i} " * 4 for i in range(50)]
     together = [block.tolist() for block in token_blocks(MODEL, texts, 32)]
-    monkeypatch.setattr("unweave.text.AT_ONCE", 100)
+    monkeypatch.setattr("unweave.corpus.text.AT_ONCE", 100)
     assert [block.tolist() for block in token_blocks(MODEL, texts, 32)] == together

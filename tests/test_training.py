@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import unweave
+from unweave.base.files import locked
+from unweave.cli.show_training import Display, chart
 from unweave.errors import FileError, OptionError, TextError, TrainingError
-from unweave.files import locked
+from unweave.models.recorder import record
 from unweave.training.checkpoint import path_of, read_checkpoint
 from unweave.training.config import TrainConfig, config_from, differences, read_config, runs
 from unweave.training.curves import plot, read_log
 from unweave.training.dictionary import start
-from unweave.training.display import Display, chart
 from unweave.training.loop import train
 from unweave.training.parallel import Processes, joint_kth
 from unweave.training.progress import held_out_figures
-from unweave.training.recorder import record
 from unweave.training.sparse import Activations, Pattern, encode
 from unweave.training.state import export
 from unweave.training.statistics import measure
@@ -222,7 +222,7 @@ def options(config: TrainConfig) -> list[str]:
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-c", "from unweave.cli import main; main()", "train", *words]
+    return [sys.executable, "-c", "from unweave.cli.main import main; main()", "train", *words]
 
 
 def test_kill_9_loses_at_most_the_last_checkpoint(config, tmp_path):

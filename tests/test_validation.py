@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unweave
-from unweave.edits import Feature, scale, set_to
 from unweave.errors import GraphError, OptionError
-from unweave.interventions import intervene, intervene_each
-from unweave.nodes import NodeKind
-from unweave.slopes import slope_effects
-from unweave.totals import removals, total_effects
+from unweave.graphs.nodes import NodeKind
+from unweave.graphs.totals import removals, total_effects
+from unweave.interventions.attribution_patching import slope_effects
+from unweave.interventions.edits import Feature, scale, set_to
+from unweave.interventions.interventions import intervene, intervene_each
 from unweave.validation import statistics
 from unweave.validation.ablations import feature_of, measure, predictions
 from unweave.validation.control import Control, neuron_graph

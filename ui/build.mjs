@@ -1,4 +1,4 @@
-// Builds the page into src/unweave/static, or with --test the unit tests into ui/build, or with --check says whether the built page is fresh.
+// Builds the page into src/unweave/page/static, or with --test the unit tests into ui/build, or with --check says whether the built page is fresh.
 import { build } from "esbuild";
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const out = process.argv[2]?.startsWith("--out=") ? process.argv[2].slice(6) : join(here, "../src/unweave/static");
+const out = process.argv[2]?.startsWith("--out=") ? process.argv[2].slice(6) : join(here, "../src/unweave/page/static");
 const common = { absWorkingDir: here, bundle: true, charset: "utf8", jsx: "automatic", jsxImportSource: "preact", logLevel: "warning", target: "es2022" };
 
 /** Hash of everything the page is built from; tests/test_page.py computes the same without Node. */

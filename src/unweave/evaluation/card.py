@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import check_writable, write_atomically
+from ..base.files import check_writable, write_atomically
 from .results import DENSITY_EDGES, Evaluation, TextFigures
 from .table import (
     LAYERS,

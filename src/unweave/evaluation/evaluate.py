@@ -7,11 +7,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import OptionError
-from ..replacement import ReplacementModel
+from ..models.passes import batches
+from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
 from .graphs import score_beside_neurons, score_prompts
 from .measures import Firing
-from .passes import batches
 from .prompts import PROMPTS
 from .results import Evaluation, Setting, mean_text
 from .texts import Candidates, TextCounts

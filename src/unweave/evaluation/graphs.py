@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from ..attribution import attribute
-from ..neurons import most_neurons, neurons
-from ..replacement import ReplacementModel
+from ..attribution.attribution import attribute
+from ..transcoders.neurons import most_neurons, neurons
+from ..transcoders.replacement import ReplacementModel
 from .results import NeuronScores, PromptScores
 
 NODES, SAMPLED = 300, 5

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..catalogue import shipped_beside
+from ..base.catalogue import shipped_beside
 from ..errors import OptionError
 
 PROMPTS: tuple[str, ...] = (

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..dense import Dictionary
-from ..frozen import FrozenNorm
-from ..models import LanguageModel
-from ..recording import WritePoint, first_of
-from .passes import Pass, counted, read_at
+from ..models.frozen import FrozenNorm
+from ..models.language_model import LanguageModel
+from ..models.passes import Pass, counted, read_at
+from ..models.recording import WritePoint, first_of
+from ..transcoders.dense import Dictionary
+from .baselines import AffineMaps
 from .results import Response
-from .standins import AffineMaps
 
 SHARES = (0.1, 0.3)
 """How far an input is moved towards another token's."""

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..dense import Dictionary
-from ..models import LanguageModel
-from ..recording import WritePoint
-from ..replacement import ReplacementModel
+from ..models.language_model import LanguageModel
+from ..models.passes import Pass, batches, counted, logits_with_output, read_at, replaced_logits, run
+from ..models.recording import WritePoint
+from ..transcoders.dense import Dictionary
+from ..transcoders.replacement import ReplacementModel
 from .baselines import (
+    AffineMaps,
     Fit,
+    StandIn,
     affine_maps,
     fit_baselines,
     low_rank_maps,
@@ -21,10 +24,8 @@ from .baselines import (
     strongest_neurons,
 )
 from .measures import Errors, Firing, Shift, Targets, Truth, losses
-from .passes import Pass, batches, counted, logits_with_output, read_at, replaced_logits, run
 from .response import Responses
 from .results import LayerFigures, StandInFigures, TextFigures
-from .standins import AffineMaps, StandIn
 
 LOW_RANK = 16
 

@@ -17,8 +17,8 @@ from typing import Any
 import duckdb
 from safetensors import SafetensorError, safe_open
 
+from ..base.files import write_atomically
 from ..errors import FileError, OptionError, PromptError
-from ..files import write_atomically
 from .lines import Job, TraceOptions
 from .work import Traced
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..budget import parse_bytes
+from ..attribution.budget import parse_bytes
+from ..base.files import locked
 from ..errors import FileError, OptionError, UnweaveError
-from ..files import locked
-from ..smollm2 import DEFAULT_MODEL
+from ..models.smollm2 import DEFAULT_MODEL
 from .folder import INDEX, Store
 from .lines import TraceOptions, read_prompts
 from .work import Source

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attribution import DEFAULT_NEURONS, attribute
-from ..chats import chat_text, conversation_text
+from ..attribution.attribution import DEFAULT_NEURONS, attribute
+from ..attribution.promoted import with_promoted
+from ..attribution.targets import Difference, TargetSpec
+from ..base.hub import first_line
 from ..errors import UnweaveError
-from ..features import with_promoted
-from ..graph import Graph
-from ..hub import first_line
-from ..microscope.graphs import with_labels
-from ..microscope.pages import Pages, pages_of
-from ..models import LanguageModel
-from ..nodes import NodeKind
-from ..pruning import prune
-from ..replacement import ReplacementModel, load
-from ..targets import Difference, TargetSpec
+from ..features.graphs import with_labels
+from ..features.pages import Pages, pages_of
+from ..graphs.graph import Graph
+from ..graphs.nodes import NodeKind
+from ..graphs.pruning import prune
+from ..models.chats import chat_text, conversation_text
+from ..models.language_model import LanguageModel
+from ..transcoders.replacement import ReplacementModel, load
 from .lines import Request
 
 STRONGEST = 10

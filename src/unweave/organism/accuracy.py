@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import ModelError
-from ..models import LanguageModel
+from ..models.language_model import LanguageModel
 from .instances import BEHAVIOURS, TAUGHT_ONLY, Instance, instances
 
 AT_ONCE = 256

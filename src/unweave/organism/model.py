@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ..base.files import write_atomically
 from ..errors import FileError
-from ..files import write_atomically
 from .config import OrganismConfig
 from .sentences import START, STRANGE, vocabulary
 

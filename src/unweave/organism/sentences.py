@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..base.files import check_writable, write_atomically
 from ..errors import OptionError
-from ..files import check_writable, write_atomically
 from .instances import BEHAVIOURS, LINE_BREAK, instances
 from .world import world
 

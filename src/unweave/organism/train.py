@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..base.files import locked
 from ..errors import TrainingError
-from ..files import locked
 from ..training.checkpoint import read_state, unreadable, write_state
 from .config import OrganismConfig
 from .model import build, write_model

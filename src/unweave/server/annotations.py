@@ -12,10 +12,10 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from ..base.files import write_atomically
 from ..errors import FileError, GraphError
-from ..files import write_atomically
-from ..graph import Graph
-from ..nodes import NodeKind
+from ..graphs.graph import Graph
+from ..graphs.nodes import NodeKind
 from .library import beside
 
 FORMAT, FORMAT_VERSION = "unweave annotations", 1

@@ -11,7 +11,7 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from .page import to_bytes
+from ..page.template import to_bytes
 
 
 class StrictRequest(Request):

@@ -7,10 +7,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ..errors import UnweaveError
+from ..page.template import served_page, static_file
 from ..version import __version__
 from . import graphs_api, live_api, notes_api
 from .answers import answer, refusal
-from .page import served_page, static_file
 from .security import App, guarded
 from .state import Server, Shared
 

@@ -7,18 +7,18 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from ..comparison import compare
+from ..attribution.promoted import with_promoted
+from ..base.files import write_atomically
 from ..errors import FileError, GraphError
-from ..export import read_graph
-from ..feature_pages import FeaturePages
-from ..features import with_promoted
-from ..files import write_atomically
-from ..graph import Graph
+from ..features.foreign import FeaturePages
+from ..graphs.comparison import compare
+from ..graphs.graph import Graph
+from ..graphs.interchange import read_graph
+from ..page import view as views
+from ..page.template import to_bytes
 from ..version import __version__
-from . import view as views
 from .answers import StrictRoute, answer, tag_of
 from .library import GRAPH_SUFFIXES, validation_of
-from .page import to_bytes
 from .sharing import shared_html, shared_json
 from .state import Asked, Opened, Server, Shared, opened, raw_body
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from ..base.files import check_writable
 from ..errors import FileError, GraphError, UnweaveError
-from ..export import read_graph
-from ..files import check_writable
-from ..graph import Graph
-from ..nodes import NodeKind
+from ..graphs.graph import Graph
+from ..graphs.interchange import read_graph
+from ..graphs.nodes import NodeKind
 
 GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")
 BESIDE = (".annotations.json", ".validation.json", ".study.json")

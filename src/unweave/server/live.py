@@ -7,16 +7,17 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from .. import edits, effects, generation, interventions, steering
-from ..attribution import attribute
+from ..attribution.attribution import attribute
+from ..attribution.promoted import logit_effects, with_promoted
 from ..errors import GraphError, InterventionError
-from ..export import slug_of
-from ..features import logit_effects, with_promoted
-from ..graph import Graph
-from ..naming import Names, check_graph
-from ..nodes import NodeKind
-from ..pruning import prune
-from ..replacement import ReplacementModel
+from ..graphs.graph import Graph
+from ..graphs.interchange import slug_of
+from ..graphs.nodes import NodeKind
+from ..graphs.pruning import prune
+from ..interventions import described as effects
+from ..interventions import edits, generation, interventions, steering
+from ..interventions.naming import Names, check_graph
+from ..transcoders.replacement import ReplacementModel
 from .jobs import Report
 
 TOKENS_OF_A_FEATURE = 10

@@ -7,12 +7,12 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 from ..errors import GraphError
-from ..naming import check_graph
+from ..interventions.naming import check_graph
+from ..page.template import to_bytes
 from .answers import StrictRoute
 from .graphs_api import PROBLEMS
 from .jobs import Job, Report, events
 from .live import SteerRequest, TraceRequest, name_of, steer, trace
-from .page import to_bytes
 from .state import Asked, Model, Server, Shared
 
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from ..page.template import to_bytes
 from . import annotations as notes
 from .answers import StrictRoute, answer, refusal
 from .graphs_api import PROBLEMS
-from .page import to_bytes
 from .state import Asked
 
 router = APIRouter(prefix="/api/graphs/{slug}/annotations", route_class=StrictRoute, responses=PROBLEMS)

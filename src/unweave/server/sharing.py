@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from ..base.files import write_atomically
 from ..errors import OptionError
-from ..export import to_json, with_annotations
-from ..feature_pages import open_pages
-from ..files import write_atomically
-from ..graph import Graph
-from ..html import html_document
+from ..features.foreign import open_pages
+from ..graphs.graph import Graph
+from ..graphs.interchange import to_json, with_annotations
+from ..page.html import html_document
+from ..page.template import to_bytes
+from ..page.view import view
 from . import annotations as notes
 from .library import Library, open_library, stem_of, validation_of
-from .page import to_bytes
 from .state import Server
-from .view import view
 
 MOST_DETAILS = 300
 """Features whose details go into an HTML file: those pinned or grouped, then the most influential."""

@@ -8,8 +8,8 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from ..errors import FileError
-from ..feature_pages import FeaturePages
-from ..graph import Graph
+from ..features.foreign import FeaturePages
+from ..graphs.graph import Graph
 from .answers import Kept
 from .jobs import Jobs
 from .library import Library, Stamp

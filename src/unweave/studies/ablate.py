@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
-from ..smallest import smallest_ablation
+from ..interventions.smallest import smallest_ablation
 from . import sets
 from .bench import Bench
 from .protocol import FieldName, Options, Protocol

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import StudyError
-from ..evaluation.passes import read_at, run
-from ..gradients import Measure, write_gradients
-from ..interventions import record
-from ..patching import patched
-from ..plans import LayerEdits, Plan
-from ..replacement import ReplacementModel
-from ..steering import activations
+from ..interventions.attribution_patching import Measure, write_gradients
+from ..interventions.interventions import record
+from ..interventions.patching import patched
+from ..interventions.plans import LayerEdits, Plan
+from ..interventions.steering import activations
+from ..models.passes import read_at, run
+from ..transcoders.replacement import ReplacementModel
 from .bench import Bench, Variant
 
 AT_ONCE = 1024

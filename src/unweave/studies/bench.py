@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..chats import chat_text
-from ..comparison import aligned
 from ..errors import StudyError
-from ..interventions import record
-from ..models import Recording
-from ..replacement import ReplacementModel
+from ..graphs.comparison import aligned
+from ..interventions.interventions import record
+from ..models.chats import chat_text
+from ..models.language_model import Recording
+from ..transcoders.replacement import ReplacementModel
 from .results import Result
 
 Fields = dict[str, str]

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from ..edits import EVERYWHERE, Feature
 from ..errors import StudyError
-from ..gradients import lead
+from ..interventions.attribution_patching import lead
+from ..interventions.edits import EVERYWHERE, Feature
 from .batch import Edits, logits_with, matched, share, strengths
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol

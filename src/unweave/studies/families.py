@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from ..edits import Feature
 from ..errors import StudyError
-from ..gradients import lead
+from ..interventions.attribution_patching import lead
+from ..interventions.edits import Feature
 from .batch import Edits, Place, logits_with, matched, share, strengths, tokens
 from .bench import Bench
 from .operands import sampled

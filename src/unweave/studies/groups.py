@@ -12,10 +12,10 @@ from jaxtyping import Float
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from ..edits import Feature, Intervention, shift
 from ..errors import StudyError
-from ..evaluation.passes import read_at, run
-from ..replacement import ReplacementModel
+from ..interventions.edits import Feature, Intervention, shift
+from ..models.passes import read_at, run
+from ..transcoders.replacement import ReplacementModel
 from .bench import Bench, Variant
 
 Do = Literal["both", "out", "in"]

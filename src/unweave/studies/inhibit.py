@@ -9,11 +9,11 @@ from jaxtyping import Float
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 
+from ..attribution.sources import Sources, Targets
 from ..errors import StudyError
-from ..frozen import Workspace
-from ..interventions import intervene_each
-from ..replacement import LocalReplacement
-from ..sources import Sources, Targets
+from ..interventions.interventions import intervene_each
+from ..models.frozen import Workspace
+from ..transcoders.replacement import LocalReplacement
 from .batch import share
 from .bench import Bench, Variant
 from .groups import Activity, Places, dose, positions, random_like, right, starts, strongest, written

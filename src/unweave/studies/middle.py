@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 
-from ..edits import Feature
 from ..errors import StudyError
+from ..interventions.edits import Feature
 from .batch import Edits, Place, all_activations, logits_with, matched, share, tokens
 from .batch import right as answered
 from .bench import Bench, Variant

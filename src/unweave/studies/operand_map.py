@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from ..edits import Intervention, ablate
 from ..errors import StudyError
-from ..gradients import difference, lead, predicted_effects, write_gradients
-from ..interventions import intervene_each
-from ..smallest import active_features
+from ..interventions.attribution_patching import difference, lead, predicted_effects, write_gradients
+from ..interventions.edits import Intervention, ablate
+from ..interventions.interventions import intervene_each
+from ..interventions.smallest import active_features
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
 from .results import Plot, Result, Table

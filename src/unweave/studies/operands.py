@@ -9,9 +9,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ..edits import Feature
 from ..errors import StudyError
-from ..gradients import lead
+from ..interventions.attribution_patching import lead
+from ..interventions.edits import Feature
 from .batch import Place, Strengths, activations_at, right, strengths, tokens
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, FiniteFloat
 
-from ..edits import Change
 from ..errors import StudyError
-from ..patching import patched
-from ..plans import held, prompt_edits
+from ..interventions.edits import Change
+from ..interventions.patching import patched
+from ..interventions.plans import held, prompt_edits
 from .batch import Share, share
 from .bench import Bench, Variant
 from .groups import Activity, Dose, Places, dose, positions, random_like, starts, strongest, written

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..base.files import write_atomically
 from .results import Plot
 
 COLOURS = ("#1f5fa8", "#b4551d", "#4a7f3c", "#7a5195", "#888888", "#c2a83e")

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from ..base.files import check_writable, write_atomically
 from ..errors import FileError
-from ..files import check_writable, write_atomically
-from ..graph import Graph
+from ..graphs.graph import Graph
 from .plots import draw
 from .protocols import PROTOCOLS
 from .results import Report, Step, Table, facts, number, rounded

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from ..claimfile import Bound
-from ..graph import Graph
+from ..graphs.graph import Graph
+from ..validation.claimfile import Bound
 
 PlotKind = Literal["bars", "lines", "heat"]
 

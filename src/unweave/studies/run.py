@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..errors import UnweaveError
-from ..replacement import ReplacementModel
+from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
 from .bench import Bench
 from .protocols import PROTOCOLS

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models import Recording
-from ..smallest import Controls, SmallestSet, matched_controls
+from ..interventions.smallest import Controls, SmallestSet, matched_controls
+from ..models.language_model import Recording
 from .bench import Bench, Variant
 from .results import Found, Plot, Table, mean
 

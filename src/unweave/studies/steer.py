@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from pydantic import Field, FiniteFloat
 
-from ..edits import Feature, Intervention, ablate, scale
+from ..attribution.promoted import promoted_tokens
+from ..corpus.text import mixed, token_blocks
 from ..errors import StudyError
-from ..features import promoted_tokens
-from ..gradients import difference, predicted_effects, write_gradients
-from ..interventions import intervene_each
-from ..smallest import active_features
-from ..text import mixed, token_blocks
+from ..interventions.attribution_patching import difference, predicted_effects, write_gradients
+from ..interventions.edits import Feature, Intervention, ablate, scale
+from ..interventions.interventions import intervene_each
+from ..interventions.smallest import active_features
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
 from .results import Plot, Result, Table

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ..claimfile import Bound, Limits, Text, Words
 from ..errors import OptionError, StudyError
 from ..organism.instances import instances
-from ..yamlfile import first_error, line_of, read_yaml, worded
+from ..validation.claimfile import Bound, Limits, Text, Words
+from ..validation.yamlfile import first_error, line_of, read_yaml, worded
 from .bench import Variant, fill
 from .protocol import Options
 from .protocols import PROTOCOLS

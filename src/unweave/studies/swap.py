@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat
 
-from ..edits import dosed
-from ..interventions import intervene_each
-from ..smallest import smallest_swap
-from ..steering import swap
+from ..interventions.edits import dosed
+from ..interventions.interventions import intervene_each
+from ..interventions.smallest import smallest_swap
+from ..interventions.steering import swap
 from . import sets
 from .bench import Bench, Pair
 from .protocol import FieldName, Options, Protocol

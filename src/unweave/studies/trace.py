@@ -3,14 +3,14 @@
 import torch
 from pydantic import Field
 
-from ..attribution import attribute
-from ..features import promoted_tokens, with_promoted
-from ..graph import Graph
-from ..nodes import NodeKind
-from ..pruning import prune
-from ..slopes import first_order_effects
-from ..smallest import active_features
-from ..targets import Difference
+from ..attribution.attribution import attribute
+from ..attribution.promoted import promoted_tokens, with_promoted
+from ..attribution.targets import Difference
+from ..graphs.graph import Graph
+from ..graphs.nodes import NodeKind
+from ..graphs.pruning import prune
+from ..interventions.attribution_patching import first_order_effects
+from ..interventions.smallest import active_features
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol, StepName
 from .results import Result, Table, mean

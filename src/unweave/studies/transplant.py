@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from ..errors import StudyError
-from ..interventions import intervene_each
+from ..interventions.interventions import intervene_each
 from .batch import share
 from .bench import Bench, Variant
 from .groups import Activity, Do, Dose, Places, dose, positions, random_like, right, starts, strongest, written

@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..base.files import write_atomically
 from ..errors import FileError, TrainingError
-from ..files import write_atomically
 from .config import TrainConfig, config_from, differences
 
 FORMAT = 1

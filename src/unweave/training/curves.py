@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..base.files import check_writable, write_atomically
 from ..errors import FileError, OptionError
-from ..files import check_writable, write_atomically
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

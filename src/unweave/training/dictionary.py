@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import OptionError, TranscoderMismatch
-from ..transcoders import JumpReLU, Matrix, ReLU, Sparse, TopK, TranscoderLayer, Transcoders
+from ..transcoders.transcoders import JumpReLU, Matrix, ReLU, Sparse, TopK, TranscoderLayer, Transcoders
 from .config import TrainConfig
 from .sparse import Activations, Pattern, encode
 from .statistics import LayerStatistics

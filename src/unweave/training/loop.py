@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..base.files import locked
 from ..errors import ModelError, TrainingError
-from ..files import locked
-from ..formats import read_transcoders
-from ..models import LanguageModel, load_model
-from ..transcoders import Transcoders
+from ..models.language_model import LanguageModel, load_model
+from ..models.recorder import batches, record
+from ..transcoders.formats import read_transcoders
+from ..transcoders.transcoders import Transcoders
 from . import parallel
 from .checkpoint import Progress, check_same, path_of, read_checkpoint
 from .config import TrainConfig
 from .dictionary import Dictionary, start, to_transcoders
-from .recorder import batches, record
 from .state import export, restore, restored, save_state
 from .statistics import LayerStatistics, measure
 from .step import Measured, precision_of, schedule, take_step

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..dense import Dictionary
 from ..evaluation.measures import Shift, Truth
-from ..evaluation.passes import batches, counted, replaced_logits, run
-from ..models import LanguageModel
-from ..transcoders import Transcoders
+from ..models.language_model import LanguageModel
+from ..models.passes import batches, counted, replaced_logits, run
+from ..transcoders.dense import Dictionary
+from ..transcoders.transcoders import Transcoders
 
 
 def held_out_figures(model: LanguageModel, transcoders: Transcoders, blocks: Int[Tensor, "sequence pos"]) -> dict[str, Any]:

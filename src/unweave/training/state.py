@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..formats import write_transcoders
-from ..transcoders import Transcoders
+from ..transcoders.formats import write_transcoders
+from ..transcoders.transcoders import Transcoders
 from .checkpoint import Checkpoint, Progress, path_of, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .dictionary import Dictionary, to_transcoders

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..base.files import write_atomically
+from ..corpus.sampling import LENGTH, self_sampled
+from ..corpus.text import Chat, mixed, parse_source, token_blocks
 from ..errors import FileError, TextError
-from ..files import write_atomically
-from ..models import LanguageModel
-from ..sampling import LENGTH, self_sampled
-from ..text import Chat, mixed, parse_source, token_blocks
+from ..models.language_model import LanguageModel
 from .config import TrainConfig
 
 HELD_OUT_BLOCKS = 64

@@ -1,1 +1,1 @@
-"""Does a graph predict what interventions on the real model do?"""
+"""Whether claims and graphs hold in the real model."""

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..edits import Feature, Intervention, ablate
-from ..interventions import intervene_each
-from ..plans import Mode
-from ..slopes import slope_effects
-from ..totals import total_effects
+from ..graphs.totals import total_effects
+from ..interventions.attribution_patching import slope_effects
+from ..interventions.edits import Feature, Intervention, ablate
+from ..interventions.interventions import intervene_each
+from ..interventions.plans import Mode
 from .measured import Measured, Progress, Row
 from .sample import Question, Sample
 

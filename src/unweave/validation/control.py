@@ -7,15 +7,15 @@ from functools import cached_property
 from jaxtyping import Int
 from torch import Tensor
 
-from ..attribution import attribute
+from ..attribution.attribution import attribute
+from ..attribution.targets import Difference, TargetSpec
+from ..corpus.blocks import named_sources, read_texts
+from ..corpus.text import usual_context
 from ..evaluation.baselines import Fit, affine_maps, fit_baselines, random_dictionary
-from ..evaluation.blocks import named_sources, read_texts
-from ..graph import Graph
-from ..neurons import most_neurons, neurons
-from ..nodes import NodeKind
-from ..replacement import ReplacementModel
-from ..targets import Difference, TargetSpec
-from ..text import usual_context
+from ..graphs.graph import Graph
+from ..graphs.nodes import NodeKind
+from ..transcoders.neurons import most_neurons, neurons
+from ..transcoders.replacement import ReplacementModel
 
 CONTEXT = 64
 TOKENS = 4096

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..base.files import write_atomically
 
 Row = list[float]
 Progress = Callable[..., object]

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..edits import ablate
-from ..interventions import intervene_each
-from ..nodes import NodeKind
-from ..totals import removals
+from ..graphs.nodes import NodeKind
+from ..graphs.totals import removals
+from ..interventions.edits import ablate
+from ..interventions.interventions import intervene_each
 from .ablations import feature_of
 from .measured import Measured, Progress, Row
 from .sample import Question, Sample

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import Push, add_direction
-from ..models import LanguageModel, Recording
-from ..patching import patched
-from ..plans import held, prompt_edits
-from ..replacement import LocalReplacement
+from ..interventions.edits import Push, add_direction
+from ..interventions.patching import patched
+from ..interventions.plans import held, prompt_edits
+from ..models.language_model import LanguageModel, Recording
+from ..transcoders.replacement import LocalReplacement
 from .measured import Measured, Progress, Row
 from .sample import Question
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..base.files import write_atomically
 from ..errors import GraphError, OptionError
-from ..files import write_atomically
 from .statistics import Estimate
 
 REPORT_VERSION = 1

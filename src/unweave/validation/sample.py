@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import GraphError, OptionError
-from ..graph import Graph
-from ..interventions import record
-from ..models import Recording
-from ..nodes import NodeKind
-from ..replacement import ReplacementModel
-from ..slopes import likeliest_target, target_tokens, target_value
+from ..graphs.graph import Graph
+from ..graphs.nodes import NodeKind
+from ..interventions.attribution_patching import likeliest_target, target_tokens, target_value
+from ..interventions.interventions import record
+from ..models.language_model import Recording
+from ..transcoders.replacement import ReplacementModel
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GraphError
-from ..graph import Graph
-from ..naming import check_graph
-from ..nodes import NodeKind
-from ..replacement import ReplacementModel
-from ..slopes import likeliest_target
+from ..graphs.graph import Graph
+from ..graphs.nodes import NodeKind
+from ..interventions.attribution_patching import likeliest_target
+from ..interventions.naming import check_graph
+from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
 from .ablations import RUNGS, measure, predictions
 from .control import Control, neuron_graph, retrace

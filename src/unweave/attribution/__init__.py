@@ -1,0 +1,1 @@
+"""From a prompt to an attribution graph: targets, rows, memory, estimates."""

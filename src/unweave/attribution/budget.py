@@ -1,0 +1,162 @@
+"""What a graph takes: memory, disk and the size of passes, from how many features are on; and how to keep under a limit."""
+
+import re
+import resource
+import sys
+from typing import NamedTuple
+
+import torch
+
+from ..errors import OptionError
+from ..models.frozen import COLUMNS_IN_CACHE
+from ..transcoders.replacement import LocalReplacement
+from . import sources
+
+ROWS_IN_MEMORY = 1 << 30
+"""Bytes of rows beyond which they are kept in a file while a graph is computed, whatever the memory."""
+ACCELERATOR_COLUMNS = 1 << 17
+"""Columns in one pass on an accelerator, which has no small cache to fit into and a price for every product."""
+_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+class Plan(NamedTuple):
+    """How the rows of a graph are computed, and what that takes."""
+
+    columns: int
+    """Columns in one pass."""
+    least: int
+    """Targets in one pass, however long the prompt."""
+    vectors_kept: int
+    """Bytes of sources' vectors to keep ready."""
+    on_disk: bool
+    """Rows go to a file as they are computed."""
+    mapped: bool
+    """The finished graph's rows stay in a file."""
+    memory: int
+    """Bytes of memory at the peak, with what the process has already."""
+    disk: int
+    """Bytes in files while the graph is computed."""
+
+
+def parse_bytes(text: str | int) -> int:
+    """A size such as `2GB`, `500 MB`, `1.5GiB`, or bytes.
+
+    Raises:
+        OptionError: anything else.
+
+    >>> parse_bytes("1.5 GB")
+    1500000000
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text), re.IGNORECASE)
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
+        raise OptionError(f"{text!r} is not a size of memory; give one such as 2GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def resident() -> int:
+    """Bytes of memory this process has now; where that is not known, its peak."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak()
+
+
+def peak() -> int:
+    """The most bytes of memory this process has had."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+class _Sizes(NamedTuple):
+    """What does not depend on the plan; bytes, unless it says otherwise."""
+
+    base: int
+    tables: int
+    vectors: int
+    row: float
+    """A whole row of all columns, as a pass makes it."""
+    column: int
+    """What one column of a pass (a target at a position) takes."""
+    rows: int
+    """All rows as they are computed."""
+    graph: int
+    """The finished graph."""
+    ranking: int
+
+
+def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
+    features, n, layers, d = local.features, local.n_positions, local.n_layers, local.errors.shape[-1]
+    item, cross = local.errors.itemsize, local.transcoders.kind == "cross-layer"
+    on = torch.bincount(features.layer, minlength=layers).tolist()
+    different = [len(features.index[local.layer_slice(layer)].unique()) for layer in range(layers)]
+    times = [layers - layer if cross else 1 for layer in range(layers)]
+    stored = sum(count * time for count, time in zip(different, times, strict=True)) + layers * (n + 1)
+    columns = len(features) + (layers + 1) * n
+    written = sum(count * time for count, time in zip(on, times, strict=True)) + n * sum(times)
+    attention = local.frozen.layers[0].attention
+    column = item * (2 * d + len(attention.value) * 2 + attention.output.shape[1])
+    # What a feature sees: the features of lower layers at its position and before, their errors, the embeddings.
+    at = torch.bincount(features.layer * n + features.position, minlength=layers * n).view(layers, n)
+    below = torch.zeros(layers + 1, n, dtype=torch.int64)
+    below[1:] = at.cumsum(1).cumsum(0)
+    seen = below + (torch.arange(layers + 1)[:, None] + 1) * (torch.arange(n) + 1)
+    edges = int((seen[:-1] * at).sum())
+    every = edges + n_logits * int(seen[-1, -1])
+    rows, graph, ranking = every * item, every * (4 + item), 0
+    if most is not None and most < len(features):
+        # Influential features lie late and see more than others: the mean is weighted by what they see.
+        mean = float((seen[:-1].double().square() * at).sum()) / max(1, edges)
+        rows, ranking = int(min(most * mean, edges) + n_logits * int(seen[-1, -1])) * item, columns * 48
+        graph = int((most + n_logits) * (mean * most / len(features) + (layers + 1) * n / 2)) * (4 + item)
+    tables = stored * d * item + written * (4 + item) + columns * 48
+    return _Sizes(resident(), tables, written * d * item, columns * item, column, rows, graph, ranking)
+
+
+def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: int | None, resumable: bool, device: torch.device) -> Plan:
+    """The fastest way to compute a graph that keeps within a limit on this process's memory.
+
+    Args:
+        most: how many features, None: all.
+        limit: bytes; None: no limit.
+        resumable: whether a killed computation is to be taken up again, so that many rows go to a file in any case.
+
+    Raises:
+        OptionError: no way does; says the smallest limit that works.
+    """
+    sizes, n = _sizes(local, n_logits, most), local.n_positions
+    limited = most is not None and most < len(local.features)
+    columns, least = sources.COLUMNS_PER_SWEEP, sources.LEAST_BATCH
+    room = None
+    if device.type == "cuda":
+        columns, room = ACCELERATOR_COLUMNS, torch.cuda.mem_get_info(device)[0] - sizes.tables
+    big = sizes.rows > ROWS_IN_MEMORY
+    found: list[Plan] = []
+    while True:
+        for on_disk, mapped, kept in ((False, False, True), (False, False, False), (True, False, True), (True, False, False), (True, True, False)):
+            if (big and (limited or resumable) and not on_disk) or (mapped and limited):
+                continue
+            keeps = kept and sizes.vectors <= (sources.VECTORS_KEPT if room is None else max(0, room // 3))
+            if kept and not keeps:
+                continue
+            batch = max(least, columns // n)
+            device_part = sizes.tables + (sizes.vectors if keeps else sources.VECTORS_AT_ONCE)
+            one_pass = batch * n * sizes.column + min(COLUMNS_IN_CACHE, batch * n) * sizes.column + batch * sizes.row
+            if room is not None and one_pass + device_part - sizes.tables > 0.8 * room:
+                continue
+            working = batch * sizes.row if room is not None else one_pass + batch * sizes.row * (0.5 if limited else 1.0)
+            rows = 0 if mapped else sizes.graph
+            held = rows if not limited else (0 if on_disk else sizes.rows)
+            top = max(working + held, (rows + sizes.ranking + held) if limited else held)
+            memory = int(sizes.base + (sizes.tables if room is not None else device_part) + top)
+            disk = (sizes.rows if on_disk else 0) + (sizes.graph if mapped else 0)
+            found.append(Plan(columns, least, sizes.vectors if keeps else 0, on_disk, mapped, memory, disk))
+            if limit is None or max(memory, peak()) <= limit:
+                return found[-1]
+        if least == 1 and columns <= n:
+            break
+        columns, least = max(1, columns // 2), max(1, least // 2)
+    smallest = max(peak(), min(plan.memory for plan in found)) if found else peak()
+    if limit is None:
+        raise OptionError("this graph does not fit into the accelerator's memory; use --device cpu, or a smaller --max-features")
+    raise OptionError(f"{limit / 1e9:.2f} GB of memory is too little for this graph; the smallest limit that works is {smallest * 1.02 / 1e9:.2f} GB")

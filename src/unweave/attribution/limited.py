@@ -1,0 +1,100 @@
+"""Graphs of the most influential features alone: which they are, and the rows among them."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..graphs.influence import Rows, sweep
+from .rowstore import RowStore
+from .sources import Sources
+
+FEATURES_IN_FIRST_ROUND = 256
+"""How many features are added between two rankings at first; later as many as there are, so that all rankings together
+read every row about twice."""
+
+
+def most_influential(
+    store: RowStore, sources: Sources, features: Tensor, weights: Float[Tensor, " logit"], most: int, take: int | None = None
+) -> Int[Tensor, " chosen"]:
+    """The next features to compute the rows of, by the influence that the rows so far give them; ascending, empty when done.
+
+    Args:
+        store: rows of logits, named from the number of columns on, and of features.
+        features: those whose rows are there.
+        weights: what influence starts from at the logits.
+        take: how many; None: as many as there are, see `FEATURES_IN_FIRST_ROUND`.
+    """
+    n_columns, n_features, n_logits = len(sources.layer), sources.n_features, len(weights)
+    take = min(take or max(FEATURES_IN_FIRST_ROUND, len(features)), most - len(features))
+    if take <= 0:
+        return torch.empty(0, dtype=torch.int64)
+    position = torch.zeros(n_columns + n_logits, dtype=torch.int64)
+    position[:n_features] = feature_positions(sources)
+    position[n_columns:] = len(sources.embeddings) - 1
+    depth = torch.cat([sources.layer, torch.full((n_logits,), sources.n_layers + 1)])
+    has_row = torch.zeros(n_columns + n_logits, dtype=torch.bool)
+    has_row[features] = True
+    has_row[n_columns:] = True
+    weight = torch.zeros(n_columns + n_logits)
+    weight[n_columns:] = weights
+
+    def spread(group: Tensor, amounts: Tensor) -> Tensor:
+        given = torch.zeros(n_columns + n_logits, dtype=torch.float64)
+        for name, amount in zip(group.tolist(), amounts.tolist(), strict=True):
+            row = store.row(name).abs()
+            row = row * (amount / max(float(row.sum(dtype=torch.float64)), 1e-10))
+            begin = 0
+            for run in sources.runs(min(int(depth[name]), sources.n_layers), int(position[name])):
+                given[run] += row[begin : begin + run.stop - run.start]
+                begin += run.stop - run.start
+        return given
+
+    ranking = sweep(depth, has_row, weight, spread)[:n_features]
+    ranking[features] = -1
+    return torch.sort(torch.topk(ranking, take).indices).values
+
+
+def feature_positions(sources: Sources) -> Int[Tensor, " feature"]:
+    """The position of every feature."""
+    counts = sources.first_feature.diff(dim=1)
+    return torch.repeat_interleave(torch.arange(counts.shape[1]).repeat(len(counts)), counts.flatten())
+
+
+def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"], n_logits: int) -> Rows:
+    """Sparse rows in which the columns of features not chosen are added to the error of their layer and position."""
+    n_features, n_columns, n = sources.n_features, len(sources.layer), len(sources.embeddings)
+    layer, position = sources.layer, feature_positions(sources)
+    number = torch.full((n_columns,), -1)  # of a column among those that stay
+    number[chosen] = torch.arange(len(chosen))
+    number[n_features:] = torch.arange(len(chosen), len(chosen) + n_columns - n_features)
+    logits = [(n_columns + logit, sources.n_layers, n - 1) for logit in range(n_logits)]
+    asked = [*zip(chosen.tolist(), layer[chosen].tolist(), position[chosen].tolist(), strict=True), *logits]
+    # Room for all there may be, of which only what is filled takes memory: thousands of small pieces kept between large
+    # passing ones would scatter the heap, and joining them would take as much again.
+    most = sum(int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1]))) + (at + 1) * n if at else n for _, at, _ in asked)
+    column, value = torch.empty(most, dtype=torch.int32), torch.empty(most, dtype=store.dtype)
+    dense, counts, end = torch.empty(n_columns, dtype=store.dtype), [], 0
+    for name, at, where in asked:
+        row, seen, begin = store.row(name), sources.runs(at, where), 0
+        dense.zero_()
+        for run in seen:
+            dense[run] = row[begin : begin + run.stop - run.start]
+            begin += run.stop - run.start
+        here = chosen[: int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1])))] if at else chosen[:0]
+        kept = dense[here]
+        dense[here] = 0
+        if at:  # a layer's features of one position are neighbours, so sums over neighbours are what goes to each error
+            lengths = sources.first_feature[:at].diff(dim=1).flatten()
+            sums = torch.segment_reduce(dense[: int(sources.first_feature[at - 1, -1])].double(), "sum", lengths=lengths, unsafe=True)
+            dense[n_features : n_features + at * n] += sums.to(dense.dtype)
+        places = torch.cat([here, dense[n_features:].nonzero().flatten() + n_features])
+        weights = torch.cat([kept, dense[places[len(here) :]]])
+        live = weights != 0
+        counts.append(int(live.sum()))
+        filled = slice(end, end := end + counts[-1])
+        column[filled], value[filled] = number[places[live]].to(torch.int32), weights[live]
+    sizes = torch.zeros(len(chosen) + n_columns - n_features + n_logits, dtype=torch.int64)
+    sizes[: len(chosen)] = torch.tensor(counts[: len(chosen)])
+    sizes[len(sizes) - n_logits :] = torch.tensor(counts[len(chosen) :])
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    return Rows(start, column[:end], value[:end])

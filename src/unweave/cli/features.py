@@ -1,0 +1,281 @@
+"""`unweave features build|show|search|like|label|score|export|import`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import OptionError
+from .terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="A page for every feature: build, read and search them, name features, judge the names.",
+)
+Folder = Annotated[Path | None, typer.Option("--features", "-f", help="Folder of feature pages. Default: those that ship, of the default dictionary.")]
+Text = Annotated[list[str] | None, typer.Option(help="Text file, folder, JSONL, Parquet or dataset; SOURCE=WEIGHT mixes; repeatable.")]
+Held = Annotated[list[str] | None, typer.Option("--text", help="Text to score on, without weights: each source gives as much; repeatable.")]
+Context = Annotated[int, typer.Option(help="Tokens in a block.")]
+
+
+@app.command()
+def build(
+    text: Text = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pages; a build that was stopped there goes on.")] = Path("features"),
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    tokens: Annotated[int, typer.Option(help="Stop after so many tokens, or where the text ends.")] = 1_000_000,
+    context: Context = 128,
+    held_out: Annotated[float, typer.Option(help="Leave out this share of the documents, to score labels on.")] = 0.0,
+    strongest: Annotated[int, typer.Option(help="Strongest contexts kept of each feature, at most 8.")] = 8,
+    sampled: Annotated[int, typer.Option(help="Contexts sampled evenly from all its firings, at most 32.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Read text once and write a page for every feature."""
+    if not text:
+        raise OptionError("no text; give --text FILE")
+    if tokens < 1 or not 0 <= strongest <= 8 or not 0 <= sampled <= 32:
+        raise OptionError("--tokens must be at least 1, --strongest 0 to 8, --sampled 0 to 32")
+    with progress(f"loading {model}") as report:
+        from ..base.files import check_writable
+        from ..features.collect import Reading, collect, discard
+        from ..features.pages import already_built
+        from ..features.write import write_pages
+        from ..transcoders.replacement import load
+
+        out = out.expanduser()
+        check_writable(out / "pages.json")
+        loaded = load(model, transcoders, device=device)
+        reading = Reading(loaded.language_model.name, loaded.transcoders.name, loaded.transcoders.sha256, tuple(text), context, held_out)
+        if not already_built(out, reading, tokens):
+            collection = collect(loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title))
+            write_pages(collection, loaded, out, strongest=strongest, sampled=sampled, report=lambda share, title: report(0.8 + 0.2 * share, title))
+            discard(out)
+    stdout.print(f"Pages in [bold]{escaped(str(out))}[/]. [dim]Look: unweave features show 0_0 --features {escaped(str(out))}[/]", highlight=False)
+
+
+@app.command()
+def show(
+    feature: Annotated[str, typer.Argument(metavar="FEATURE", help="layer_index, such as 12_345; a position after it is ignored.")],
+    features: Folder = None,
+    contexts: Annotated[int, typer.Option(help="Show at most so many contexts.")] = 12,
+    when: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help="Show when it is on and off in this text; repeatable.")] = None,
+    tokens: Annotated[int, typer.Option(help="With --when: read so many tokens.")] = 20_000,
+    context: Context = 128,
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the page of one feature, or when it is on and off in a text."""
+    from .show_features import show_page, show_when
+
+    layer, index = _feature(feature)
+    if when:
+        with progress(f"loading {model}") as report:
+            from ..corpus.text import mixed, parse_source, token_blocks
+            from ..features.like import when as when_on
+            from ..transcoders.replacement import load
+
+            loaded = load(model, transcoders)
+            blocks = token_blocks(loaded.language_model, mixed([parse_source(source) for source in when]), context)
+            facts = when_on(loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading"))
+    else:
+        from ..features.pages import open_pages, page
+
+        facts = page(open_pages(features), layer, index)
+    if as_json:
+        print_json(facts)
+    elif when:
+        show_when(facts, stdout)
+    else:
+        show_page(facts, stdout, contexts=contexts)
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="Word or part of one, taken literally; case does not matter.")],
+    features: Folder = None,
+    field: Annotated[list[str] | None, typer.Option("--in", help="label, token, promoted, suppressed or context; repeatable. Default: all.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many features.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Find features by label, by tokens they fire on or promote, and by contexts."""
+    from ..features.pages import FIELDS, open_pages
+    from ..features.pages import search as search_pages
+    from .show_features import show_found
+
+    rows = search_pages(open_pages(features), text, fields=field or FIELDS, limit=limit)
+    if as_json:
+        print_json({"text": text, "features": rows})
+    else:
+        show_found(rows, stdout)
+
+
+@app.command()
+def like(
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or several example texts.")],
+    features: Folder = None,
+    limit: Annotated[int, typer.Option(help="At most so many features.")] = 20,
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the features that texts switch on more than background text does."""
+    from .show_features import show_like
+
+    with progress(f"loading {model}"):
+        from dataclasses import asdict
+
+        from ..features.like import like as like_texts
+        from ..features.pages import open_pages
+        from ..transcoders.replacement import load
+
+        loaded = load(model, transcoders)
+        pages = open_pages(features, loaded.transcoders)
+        found = like_texts(loaded, pages, text, limit=limit)
+        labels = pages.labels([(one.layer, one.index) for one in found])
+    rows = [asdict(one) | {"label": labels.get((one.layer, one.index), "")} for one in found]
+    if as_json:
+        print_json({"texts": text, "features": rows})
+    else:
+        show_like(rows, len(text), stdout)
+
+
+@app.command()
+def label(
+    feature: Annotated[list[str], typer.Argument(metavar="FEATURE...", help="Features to label, such as 12_345.")],
+    endpoint: Annotated[str, typer.Option(help="Address of an OpenAI-compatible service, up to /v1; the key comes from UNWEAVE_API_KEY.")],
+    endpoint_model: Annotated[str, typer.Option(help="The service's model.")] = "default",
+    features: Folder = None,
+    text: Held = None,
+    tokens: Annotated[int, typer.Option(help="Held-out tokens to score on.")] = 10_000,
+    context: Context = 128,
+    save: Annotated[bool, typer.Option("--save", help="Write the labels into the pages.")] = False,
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a service of your own label features from their pages; with --text, score its labels on that text."""
+    with progress(f"loading {model}") as report:
+        from ..features.endpoint import Endpoint
+        from ..features.judge import ask_for_labels
+        from ..features.pages import open_pages
+        from ..features.write import relabel
+        from ..transcoders.replacement import load
+
+        service = Endpoint(endpoint, endpoint_model)
+        loaded = load(model, transcoders)
+        pages = open_pages(features, loaded.transcoders)
+        places = [_feature(name) for name in feature]
+        for place in places:
+            pages.check_feature(*place)
+        blocks = _held_out(loaded, pages, text, tokens, context) if text else None
+        rows = ask_for_labels(service, loaded, pages, blocks, places, report=lambda share: report(share, "asking"))
+        if save:
+            relabel(pages.folder, {(row["layer"], row["index"]): (row["label"], row["detection"]) for row in rows}, endpoint_model)
+    if as_json:
+        print_json({"features": rows})
+        return
+    for row in rows:
+        score = "" if row["detection"] is None else f"  [dim]F1 {row['detection']['f1']:.2f}[/]"
+        stdout.print(f"{row['layer']}_{row['index']}  {escaped(row['label'])}{score}", highlight=False)
+
+
+@app.command()
+def score(
+    features: Folder = None,
+    text: Held = None,
+    count: Annotated[int, typer.Option(help="So many random features that fired.")] = 1000,
+    tokens: Annotated[int, typer.Option(help="Held-out tokens to score on.")] = 20_000,
+    context: Context = 128,
+    seed: Annotated[int, typer.Option(help="Decides which features.")] = 0,
+    save: Annotated[bool, typer.Option("--save", help="Write the scores into the pages.")] = False,
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the labels: do they pick the contexts of held-out text in which their features fire?"""
+    with progress(f"loading {model}") as report:
+        from ..features.judge import judge, sample_live
+        from ..features.pages import open_pages
+        from ..features.write import rescore
+        from ..transcoders.replacement import load
+
+        if count < 1:
+            raise OptionError(f"--count is {count}; give at least 1")
+        loaded = load(model, transcoders)
+        pages = open_pages(features, loaded.transcoders)
+        blocks = _held_out(loaded, pages, text, tokens, context)
+        facts, found = judge(loaded, pages, blocks, sample_live(pages, count, seed), lambda share: report(share, "scoring"))
+        if save:
+            rescore(pages.folder, {place: (one.precision, one.recall, one.f1) for place, one in found.items()})
+    if as_json:
+        print_json(facts)
+        return
+    stdout.print(
+        f"{facts['scored']} of {facts['features']} features fire in {facts['contexts']:,} contexts of {facts['context']} held-out tokens", highlight=False
+    )
+    for name, title in (("label", "label"), ("baseline", "most frequent token")):
+        for unit in ("contexts", "positions"):
+            one = facts[name][unit]
+            figures = f"precision {one['precision']:.3f}  recall {one['recall']:.3f}  F1 {one['f1']:.3f}  median F1 {one['median_f1']:.3f}"
+            stdout.print(f"  {title:<20} {unit:<10} {figures}", highlight=False)
+    stdout.print(f"  the label has the better F1 for {facts['better']:.0%} of features (ties count half)", highlight=False)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="A folder for circuit-tracer's form of all pages; NAME.json for Neuronpedia's of some.")],
+    features: Folder = None,
+    feature: Annotated[list[str] | None, typer.Option(help="With NAME.json: this feature; repeatable.")] = None,
+    source_set: Annotated[str, typer.Option(help="With NAME.json: Neuronpedia's name of the dictionary.")] = "unweave",
+) -> None:
+    """Write pages in the forms of other tools."""
+    from ..base.files import check_writable
+    from ..features.exchange import export_neuronpedia, export_peer
+    from ..features.pages import open_pages
+
+    pages = open_pages(features)
+    if out.suffix == ".json":
+        if not feature:
+            raise OptionError("no features; give --feature 12_345 for each that is wanted")
+        export_neuronpedia(pages, [_feature(name) for name in feature], check_writable(out), source_set)
+    else:
+        check_writable(out / "index.json.gz")
+        with progress("writing pages") as report:
+            export_peer(pages, out.expanduser(), lambda share: report(share, "writing pages"))
+    stdout.print(f"Written to [bold]{escaped(str(out))}[/]", highlight=False)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder with index.json.gz, or a JSON file of Neuronpedia's records.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the pages.")],
+    transcoders: Dictionary = None,
+) -> None:
+    """Take pages of other tools into our form."""
+    from ..base.files import check_writable
+    from ..features.importing import import_pages
+    from ..models.smollm2 import DICTIONARY
+    from ..transcoders.formats import read_transcoders
+
+    dictionary = read_transcoders(transcoders or str(DICTIONARY))
+    check_writable(out / "pages.json")
+    count = import_pages(source.expanduser(), out.expanduser(), dictionary)
+    stdout.print(f"{count:,} pages in [bold]{escaped(str(out))}[/]", highlight=False)
+
+
+def _feature(text: str) -> tuple[int, int]:
+    parts = text.split("_")
+    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdecimal() for part in parts[:2]):
+        raise OptionError(f"{text!r} is no feature; give layer_index, such as 12_345")
+    return int(parts[0]), int(parts[1])
+
+
+def _held_out(model: Any, pages: Any, text: list[str] | None, tokens: int, context: int) -> Any:
+    """Blocks of text that the pages were not made from: documents they left out, and all of other text."""
+    from ..features.held_out import held_out_blocks
+
+    return held_out_blocks(model.language_model, pages, text, tokens, context)

@@ -1,0 +1,133 @@
+"""Telling graphs, models and dictionaries apart, describing them, converting them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..base.catalogue import PAIRS
+from ..errors import OptionError, TranscoderError, UnsupportedModel, UnweaveError
+from ..graphs.interchange import read_graph, write_json
+from ..graphs.nodes import NodeKind
+from ..graphs.pruning import prune
+from ..models.architectures import ARCHITECTURES, architecture_of
+from ..models.language_model import model_config
+from ..transcoders.formats import read_transcoders, write_transcoders
+from ..transcoders.layers import LAYER_FILES
+from ..transcoders.transcoders import Transcoders
+
+
+def kind_of(name: str) -> str:
+    """What a name stands for: "graph", "transcoders" or "model".
+
+    Raises:
+        OptionError: a file or folder that is none of these.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return "graph"
+    if "*" in name:
+        return "transcoders"
+    if path.is_dir():
+        if (path / "config.yaml").is_file() or (path / "params_layer_0.safetensors").is_file() or any(next(path.rglob(file), None) for file in LAYER_FILES):
+            return "transcoders"
+        if (path / "config.json").is_file():
+            return "model"
+        raise OptionError(f"{path} holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)")
+    if name.count("/") > 1 and not name.startswith((".", "/", "~")) and not path.suffix:
+        return "transcoders"
+    if name in PAIRS or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
+        return "model"
+    raise OptionError(f"nothing at {name}: give a graph file, a model (a short name, a folder, org/name) or a dictionary folder")
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """The facts about a graph file, a model or a dictionary; plain data, fit for JSON.
+
+    Raises:
+        UnweaveError: it cannot be found or read.
+    """
+    describe: dict[str, Callable[[str], dict[str, Any]]] = {"graph": _graph_facts, "model": _model_facts, "transcoders": _transcoder_facts}
+    kind = kind_of(name)
+    try:
+        return {"kind": kind, "name": name, **describe[kind](name)}
+    except UnweaveError:
+        if kind != "model" or Path(name).expanduser().exists():
+            raise
+        return _hub_dictionary(name)
+
+
+def _hub_dictionary(name: str) -> dict[str, Any]:
+    """A hub name that is no model may be a dictionary; if it is neither, the model's error is the clearer one."""
+    try:
+        return {"kind": "transcoders", "name": name, **_transcoder_facts(name)}
+    except TranscoderError:
+        return {"kind": "model", "name": name, **_model_facts(name)}
+
+
+def _graph_facts(name: str) -> dict[str, Any]:
+    graph = read_graph(name)
+    facts = graph.provenance
+    counts = {kind.name.lower() + "s": int((graph.nodes.kind == kind).sum()) for kind in NodeKind}
+    logits = [
+        {"token": label, "weight": graph.nodes[row].activation, "node": graph.nodes[row].id}
+        for label, row in zip(facts.logit_labels, range(graph.nodes.logits.start, graph.nodes.logits.stop), strict=True)
+    ]
+    here = graph.scores()
+    return {
+        "prompt": facts.prompt, "tokens": list(facts.tokens), "model": facts.model, "transcoders": facts.transcoders,
+        "transcoders_sha256": facts.transcoders_sha256, "nodes": len(graph.nodes), **counts, "edges": graph.n_edges,
+        "pruning": None if facts.pruning is None else list(facts.pruning), "unpruned_nodes": facts.unpruned_nodes,
+        "unpruned_edges": facts.unpruned_edges, "targets": logits,
+        "scores": None if facts.scores is None else {"replacement": facts.scores[0], "completeness": facts.scores[1]},
+        "scores_of_this_file": {"replacement": here.replacement, "completeness": here.completeness},
+        "position_zero": facts.position_zero, "exactness": {"logits": facts.logits_error, "residual": facts.residual},
+        "max_features": facts.max_features, "active_features": facts.active_features, "dtype": facts.dtype,
+        "precision": facts.precision, "version": facts.version, "created": facts.created, "origin": facts.origin,
+    }  # fmt: skip
+
+
+def _model_facts(name: str) -> dict[str, Any]:
+    config = model_config(name)
+    family = str(config.get("model_type"))
+    inner = ARCHITECTURES[family].text if family in ARCHITECTURES else None
+    if inner is not None:
+        config = {**config, **config[inner]}
+    facts = {
+        "family": family,
+        "layers": config.get("num_hidden_layers", config.get("n_layer")),
+        "d_model": config.get("hidden_size", config.get("n_embd")),
+        "vocabulary": config.get("vocab_size"),
+        "context": config.get("max_position_embeddings", config.get("n_positions")),
+    }
+    try:
+        architecture_of(config)
+    except UnsupportedModel as error:
+        return {**facts, "exact": False, "why": str(error)}
+    return {**facts, "exact": True, "why": "every config key of this family is covered; each trace checks the frozen logits against the model's"}
+
+
+def _transcoder_facts(name: str) -> dict[str, Any]:
+    found: Transcoders = read_transcoders(name)
+    return {
+        "transcoders_kind": found.kind, "model_name": found.model_name, "layers": len(found.layers), "widths": list(found.widths),
+        "d_model": found.d_model, "reads": found.read, "writes": found.write, "skip": found.has_skip,
+        "activation": type(found.layers[0].activation).__name__,
+        "stored_as": str(found.layers[0].encoder.stored.dtype).removeprefix("torch."), "sha256": found.sha256,
+    }  # fmt: skip
+
+
+def convert_any(source: str, out: Path, *, compact: bool, scan: str | None, thresholds: tuple[float, float]) -> Path:
+    """Convert a graph (by the suffix of `out`) or a dictionary (to a folder).
+
+    Raises:
+        OptionError: `out` does not fit the source.
+        UnweaveError: the source cannot be read or the result not written.
+    """
+    if Path(source).expanduser().is_file():
+        graph = prune(read_graph(source), *thresholds)
+        if out.suffix not in (".json", ".safetensors"):
+            raise OptionError(f"cannot tell the format of {out}; end it in .json or .graph.safetensors")
+        return write_json(graph, out, scan) if out.suffix == ".json" else graph.save(out)
+    if out.suffix in (".json", ".safetensors"):
+        raise OptionError(f"{source} is no file, so it is taken for a dictionary, which becomes a folder, not {out}")
+    return write_transcoders(read_transcoders(source), out, compact=compact)

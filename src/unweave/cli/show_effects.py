@@ -1,0 +1,106 @@
+"""An intervention, in a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..interventions.plans import MODES
+
+SHOWN = 10
+"""Changed features that are listed for people."""
+
+
+def show_effects(facts: dict[str, Any], console: Console) -> None:
+    """Print the facts of `describe` for a person."""
+    console.print("\n[bold]Prompt[/]  " + " ".join(f"[reverse]{_token(token)}[/]" for token in facts["tokens"]) + "\n", highlight=False)
+    held = MODES[facts["mode"]]
+    if facts["layers"] is not None:
+        held += f"; MLP outputs of layers {facts['layers'][0]} to {facts['layers'][1]} held"
+    if "next" in facts:
+        _show_changed(facts, console)
+        _show_watched(facts, console)
+        _show_next(facts, console)
+        console.print(f"\n  KL {facts['kl']:.3f} nats  [dim]({held})[/]", highlight=False)
+    if "sweep" in facts:
+        _show_sweep(facts["sweep"], console)
+    if "generation" in facts:
+        _show_generation(facts, console)
+
+
+def _token(text: str) -> str:
+    return escape(text.replace("\n", "⏎").replace("\t", "⇥")) or "∅"
+
+
+def _table(*headings: tuple[str, str]) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
+    for heading, justify in headings:
+        table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
+    return table
+
+
+def _bar(share: float, width: int = 16, colour: str = "cyan") -> str:
+    filled = round(max(0.0, min(1.0, share)) * width * 8)
+    return f"[{colour}]{'█' * (filled // 8)}{' ▏▎▍▌▋▊▉'[filled % 8] if filled % 8 else ''}[/]"
+
+
+def _show_changed(facts: dict[str, Any], console: Console) -> None:
+    changed = facts["changed"]
+    for push in [change for change in facts["changes"] if change["action"] == "push"]:
+        console.print(f"  direction of norm {push['norm']:.2f} added at layer {push['layer']}, position {push['position']} ({push['at']})", highlight=False)
+    if not changed:
+        return
+    console.print(f"[bold]Changed[/]  [dim]{len(changed)} feature{'s' if len(changed) > 1 else ''}[/]")
+    table = _table(("", "left"), ("node", "left"), ("on token", "left"), ("activation", "right"), ("", "left"), ("now", "right"), ("promotes", "left"))
+    for change in changed[:SHOWN]:
+        words = ", ".join(_token(word) for word in change["promotes"])
+        note = "[red]writes nowhere in these layers[/] " if change["node"] in facts["idle"] else ""
+        now = f"[bold]{change['after']:.2f}[/]"
+        table.add_row("", change["node"], _token(change["token"]), f"{change['before']:.2f}", "→", now, f"{note}[italic]{words}[/]")
+    console.print(table)
+    if len(changed) > SHOWN:
+        console.print(f"  [dim]and {len(changed) - SHOWN} more, with smaller changes[/]", highlight=False)
+
+
+def _show_watched(facts: dict[str, Any], console: Console) -> None:
+    if not facts["watched"]:
+        return
+    console.print("\n[bold]Watched[/]")
+    table = _table(("", "left"), ("node", "left"), ("on token", "left"), ("before", "right"), ("", "left"), ("after", "right"), ("pre-activation", "right"))
+    for row in facts["watched"]:
+        pre = f"[dim]{row['preactivation_before']:.2f} → {row['preactivation_after']:.2f}[/]"
+        table.add_row("", row["node"], _token(row["token"]), f"{row['before']:.2f}", "→", f"[bold]{row['after']:.2f}[/]", pre)
+    console.print(table)
+
+
+def _show_next(facts: dict[str, Any], console: Console) -> None:
+    console.print("\n[bold]What comes next[/]")
+    table = _table(("", "left"), ("token", "left"), ("before", "right"), ("", "left"), ("after", "right"), ("", "left"), ("logit", "right"))
+    for token in facts["next"]:
+        table.add_row(
+            "", f"[bold]{_token(token['text'])}[/]", f"{token['probability_before']:.1%}", _bar(token['probability_before'], colour='dim cyan'),
+            f"{token['probability_after']:.1%}", _bar(token['probability_after']), f"{token['logit_change']:+.2f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _show_sweep(sweep: dict[str, Any], console: Console) -> None:
+    console.print("\n[bold]Dose[/]  [dim]probability of the next token by factor[/]")
+    headings = [column for token in sweep["tokens"] for column in ((_token(token["text"]), "right"), ("", "left"))]
+    table = _table(("", "left"), ("factor", "right"), *headings, ("KL", "right"))
+    for row in sweep["rows"]:
+        cells = [cell for share in row["probabilities"] for cell in (f"{share:.1%}", _bar(share, 10))]
+        table.add_row("", f"[bold]{row['factor']:+g}[/]", *cells, f"{row['kl']:.2f}")
+    console.print(table)
+
+
+def _show_generation(facts: dict[str, Any], console: Console) -> None:
+    table = Table(box=None, padding=(0, 3, 0, 2), pad_edge=False, header_style="bold", expand=False)
+    width = max(24, min(56, (console.width - 8) // 2))
+    table.add_column("Default", width=width)
+    table.add_column("[cyan]Steered[/]", width=width)
+    default, steered = (escape(facts["generation"][name]["text"].strip()) for name in ("default", "steered"))
+    table.add_row(f"[dim]…[/]{default}", f"[dim]…[/]{steered}")
+    console.print()
+    console.print(table)

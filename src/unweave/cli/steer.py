@@ -1,0 +1,150 @@
+"""`unweave steer`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..base.parsing import layer_range, target_of, token_ids
+from ..errors import OptionError
+from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
+
+
+def steer(
+    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is to be changed. Default: the graph's.")] = None,
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    ablate: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Switch a feature (12_345_5, 12_345_*) or supernode off; repeatable.")] = None,
+    scale: Annotated[list[str] | None, typer.Option(metavar="NODE=FACTOR", help="Multiply its activation; repeatable.")] = None,
+    set_to: Annotated[list[str] | None, typer.Option("--set", metavar="NODE=VALUE", help="Set its activation; repeatable.")] = None,
+    add: Annotated[list[str] | None, typer.Option(metavar="NODE=AMOUNT", help="Add to its activation; repeatable.")] = None,
+    swap_from: Annotated[str | None, typer.Option(metavar="PROMPT", help="Take the features of PROMPT out and put this one's in.")] = None,
+    swap_factor: Annotated[float, typer.Option(help="With --swap-from: how far to go; 1 is there, 2 twice as far.")] = 1.0,
+    swap_at: Annotated[list[int] | None, typer.Option(metavar="POSITION", help="With --swap-from: features at this position alone; repeatable.")] = None,
+    swap_only: Annotated[list[str] | None, typer.Option(metavar="NODE", help="With --swap-from: these features alone; repeatable.")] = None,
+    mode: Annotated[str, typer.Option(help="frozen_attention, open (all live), frozen (all held), replacement[_frozen|_open].")] = "frozen_attention",
+    layers: Annotated[str | None, typer.Option(metavar="A-B", help="Hold the MLP outputs of these layers, first and last included.")] = None,
+    watch: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Show this feature's activation before and after; repeatable.")] = None,
+    token: Annotated[list[str] | None, typer.Option(help="Report this token too, as text (' Paris') or #id; repeatable.")] = None,
+    generate: Annotated[int | None, typer.Option(metavar="N", help="Write N tokens, default and steered.")] = None,
+    temperature: Annotated[float, typer.Option(help="With --generate: 0 takes the likeliest token, else tokens are drawn.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="With --temperature: which random numbers.")] = 0,
+    sweep: Annotated[str | None, typer.Option(metavar="A:B[:N]", help="The same changes at N doses (9) from A to B, such as -4:4.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="With --sweep: draw it to a .svg, .png or .pdf.")] = None,
+    graph: Annotated[Path | None, typer.Option(metavar="FILE", help="A graph: nodes must be in it, and it must be of this model and dictionary.")] = None,
+    supernodes: Annotated[Path | None, typer.Option(metavar="FILE", help='Names for sets of features, as JSON: {"Texas": ["12_345_5", ...]}.')] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
+    chat: Chat = False,
+    system: System = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what features do, and see what the model says then."""
+    begin = time.perf_counter()
+    scaled, set_, added = _assignments("--scale", scale), _assignments("--set", set_to), _assignments("--add", add)
+    factors = None if sweep is None else _factors(sweep)
+    held = None if layers is None else layer_range(layers, "--layers")
+    if not (ablate or scaled or set_ or added or swap_from is not None):
+        raise OptionError("nothing to change; give --ablate, --scale, --set, --add or --swap-from")
+    for option, needed, complaint in (
+        (plot, sweep, "--plot needs --sweep"),
+        (swap_only, swap_from, "--swap-only needs --swap-from"),
+        (swap_at, swap_from, "--swap-at needs --swap-from"),
+    ):
+        if option and needed is None:
+            raise OptionError(complaint)
+    framed = wants_chat(chat, system, ids)
+    with progress(f"loading {model}") as report:
+        from ..base.files import check_writable
+        from ..graphs.interchange import read_graph
+        from ..interventions import edits, generation, interventions, naming, steering
+        from ..interventions.described import describe
+        from ..transcoders.replacement import load
+        from .show_effects import show_effects
+        from .sweep_plot import check_plot_suffix, plot_sweep
+
+        if plot is not None:
+            check_plot_suffix(check_writable(plot))
+        named = {} if supernodes is None else naming.read_supernodes(supernodes)
+        traced = None if graph is None else read_graph(graph)
+        loaded = load(model, transcoders, dtype=dtype, device=device)
+        if traced is not None and graph is not None:
+            naming.check_graph(traced, graph, loaded)
+        if framed:
+            from ..models.chats import chat_text
+
+            language_model = loaded.language_model
+            prompt, swap_from = (None if text is None else chat_text(language_model, text, system) for text in (prompt, swap_from))
+        recording = interventions.record(loaded, _prompt(prompt, ids, traced))
+        names = naming.Names(loaded, named, traced)
+        changes: list[edits.Change] = [edits.ablate(*names.features(text)) for text in ablate or ()]
+        for make, assignments in ((edits.scale, scaled), (edits.set_to, set_), (edits.add, added)):
+            for text, value in assignments:
+                features, name = names.features(text)
+                changes.append(make(features, value, name))
+        sweepable = changes
+        if swap_from is not None:
+            only = [feature for text in swap_only or () for feature in names.features(text)[0]]
+            swapped = steering.swap(loaded, recording, _prompt(swap_from, ids), features=only or None, positions=swap_at)
+            sweepable, changes = [*changes, *swapped], [*changes, *edits.dosed(swapped, swap_factor)]
+        watched = [feature for text in watch or () for feature in names.features(text)[0]]
+        tokens = [target_of(text) for text in token or ()]
+        how: Any = {"mode": mode, "layers": held}
+        report(0.0, "running")
+        outcome = swept = written = None
+        if generate is None or not edits.only_generated(changes):
+            outcome = interventions.intervene(loaded, recording, changes, **how, watch=watched)
+        if factors is not None:
+            curves = [*tokens, int(recording.logits[-1].argmax())] if tokens else []
+            swept = steering.sweep(loaded, recording, sweepable, factors, tokens=curves, **how, progress=report)
+        if plot is not None and swept is not None:
+            plot_sweep(swept, plot, prompt or "")
+        if generate is not None:
+            report(0.0, "writing")
+            written = generation.generate(
+                loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature, seed=seed, progress=report
+            )  # fmt: skip
+        facts = {"prompt": prompt or (traced and traced.prompt), **describe(loaded, recording, changes, mode, held, outcome, tokens, written, swept)}
+    facts |= {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}
+    if as_json:
+        print_json(facts)
+        return
+    show_effects(facts, stdout)
+    drawn = "" if plot is None else f"Drawn to [bold]{escaped(str(plot))}[/]. "
+    stdout.print(f"\n{drawn}[dim]{facts['seconds']:.1f} s[/]", highlight=False)
+
+
+def _prompt(text: str | None, ids: bool, graph: Any = None) -> Any:
+    """A prompt as text or ids; without one, the graph's."""
+    if text is None:
+        if graph is None:
+            raise OptionError("no prompt; give a PROMPT or a --graph")
+        return list(graph.provenance.input_ids)
+    return token_ids(text) if ids else text
+
+
+def _assignments(option: str, given: list[str] | None) -> list[tuple[str, float]]:
+    found = []
+    for text in given or ():
+        name, sign, value = text.rpartition("=")
+        if not sign:
+            raise OptionError(f"{option} {text}: give NODE=NUMBER, such as 12_345_5=-2")
+        try:
+            found.append((name, float(value)))
+        except ValueError as error:
+            raise OptionError(f"{option} {text}: {value!r} is not a number") from error
+    return found
+
+
+def _factors(text: str) -> list[float]:
+    parts = text.split(":")
+    try:
+        low, high = float(parts[0]), float(parts[1])
+        count = int(parts[2]) if len(parts) == 3 else 9
+        if len(parts) > 3 or count < 2 or not abs(high - low) < float("inf"):
+            raise ValueError
+    except (ValueError, IndexError) as error:
+        raise OptionError(f"--sweep {text}: give two factors and perhaps how many (at least 2), such as -4:4 or -4:4:17") from error
+    return [low + (high - low) * step / (count - 1) for step in range(count)]

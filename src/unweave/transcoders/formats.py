@@ -1,0 +1,295 @@
+"""Dictionaries on disk: reading every format, writing the peer's and our compact one. Foreign names end here."""
+
+import hashlib
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..base.catalogue import PAIRS, SHIPPED
+from ..base.files import cache_folder, write_atomically
+from ..base.hub import Reference, download, local_folder
+from ..errors import FileError, TranscoderError
+from ..models.recording import ReadPoint, WritePoint
+from .layers import LAYER_FILES, Points, gemma_scope_2_cross_layer, layer_number, points_of, read_layer
+from .stored import SCALE, TensorFile, numbered
+from .transcoders import JumpReLU, Kind, Matrix, ReLU, TopK, TranscoderLayer, Transcoders, check_layers
+
+READ_HOOKS: dict[str, ReadPoint] = {
+    "hook_resid_mid": "mid",
+    "mlp.hook_in": "mlp_in",
+    "hook_mlp_in": "mlp_in",
+    "ln2.hook_normalized": "mlp_in_normalized",
+}
+"""The field's names of where a dictionary reads."""
+WRITE_HOOKS: dict[str, WritePoint] = {"mlp.hook_out": "mlp_out", "hook_mlp_out": "residual"}
+"""The field's names of where a dictionary writes."""
+GEMMA_3_CHAT = (2, 105, 2364, 107)
+"""`<bos><start_of_turn>user` and a line break: circuit-tracer takes no features there from dictionaries for Gemma 3's instruct models."""
+KINDS: dict[str, Kind] = {"transcoder_set": "per-layer", "cross_layer_transcoder": "cross-layer"}
+
+
+def read_transcoders(name: str) -> Transcoders:
+    """Read a dictionary from a local folder or the hub.
+
+    Formats: `docs/dictionaries.md`. Tensors stay memory-mapped where the format allows.
+
+    Args:
+        name: a folder, absolute or relative, `org/repo[/folder][@revision]`, or a short name; `*` in place of the layer
+            chooses among the layers' folders.
+
+    Raises:
+        TranscoderError: not found, no or a malformed config, missing or damaged files, tensors that do not fit.
+    """
+    if str(name) in PAIRS and str(name) not in SHIPPED and not Path(name).exists():
+        name = PAIRS[str(name)].dictionary
+    given, _, pattern = _split(str(name)) if "*" in str(name) else (str(name), "", "")
+    folder = SHIPPED.get(given) or local_folder(given)
+    if folder is None:
+        reference = Reference.parse(given)
+        wanted = ["*.safetensors", "*.npz", "*cfg.json", "*config.json"]
+        folder = download(reference, [f"{pattern}/{part}" for part in wanted] if pattern else ["config.yaml", *wanted])
+    config: dict[str, Any] = {}
+    if pattern or not (folder / "config.yaml").is_file():
+        kind, points, files, layers = _foreign(folder, pattern)
+    else:
+        config = _config(folder)
+        kind = KINDS[_word(config, "model_kind", KINDS, folder)]
+        read, write = (
+            READ_HOOKS[_word(config, "feature_input_hook", READ_HOOKS, folder)],
+            WRITE_HOOKS[_word(config, "feature_output_hook", WRITE_HOOKS, folder)],
+        )
+        points = Points(read, write, str(config.get("model_name", "")))
+        files, layers = _cross_layer(folder, config) if kind == "cross-layer" else _per_layer(folder, config)
+    check_layers(str(name), kind, layers)
+    return Transcoders(kind, layers, points.read, points.write, str(name), points.model, _sha256(files), _ignored(config, points.model, folder))
+
+
+def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...]:
+    """The opening of a chat that a dictionary was not trained on."""
+    prefix = config.get("ignored_prefix")
+    if prefix is None:
+        return GEMMA_3_CHAT if re.search(r"gemma-3-\w+-it$", model) else ()
+    if not isinstance(prefix, list) or not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in prefix):
+        raise TranscoderError(f"{folder / 'config.yaml'}: ignored_prefix is {prefix!r}; it must be a list of token ids")
+    return tuple(prefix)
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """A name with `*`: the folder that is fixed (with the revision), and the pattern of the layers' folders below it."""
+    place, at, revision = name.partition("@")
+    parts = place.split("/")
+    first = next(number for number, part in enumerate(parts) if "*" in part)
+    return "/".join(parts[:first]) + at + revision, "/", "/".join(parts[first:])
+
+
+def _foreign(folder: Path, pattern: str) -> tuple[Kind, Points, list[Path], tuple[TranscoderLayer, ...]]:
+    """A folder without `config.yaml`: Gemma Scope 2's cross-layer files, or one folder a layer as others publish them."""
+    if not pattern and (folder / "params_layer_0.safetensors").is_file():
+        files = numbered(folder, "params_layer_")
+        points = points_of(files[0]) if (folder / "config.json").is_file() else Points("mlp_in", "residual")
+        return "cross-layer", points, files, tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files))
+    found: dict[int, Path] = {}
+    places = [folder] if not pattern else sorted(path for path in folder.glob(pattern) if path.is_dir())
+    for path in sorted({path for place in places for name in LAYER_FILES for path in place.rglob(name)}):
+        number = layer_number(path, folder)
+        if number is None:
+            raise TranscoderError(f"{path.parent} does not say in its name which layer it is for; name it like 'layer_7' or 'layers.7.mlp'")
+        if number in found:
+            raise TranscoderError(
+                f"{folder} has several dictionaries for layer {number}: {found[number].parent.relative_to(folder)} and {path.parent.relative_to(folder)}; "
+                "choose with * in place of the layer, such as FOLDER/layer_*_width_16k_l0_small"
+            )
+        found[number] = path
+    if not found:
+        what = f" below it that fits {pattern!r}" if pattern else ""
+        raise TranscoderError(f"{folder} has no config.yaml and no layers' files ({', '.join(LAYER_FILES)}){what}; is it a dictionary folder?")
+    missing = next((number for number in range(len(found)) if number not in found), None)
+    if missing is not None:
+        raise TranscoderError(f"{folder} has dictionaries for {len(found)} layers, up to layer {max(found)}, but none for layer {missing}")
+    files = [found[number] for number in sorted(found)]
+    points = {points_of(path) for path in files}
+    if len(points) > 1:
+        raise TranscoderError(f"{folder}: layers disagree on where they read and write, or on the model: {' and '.join(map(str, sorted(points)[:2]))}")
+    return "per-layer", points.pop(), files, tuple(read_layer(path, {}) for path in files)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise TranscoderError(f"{folder} has no config.yaml; a dictionary folder holds config.yaml and its layers' files")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise TranscoderError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise TranscoderError(f"{path} is not a list of keys and values")
+    return config
+
+
+def _word(config: dict[str, Any], key: str, known: dict[str, Any], folder: Path) -> str:
+    value = config.get(key)
+    if not isinstance(value, str) or value not in known:
+        raise TranscoderError(f"{folder / 'config.yaml'}: {key} is {value!r}; it must be one of {', '.join(known)}")
+    return value
+
+
+def _per_layer(folder: Path, config: dict[str, Any]) -> tuple[list[Path], tuple[TranscoderLayer, ...]]:
+    files = _listed_files(folder, config) if config.get("transcoders") is not None else numbered(folder, "layer_")
+    return files, tuple(read_layer(file, config) for file in files)
+
+
+def _listed_files(folder: Path, config: dict[str, Any]) -> list[Path]:
+    listed = config["transcoders"]
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise TranscoderError(f"{folder / 'config.yaml'}: transcoders must be a list of files")
+    twice = next((item for number, item in enumerate(listed) if item in listed[:number]), None)
+    if twice is not None:
+        raise TranscoderError(f"{folder / 'config.yaml'} lists {twice} for two layers; each layer needs a file of its own")
+    return [_listed_file(folder, item) for item in listed]
+
+
+def _listed_file(folder: Path, item: str) -> Path:
+    if item.startswith("hf://"):
+        reference = Reference.parse(item)
+        parent, _, name = reference.path.rpartition("/")
+        return download(Reference(reference.repository, parent, reference.revision), [name]) / name
+    path = Path(item).expanduser()
+    path = path if path.is_absolute() else folder / path
+    if not path.is_file():
+        raise TranscoderError(f"{folder / 'config.yaml'} lists {item}, but there is no such file")
+    return path
+
+
+def _cross_layer(folder: Path, config: dict[str, Any]) -> tuple[list[Path], tuple[TranscoderLayer, ...]]:
+    if config.get("transcoders") is not None:  # Gemma Scope 2's files, one a layer
+        files = _listed_files(folder, config)
+        return files, tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files))
+    encoders, decoders = numbered(folder, "W_enc_"), numbered(folder, "W_dec_")
+    if len(encoders) != len(decoders):
+        raise TranscoderError(f"{folder} has {len(encoders)} encoder files but {len(decoders)} decoder files")
+    layers = []
+    for number, (enc, dec) in enumerate(zip(encoders, decoders, strict=True)):
+        file, decoder = TensorFile(enc), TensorFile(dec)
+        threshold = file.take(f"threshold_{number}", 1) if f"threshold_{number}" in file else None
+        layers.append(
+            TranscoderLayer(
+                file.matrix(f"W_enc_{number}"), file.take(f"b_enc_{number}", 1), decoder.matrix(f"W_dec_{number}", 3),
+                file.take(f"b_dec_{number}", 1), ReLU() if threshold is None else JumpReLU(threshold),
+                file.matrix(f"W_skip_{number}") if f"W_skip_{number}" in file else None,
+            )
+        )  # fmt: skip
+    return [*encoders, *decoders], tuple(layers)
+
+
+def _sha256(files: list[Path]) -> str:
+    """One hash of all files' bytes, in order; remembered per file by path, size and time of change."""
+    memory_file = cache_folder() / "sha256.json"
+    try:
+        memory = dict(json.loads(memory_file.read_text()))
+    except (OSError, ValueError, TypeError):
+        memory = {}
+    whole, fresh = hashlib.sha256(), {}
+    for path in files:
+        stat = path.stat()
+        key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+        if key not in memory:
+            with path.open("rb") as file:
+                memory[key] = fresh[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(memory[key].encode())
+    if fresh:
+        _remember(memory_file, memory)
+    return whole.hexdigest()
+
+
+def _remember(path: Path, memory: dict[str, str]) -> None:
+    """Keep hashes for next time; a cache that cannot be written costs only time."""
+    with suppress(FileError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda name: Path(name).write_text(json.dumps(memory)))
+
+
+def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: bool = False, rows: list[Tensor] | None = None) -> Path:
+    """Write a dictionary as a folder that `read_transcoders` reads; the plain form is the peer's, byte for byte.
+
+    Args:
+        compact: weights as int8 with one float32 scale a row (a quarter of the size of float32).
+        rows: by layer, the features whose rows are stored, ascending; the rows of others, which must never fire, are
+            left out and read back as zero. Only for compact per-layer sets.
+
+    Raises:
+        FileError: the folder cannot be written.
+        TranscoderError: a cross-layer set with skip matrices or a set of mixed kinds, which no format holds.
+    """
+    if transcoders.gated:
+        raise TranscoderError("neurons are part of the model and are not written; give a dictionary")
+    folder = Path(folder).expanduser()
+    first = transcoders.layers[0].activation
+    config: dict[str, Any] = {
+        "model_name": transcoders.model_name,
+        "model_kind": _key_of(KINDS, transcoders.kind),
+        "feature_input_hook": _key_of(READ_HOOKS, transcoders.read),
+        "feature_output_hook": _key_of(WRITE_HOOKS, transcoders.write),
+    }
+    if isinstance(first, TopK):
+        config |= {"activation": "topk", "k": first.k} | ({"rectified": True} if first.rectified else {})
+    if transcoders.ignored_prefix:
+        config["ignored_prefix"] = list(transcoders.ignored_prefix)
+    if rows is not None and not (compact and transcoders.kind == "per-layer"):
+        raise TranscoderError(f"{transcoders.name}: rows can be left out of compact per-layer sets only")
+    if any(type(layer.activation) is not type(first) for layer in transcoders.layers) or (
+        transcoders.kind == "cross-layer" and transcoders.has_skip and not compact
+    ):
+        raise TranscoderError(
+            f"{transcoders.name}: layers of different activations fit no format, and a cross-layer set with skip matrices only the compact one (--compact)"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write {folder}: {error}") from error
+    for number, layer in enumerate(transcoders.layers):
+        for name, tensors in _layer_files(transcoders.kind, number, layer, compact, None if rows is None else rows[number]):
+            write_atomically(folder / name, lambda path, tensors=tensors: save_file(tensors, path))
+    text = yaml.safe_dump(config, sort_keys=False)
+    return write_atomically(folder / "config.yaml", lambda path: Path(path).write_text(text)).parent
+
+
+def _key_of(table: dict[str, Any], value: Any) -> str:
+    return next(key for key, known in table.items() if known == value)
+
+
+def _layer_files(kind: Kind, number: int, layer: TranscoderLayer, compact: bool, rows: Tensor | None) -> list[tuple[str, dict[str, Tensor]]]:
+    def weights(name: str, matrix: Matrix, keep: Tensor | None = None) -> dict[str, Tensor]:
+        if not compact:
+            plain = matrix.stored if matrix.scale is None and matrix.rows is None else matrix.dense(torch.float32)
+            return {name: plain.contiguous()}
+        values = matrix.dense(torch.float32) if keep is None else matrix.select(keep, torch.float32)
+        scale = (values.abs().amax(-1) / 127).clamp_min(1e-12)
+        return {name: (values / scale[..., None]).round().to(torch.int8).contiguous(), name + SCALE: scale.contiguous()}
+
+    threshold = layer.activation.threshold if isinstance(layer.activation, JumpReLU) else None
+    if kind == "cross-layer":
+        encoder = weights(f"W_enc_{number}", layer.encoder) | {f"b_enc_{number}": layer.encoder_bias, f"b_dec_{number}": layer.decoder_bias}
+        if threshold is not None:
+            encoder[f"threshold_{number}"] = threshold
+        if layer.skip is not None:
+            encoder |= weights(f"W_skip_{number}", layer.skip)
+        return [(f"W_enc_{number}.safetensors", encoder), (f"W_dec_{number}.safetensors", weights(f"W_dec_{number}", layer.decoder))]
+    bias = layer.encoder_bias
+    tensors = weights("W_enc", layer.encoder, rows) | weights("W_dec", layer.decoder, rows)
+    if rows is not None:
+        tensors["rows"] = rows.to(torch.int32)
+        bias = torch.zeros_like(bias).index_copy_(0, rows, bias[rows])  # with no encoder row, a bias alone could fire
+    tensors |= {"b_enc": bias.contiguous(), "b_dec": layer.decoder_bias.contiguous()}
+    if threshold is not None:
+        one = compact and bool((threshold == threshold[0]).all())
+        tensors["activation_function.threshold"] = threshold[:1].clone() if one else threshold.contiguous()
+    if layer.skip is not None:
+        tensors |= weights("W_skip", layer.skip)
+    return [(f"layer_{number}.safetensors", tensors)]
