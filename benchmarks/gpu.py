@@ -1,11 +1,14 @@
-"""Speed and memory of full graphs on an accelerator, by model shape, against the matmul floor; with a peer beside if it is there.
+"""Speed and memory of full graphs on an accelerator, by model shape, against the matmul floor; with a peer beside if
+it is there.
 
-    python benchmarks/gpu.py [--device cuda] [--shapes smollm2 llama-3.2-1b gemma-2-2b] [--lengths 15 60] [--dtype float32]
+    python benchmarks/gpu.py [--device cuda] [--shapes smollm2 llama-3.2-1b gemma-2-2b] [--lengths 15 60] [--dtype
+    float32]
                              [--features N] [--precision exact fast] [--peer FOLDER [--peer-python PYTHON]] [--profile]
 
-`smollm2` is the real model with its dictionary. The others are random weights of the published shape with a random dictionary of
-the published width, at about 50 active features a position and layer, which sets the size of a graph; values mean nothing. `tiny`
-is for trying the script where there is no accelerator. Floor: as in `speed.py`, at the rate of large products on the device.
+`smollm2` is the real model with its dictionary. The others are random weights of the published shape with a random
+dictionary of the published width, at about 50 active features a position and layer, which sets the size of a graph;
+values mean nothing. `tiny` is for trying the script where there is no accelerator. Floor: as in `speed.py`, at the
+rate of large products on the device.
 `--profile` prints the operations that took longest. `--peer` as in `speed.py`.
 """
 
@@ -52,22 +55,33 @@ SHAPES = {
 
 
 def random_pair(shape: Shape, dtype: str, folder: Path) -> tuple[str, str]:
-    """A model and a dictionary of random weights, as folders; what a dictionary takes on disk is its published size in bfloat16."""
+    """A model and a dictionary of random weights, as folders; what a dictionary takes on disk is its published size
+    in bfloat16."""
     import transformers
 
     common = {
-        "vocab_size": shape.vocab, "hidden_size": shape.d, "intermediate_size": shape.hidden, "num_hidden_layers": shape.layers,
+        "vocab_size": shape.vocab, "hidden_size": shape.d, "intermediate_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head,
         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
     }  # fmt: skip
-    config = transformers.Gemma2Config(**common) if shape.family == "gemma2" else transformers.LlamaConfig(**common, tie_word_embeddings=True)
+    config = (
+        transformers.Gemma2Config(**common)
+        if shape.family == "gemma2"
+        else transformers.LlamaConfig(**common, tie_word_embeddings=True)
+    )
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder / "model")
     (folder / "dictionary").mkdir()
     hooks = "feature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n"
-    (folder / "dictionary" / "config.yaml").write_text(f"model_name: random\nmodel_kind: transcoder_set\n{hooks}activation: topk\nk: {ON}\nrectified: true\n")
+    (folder / "dictionary" / "config.yaml").write_text(
+        f"model_name: random\nmodel_kind: transcoder_set\n{hooks}activation: topk\nk: {ON}\nrectified: true\n"
+    )
     for layer in range(shape.layers):
-        weights = {"W_enc": torch.randn(shape.features, shape.d).bfloat16(), "W_dec": (0.02 * torch.randn(shape.features, shape.d)).bfloat16()}
+        weights = {
+            "W_enc": torch.randn(shape.features, shape.d).bfloat16(),
+            "W_dec": (0.02 * torch.randn(shape.features, shape.d)).bfloat16(),
+        }
         biases = {"b_enc": torch.zeros(shape.features).bfloat16(), "b_dec": torch.zeros(shape.d).bfloat16()}
         save_file(weights | biases, folder / "dictionary" / f"layer_{layer}.safetensors")
     return str(folder / "model"), str(folder / "dictionary")
@@ -83,7 +97,11 @@ def finish(device: str) -> None:
 
 def matmul_rate(device: str, d: int) -> float:
     """FLOP/s of products [d x d] @ [d x 32768] on the device, the best of several."""
-    a, b, best = torch.randn(d, d, device=device), torch.randn(d, 32768 if device != "cpu" else 4096, device=device), float("inf")
+    a, b, best = (
+        torch.randn(d, d, device=device),
+        torch.randn(d, 32768 if device != "cpu" else 4096, device=device),
+        float("inf"),
+    )
     for _ in range(10):
         finish(device)
         begin = time.perf_counter()
@@ -109,9 +127,11 @@ def measure(model: unweave.ReplacementModel, ids: list[int], options: argparse.N
     seconds = time.perf_counter() - begin - prompt
     flop, rate = graph_floor(Dense.of(local), graph), matmul_rate(device, local.errors.shape[-1])
     return {
-        "tokens": len(ids), "precision": graph.provenance.precision, "features": graph.nodes.features.stop, "edges": graph.n_edges, "prompt": prompt,
+        "tokens": len(ids), "precision": graph.provenance.precision, "features": graph.nodes.features.stop,
+        "edges": graph.n_edges, "prompt": prompt,
         "seconds": seconds, "floor": flop / rate, "ratio": seconds / (flop / rate), "tflops": rate / 1e12,
-        "device GB": torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else None, "host GB": peak() / 1e9,
+        "device GB": torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else None,
+        "host GB": peak() / 1e9,
         "residual": graph.provenance.residual,
     }  # fmt: skip
 
@@ -133,13 +153,17 @@ def profiled(model: unweave.ReplacementModel, ids: list[int], options: argparse.
     on_device = options.device.startswith("cuda")
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]) as seen:
         unweave.attribute(model, ids, max_features=options.features)
-    return seen.key_averages().table(sort_by="self_cuda_time_total" if on_device else "self_cpu_time_total", row_limit=15)
+    return seen.key_averages().table(
+        sort_by="self_cuda_time_total" if on_device else "self_cpu_time_total", row_limit=15
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--shapes", nargs="+", default=["smollm2", "llama-3.2-1b", "gemma-2-2b"], choices=["smollm2", *SHAPES])
+    parser.add_argument(
+        "--shapes", nargs="+", default=["smollm2", "llama-3.2-1b", "gemma-2-2b"], choices=["smollm2", *SHAPES]
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=[15, 60])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--features", type=int)
@@ -151,11 +175,16 @@ def main() -> None:
     found = []
     for name in options.shapes:
         with tempfile.TemporaryDirectory() as place:
-            pair = ("smollm2", "smollm2") if name == "smollm2" else random_pair(SHAPES[name], options.dtype, Path(place))
+            pair = (
+                ("smollm2", "smollm2") if name == "smollm2" else random_pair(SHAPES[name], options.dtype, Path(place))
+            )
             model = unweave.load(*pair, dtype=options.dtype, device=options.device)
             vocab = model.language_model.unembedding.shape[0]
             for length in options.lengths:
-                ids = [0, *torch.randint(1, vocab, (length - 1,), generator=torch.Generator().manual_seed(length)).tolist()]
+                ids = [
+                    0,
+                    *torch.randint(1, vocab, (length - 1,), generator=torch.Generator().manual_seed(length)).tolist(),
+                ]
                 for precision in options.precision:
                     found.append({"shape": name, **measure(model, ids, options, precision)})
                     if options.peer and name != "smollm2":
@@ -167,7 +196,9 @@ def main() -> None:
     columns = [key for key in found[-1] if any(one.get(key) is not None for one in found)]
     table = Table(*columns)
     for one in found:
-        table.add_row(*(f"{one[key]:,.3g}" if isinstance(one.get(key), float) else str(one.get(key, "")) for key in columns))
+        table.add_row(
+            *(f"{one[key]:,.3g}" if isinstance(one.get(key), float) else str(one.get(key, "")) for key in columns)
+        )
     Console(stderr=True).print(table)
 
 

@@ -1,11 +1,15 @@
-"""Cost of graphs of long prompts on SmolLM2: time against the matmul floor, memory and disk, by prompt length; with a figure.
+"""Cost of graphs of long prompts on SmolLM2: time against the matmul floor, memory and disk, by prompt length; with
+a figure.
 
-    python benchmarks/long.py [--lengths 125 250 500 1000 2000] [--features 256] [--max-memory 4GB] [--figure docs/images/long-prompts.svg]
-    python benchmarks/long.py --lengths 1000 --features 5000 --partial long.partial     # goes on where it was stopped
+    python benchmarks/long.py [--lengths 125 250 500 1000 2000] [--features 256] [--max-memory 4GB] [--figure
+    docs/images/long-prompts.svg] python benchmarks/long.py --lengths 1000 --features 5000 --partial long.partial
+    # goes on where it was stopped
 
-Floor: the W_O, W_V and skip transposes alone, at the layers and positions that the computed rows need, at the rate that large
-products reach in this run. Both are CPU time, which other programs on the machine hardly change; a row's time is everything
-after the model's own pass: reading decoders, rows, ranking, folding, files. Memory is the peak of the whole process.
+Floor: the W_O, W_V and skip transposes alone, at the layers and positions that the computed rows need, at the rate
+    that large
+products reach in this run. Both are CPU time, which other programs on the machine hardly change; a row's time is
+everything after the model's own pass: reading decoders, rows, ranking, folding, files. Memory is the peak of the
+whole process.
 """
 
 import argparse
@@ -33,7 +37,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def prompt_ids(model: unweave.ReplacementModel, length: int) -> list[int]:
     """The first tokens of this package's own documentation."""
-    text = "\n\n".join((DOCS / name).read_text() for name in ("index.md", "exactness.md", "validation.md", "interventions.md"))
+    text = "\n\n".join(
+        (DOCS / name).read_text() for name in ("index.md", "exactness.md", "validation.md", "interventions.md")
+    )
     return model.language_model.tokenize(text[: 8 * length])[:length].tolist()  # all of it is more than the model takes
 
 
@@ -59,7 +65,12 @@ class Dense(NamedTuple):
     @staticmethod
     def of(local: LocalReplacement) -> "Dense":
         one = local.frozen.layers[0]
-        return Dense(local.n_layers, one.attention.output.numel(), one.attention.value.numel(), 0 if one.skip is None else one.skip.numel())
+        return Dense(
+            local.n_layers,
+            one.attention.output.numel(),
+            one.attention.value.numel(),
+            0 if one.skip is None else one.skip.numel(),
+        )
 
 
 def graph_floor(dense: Dense, graph: Graph) -> float:
@@ -94,16 +105,23 @@ def measure(length: int, features: int, partial: str | None, limit: str | None) 
         nonlocal shown
         if time.perf_counter() - shown > 60:
             shown = time.perf_counter()
-            print(f"{100 * share:.1f}% after {shown - wall:.0f} s, {time.process_time() - begin:.0f} s of CPU", file=sys.stderr, flush=True)
+            print(
+                f"{100 * share:.1f}% after {shown - wall:.0f} s, {time.process_time() - begin:.0f} s of CPU",
+                file=sys.stderr,
+                flush=True,
+            )
 
     graph = unweave.attribute(model, ids, max_features=features, max_memory=limit, partial=partial, progress=progress)
     used, wall = time.process_time() - begin - clock["prompt"], time.perf_counter() - wall
     rate, flop = (rate + matmul_rate()) / 2, graph_floor(seen["dense"], graph)
     rows = graph.nodes.features.stop + graph.nodes.logits.stop - graph.nodes.logits.start
     return {
-        "tokens": length, "active": graph.provenance.active_features, "rows": rows, "prompt": clock["prompt"], "seconds": used, "per row": used / rows,
-        "floor": flop / rate / rows, "ratio": used / (flop / rate), "wall": wall, "gflops": rate / 1e9, "memory": budget.peak() / 1e9,
-        "predicted": seen["plan"].memory / 1e9, "disk": seen["plan"].disk / 1e9, "edges": graph.n_edges, "residual": graph.provenance.residual,
+        "tokens": length, "active": graph.provenance.active_features, "rows": rows, "prompt": clock["prompt"],
+        "seconds": used, "per row": used / rows,
+        "floor": flop / rate / rows, "ratio": used / (flop / rate), "wall": wall, "gflops": rate / 1e9,
+        "memory": budget.peak() / 1e9,
+        "predicted": seen["plan"].memory / 1e9, "disk": seen["plan"].disk / 1e9, "edges": graph.n_edges,
+        "residual": graph.provenance.residual,
     }  # fmt: skip
 
 
@@ -151,7 +169,21 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(found[-1]), file=sys.stderr)
-    columns = ["tokens", "active", "rows", "prompt", "seconds", "per row", "floor", "ratio", "wall", "memory", "disk", "edges", "residual"]
+    columns = [
+        "tokens",
+        "active",
+        "rows",
+        "prompt",
+        "seconds",
+        "per row",
+        "floor",
+        "ratio",
+        "wall",
+        "memory",
+        "disk",
+        "edges",
+        "residual",
+    ]
     table = Table(*columns)
     for one in found:
         table.add_row(*(f"{one[name]:,.3g}" if isinstance(one[name], float) else f"{one[name]:,}" for name in columns))

@@ -2,8 +2,8 @@
 
     python benchmarks/page.py [--nodes 20000] [--edges 10000000] [--shown 200000]
 
-The server runs in its own process on a random graph, as `unweave serve` would. `first` opens the file (`CPU`: the server's CPU
-seconds for it, which a busy machine does not change); `again` is a second tab;
+The server runs in its own process on a random graph, as `unweave serve` would. `first` opens the file (`CPU`: the
+server's CPU seconds for it, which a busy machine does not change); `again` is a second tab;
 `same` is a reload of an unchanged graph (304). Edges of a node are asked for one by one, 50 nodes at random.
 """
 
@@ -68,10 +68,15 @@ def measure(folder: str, nodes: int, shown: int) -> dict[str, float]:
     first, status, body, tag = ask(port, f"/api/graphs/g?edges={shown}")
     after = used(here)
     assert status == 200
-    again, same = ask(port, f"/api/graphs/g?edges={shown}")[0], ask(port, f"/api/graphs/g?edges={shown}", **{"If-None-Match": tag})
+    again, same = (
+        ask(port, f"/api/graphs/g?edges={shown}")[0],
+        ask(port, f"/api/graphs/g?edges={shown}", **{"If-None-Match": tag}),
+    )
     assert same[1] == 304
     rows = range(nodes - 1, 0, -max(1, nodes // 50))
-    edges = {way: [ask(port, f"/api/graphs/g/edges?node={row}&direction={way}")[0] for row in rows] for way in ("in", "out")}
+    edges = {
+        way: [ask(port, f"/api/graphs/g/edges?node={row}&direction={way}")[0] for row in rows] for way in ("in", "out")
+    }
     memory = used(here)[1]
     here.send("enough")
     process.join()
@@ -79,7 +84,8 @@ def measure(folder: str, nodes: int, shown: int) -> dict[str, float]:
     return {
         "list_s": listed, "first_s": first, "first_cpu_s": after[0] - before[0], "again_s": again, "same_s": same[0],
         "in_ms": 1e3 * statistics.median(edges["in"]),
-        "out_ms": 1e3 * statistics.median(edges["out"]), "worst_ms": 1e3 * max(edges["in"] + edges["out"]), "sent_mb": len(body) / 1e6,
+        "out_ms": 1e3 * statistics.median(edges["out"]), "worst_ms": 1e3 * max(edges["in"] + edges["out"]),
+        "sent_mb": len(body) / 1e6,
         "plain_mb": len(plain) / 1e6, "shown": json.loads(plain)["shown_edges"], "memory_mb": memory / 1e3,
     }  # fmt: skip
 
@@ -95,7 +101,21 @@ def main() -> None:
     words = parser.parse_args()
     sizes = [(words.nodes, words.edges or 500 * words.nodes)] if words.nodes else SIZES
     table, found = (
-        Table("nodes", "edges", "list s", "first s", "CPU s", "again s", "304 s", "in ms", "out ms", "worst ms", "sent MB", "plain MB", "server MB"),
+        Table(
+            "nodes",
+            "edges",
+            "list s",
+            "first s",
+            "CPU s",
+            "again s",
+            "304 s",
+            "in ms",
+            "out ms",
+            "worst ms",
+            "sent MB",
+            "plain MB",
+            "server MB",
+        ),
         [],
     )
     for nodes, edges in sizes:
@@ -105,7 +125,20 @@ def main() -> None:
             facts = {"nodes": nodes, "edges": graph.n_edges, **measure(folder, nodes, words.shown)}
         found.append(facts)
         numbers = [
-            facts[key] for key in ("list_s", "first_s", "first_cpu_s", "again_s", "same_s", "in_ms", "out_ms", "worst_ms", "sent_mb", "plain_mb", "memory_mb")
+            facts[key]
+            for key in (
+                "list_s",
+                "first_s",
+                "first_cpu_s",
+                "again_s",
+                "same_s",
+                "in_ms",
+                "out_ms",
+                "worst_ms",
+                "sent_mb",
+                "plain_mb",
+                "memory_mb",
+            )
         ]
         table.add_row(f"{nodes:,}", f"{facts['edges']:,}", *(f"{number:.3g}" for number in numbers))
     Console(width=140).print(table)

@@ -38,20 +38,23 @@ FIRST_PAINT = """async address => {
   location.hash = address;
   const painted = () => {
     const canvas = document.querySelector('.link-canvas canvas');
-    return canvas && canvas.width > 300 && canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(part => part && part < 250);
+    return canvas && canvas.width > 300 && canvas.getContext('2d').getImageData(
+      0, 0, canvas.width, canvas.height).data.some(part => part && part < 250);
   };
   while (!painted()) await new Promise(requestAnimationFrame);
   return performance.now() - arrived;
 }"""
 
-# Events are sent in the page, so that what is measured is its own work: handler, rendering and the next frame's drawing.
+# Events are sent in the page, so that what is measured is its own work: handler, rendering and the next frame's
+# drawing.
 HOVER = """async () => {
   const canvas = document.querySelector('.link-canvas'), box = canvas.getBoundingClientRect(), times = [];
   for (let step = 0; step < 60; step++) {
     const [x, y] = [box.left + 60 + (step * 97) % (box.width - 100), box.top + 80 + (step * 53) % (box.height - 180)];
     const start = performance.now();
     canvas.dispatchEvent(new MouseEvent('mousemove', {clientX: x, clientY: y, bubbles: true}));
-    await new Promise(resolve => { const channel = new MessageChannel(); channel.port1.onmessage = resolve; channel.port2.postMessage(0); });
+    await new Promise(resolve => {
+      const channel = new MessageChannel(); channel.port1.onmessage = resolve; channel.port2.postMessage(0); });
     times.push(performance.now() - start);
     await new Promise(requestAnimationFrame);
   }
@@ -59,7 +62,8 @@ HOVER = """async () => {
 }"""
 
 SLIDE = """async name => {
-  const field = [...document.querySelectorAll('.slider')].find(label => label.textContent.includes(name)).querySelector('input'), times = [];
+  const field = [...document.querySelectorAll('.slider')].find(
+    label => label.textContent.includes(name)).querySelector('input'), times = [];
   for (let step = 0; step < 30; step++) {
     field.value = 98 - 2 * step;
     const start = performance.now();
@@ -72,12 +76,23 @@ SLIDE = """async name => {
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    return {"least": round(min(times), 1), "median": round(statistics.median(times), 1), "p90": round(sorted(times)[int(0.9 * len(times))], 1)}
+    return {
+        "least": round(min(times), 1),
+        "median": round(statistics.median(times), 1),
+        "p90": round(sorted(times)[int(0.9 * len(times))], 1),
+    }
 
 
 def busy(session: CDPSession) -> float:
     """Milliseconds of CPU time of the page's main thread so far; other processes on the machine do not count."""
-    return next(metric["value"] for metric in session.send("Performance.getMetrics")["metrics"] if metric["name"] == "TaskDuration") * 1000
+    return (
+        next(
+            metric["value"]
+            for metric in session.send("Performance.getMetrics")["metrics"]
+            if metric["name"] == "TaskDuration"
+        )
+        * 1000
+    )
 
 
 def memory(page: Page, session: CDPSession) -> dict[str, float]:
@@ -143,7 +158,18 @@ def main() -> None:
             facts["load"] = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else None
             browser.close()
     bundle = sum((STATIC / name).stat().st_size for name in ("app.js", "app.css"))
-    print(json.dumps({"nodes": wanted.nodes, "edges": wanted.edges, "bundle_kb": bundle // 1000, "date": time.strftime("%Y-%m-%d"), **facts}, indent=1))
+    print(
+        json.dumps(
+            {
+                "nodes": wanted.nodes,
+                "edges": wanted.edges,
+                "bundle_kb": bundle // 1000,
+                "date": time.strftime("%Y-%m-%d"),
+                **facts,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

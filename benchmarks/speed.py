@@ -1,4 +1,5 @@
-"""Speed of full attribution graphs on SmolLM2 against the matmul floor, by prompt length; with a peer beside if it is there.
+"""Speed of full attribution graphs on SmolLM2 against the matmul floor, by prompt length; with a peer beside if it
+is there.
 
     python benchmarks/speed.py [--lengths 6 15 30 60] [--precision exact fast] [--peer FOLDER [--peer-python PYTHON]]
 
@@ -26,8 +27,10 @@ from unweave.models.smollm2 import default_model_folder
 from unweave.transcoders.replacement import LocalReplacement
 
 TEXT = (
-    "When the old lighthouse keeper finally retired, the whole village gathered to watch the lamp being lit one last time "
-    "before the new machines took over, and nobody said a word until the beam had swept across the bay and come back again "
+    "When the old lighthouse keeper finally retired, the whole village gathered to watch the lamp being lit one last "
+    "time "
+    "before the new machines took over, and nobody said a word until the beam had swept across the bay and come back "
+    "again "
     "to the rocks where the children used to play in summer"
 )
 
@@ -78,8 +81,10 @@ def measure(length: int, precision: str) -> dict:
     rate = matmul_rate()
     flop = floor_flop(model.localize(ids), n_logits)
     return {
-        "tokens": length, "precision": graph.provenance.precision, "seconds": min(seconds), "floor": flop / rate, "ratio": min(seconds) / (flop / rate),
-        "tflop": flop / 1e12, "gflops": rate / 1e9, "megabytes": peak / 1e6, "features": graph.nodes.features.stop, "edges": graph.n_edges,
+        "tokens": length, "precision": graph.provenance.precision, "seconds": min(seconds), "floor": flop / rate,
+        "ratio": min(seconds) / (flop / rate),
+        "tflop": flop / 1e12, "gflops": rate / 1e9, "megabytes": peak / 1e6, "features": graph.nodes.features.stop,
+        "edges": graph.n_edges,
         "residual": float(graph.residual().max()), "ids": ids,
     }  # fmt: skip
 
@@ -90,7 +95,8 @@ def peer_seconds(folder: Path, python: str, ids: list[int]) -> float:
         unweave.write_transcoders(unweave.load("smollm2").transcoders, plain)
         code = (
             f"import sys; sys.path.insert(0, {str(folder)!r}); from peer_bench import peer_graph; "
-            f"print('seconds', min(peer_graph({str(default_model_folder())!r}, {plain!r}, {ids!r}, batch)[0] for batch in (32, 64)))"
+            f"print('seconds', min(peer_graph({str(default_model_folder())!r}, {plain!r}, {ids!r}, batch)[0] for "
+            f"batch in (32, 64)))"
         )
         done = subprocess.run([python, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     return float(next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("seconds")))
@@ -111,7 +117,9 @@ def main() -> None:
     table = Table(*columns, *(["peer seconds", "peer / ours"] if options.peer else []))
     for precision in options.precision:
         for length in options.lengths:
-            done = subprocess.run([sys.executable, __file__, "--one", str(length), precision], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", str(length), precision], capture_output=True, text=True, check=True
+            )
             found = json.loads(done.stdout.splitlines()[-1])
             cells = [f"{found[name]:,.3g}" if isinstance(found[name], float) else str(found[name]) for name in columns]
             if options.peer:

@@ -2,9 +2,9 @@
 
     python benchmarks/training.py [--width 2048] [--k 64] [--batch 4096] [--steps 4] [--model smollm2]
 
-The floor is one forward pass of the model's blocks, and for every layer the five dense products of a transcoder (encode;
-decode; gradients of decoder, activations and encoder) and the two of a skip matrix, each timed in this run at the real
-sizes. Products with sparse activations can be under it. Nothing is written.
+The floor is one forward pass of the model's blocks, and for every layer the five dense products of a transcoder
+(encode; decode; gradients of decoder, activations and encoder) and the two of a skip matrix, each timed in this run
+at the real sizes. Products with sparse activations can be under it. Nothing is written.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from unweave.models.language_model import load_model
+from unweave.models.loading import load_model
 from unweave.models.recorder import batches, record
 from unweave.training.config import TrainConfig
 from unweave.training.dictionary import start
@@ -43,11 +43,20 @@ def main() -> None:
     model = load_model(options.model, device=options.device)
     model.module.set_attn_implementation("sdpa")
     config = TrainConfig(
-        model=options.model, text=("none",), kind="skip", width=str(options.width), k=str(options.k), k_start=1.0, batch=options.batch, context=options.context
+        model=options.model,
+        text=("none",),
+        kind="skip",
+        width=str(options.width),
+        k=str(options.k),
+        k_start=1.0,
+        batch=options.batch,
+        context=options.context,
     )
     precision, layers, d = precision_of(config, model.device), range(model.n_layers), model.d_model
     generator = torch.Generator().manual_seed(0)
-    blocks = torch.randint(model.unembedding.shape[0], (options.batch // (options.context - 1), options.context), generator=generator)
+    blocks = torch.randint(
+        model.unembedding.shape[0], (options.batch // (options.context - 1), options.context), generator=generator
+    )
 
     def recorded() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         parts = [record(model, part, layers, precision=precision) for part in batches(blocks, 32)]
@@ -67,7 +76,10 @@ def main() -> None:
 
     step()
     whole = seconds(step, options.steps)
-    x, wide, narrow = (torch.randn(*shape, device=model.device, dtype=precision) for shape in ((tokens, d), (tokens, options.width), (options.width, d)))
+    x, wide, narrow = (
+        torch.randn(*shape, device=model.device, dtype=precision)
+        for shape in ((tokens, d), (tokens, options.width), (options.width, d))
+    )
     square = torch.randn(d, d, device=model.device, dtype=precision)
     parts = {
         "encode, gradient of activations": 2 * seconds(lambda: x @ narrow.T),
@@ -77,8 +89,13 @@ def main() -> None:
     }
     forward = seconds(lambda: [record(model, part, range(0), precision=precision) for part in batches(blocks, 32)])
     floor = forward + model.n_layers * sum(parts.values())
-    print(f"{options.model}, {model.n_layers} x {options.width} features with skip, k {options.k}, {tokens} tokens a step, {precision} on {options.device}")
-    shown = {"the model's forward pass": forward} | {f"{model.n_layers} x {name}": model.n_layers * value for name, value in parts.items()}
+    print(
+        f"{options.model}, {model.n_layers} x {options.width} features with skip, k {options.k}, {tokens} tokens a "
+        f"step, {precision} on {options.device}"
+    )
+    shown = {"the model's forward pass": forward} | {
+        f"{model.n_layers} x {name}": model.n_layers * value for name, value in parts.items()
+    }
     for name, value in shown.items():
         print(f"  floor: {name:45s} {value:7.3f} s")
     print(f"  floor in all {floor:.3f} s, {tokens / floor:,.0f} tokens/s")

@@ -2,8 +2,9 @@
 
     python scripts/collect_corpus.py OUT [--packages NAME ...] [--held-out 0.005]
 
-Writes OUT/train/{prose,code}.jsonl and OUT/held-out/{prose,code}.jsonl, one `{"text", "source"}` a line in the order of the text's
-sha256 (any prefix is a fair mixture), and OUT/sources.json. Packages are kept under OUT/debs; OUT/files is where they are unpacked.
+Writes OUT/train/{prose,code}.jsonl and OUT/held-out/{prose,code}.jsonl, one `{"text", "source"}` a line in the order
+of the text's sha256 (any prefix is a fair mixture), and OUT/sources.json. Packages are kept under OUT/debs;
+OUT/files is where they are unpacked.
 """
 
 import argparse
@@ -20,13 +21,30 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from corpus_readers import Paragraphs, code, entries, fortunes, gcide, markup, messages, plain, pod, r_strings, strings, sword, wordnet
+from corpus_readers import (
+    Paragraphs,
+    code,
+    entries,
+    fortunes,
+    gcide,
+    markup,
+    messages,
+    plain,
+    pod,
+    r_strings,
+    strings,
+    sword,
+    wordnet,
+)
 
 LEAST, GROUP, MOST = 200, 1500, 8000
 """Characters of a document: at least, what short neighbours are grouped up to, at most."""
 REPEATED = 5
 """A paragraph found in more than this many files of a package is furniture (navigation, a licence) and left out."""
-ENGLISH = re.compile(r"\b(?:the|of|and|to|a|in|is|that|for|it|with|as|be|or|on|by|not|this|are|an|his|he|you|from|at|which|have|was|i)\b", re.IGNORECASE)
+ENGLISH = re.compile(
+    r"\b(?:the|of|and|to|a|in|is|that|for|it|with|as|be|or|on|by|not|this|are|an|his|he|you|from|at|which|have|was|i)\b",
+    re.IGNORECASE,
+)
 
 
 class Row(NamedTuple):
@@ -126,7 +144,8 @@ ROWS = (
 
 
 def documents(paragraphs: Paragraphs) -> Iterator[str]:
-    """Consecutive paragraphs in pieces of at most `MOST` characters, cut at paragraphs; a longer paragraph is left out."""
+    """Consecutive paragraphs in pieces of at most `MOST` characters, cut at paragraphs; a longer paragraph is left
+    out."""
     piece: list[str] = []
     size = 0
     for paragraph in paragraphs:
@@ -166,7 +185,9 @@ def readable(text: str, kind: str) -> bool:
         return text.isascii() and len(text.split()) > 20
     words = re.findall(r"[^\W\d_]+", text)
     letters = sum(map(len, words))
-    return bool(words) and letters / len("".join(text.split())) > 0.72 and len(ENGLISH.findall(text)) / len(words) > 0.14
+    return (
+        bool(words) and letters / len("".join(text.split())) > 0.72 and len(ENGLISH.findall(text)) / len(words) > 0.14
+    )
 
 
 def texts(row: Row, folder: Path) -> list[str]:
@@ -178,8 +199,11 @@ def texts(row: Row, folder: Path) -> list[str]:
         pieces = grouped(piece for paragraphs in found for piece in documents(paragraphs))
     else:
         pieces = (piece for paragraphs in found for piece in documents(paragraphs))
-    # A cap must not favour the hashes that are held out or come first in the output, so it goes by the digest's other end.
-    kept = sorted({piece.strip("\n") for piece in pieces if readable(piece, row.kind)}, key=lambda text: digest(text)[::-1])
+    # A cap must not favour the hashes that are held out or come first in the output, so it goes by the digest's other
+    # end.
+    kept = sorted(
+        {piece.strip("\n") for piece in pieces if readable(piece, row.kind)}, key=lambda text: digest(text)[::-1]
+    )
     size, out = 0, []
     for text in kept:
         size += len(text)
@@ -205,7 +229,9 @@ def download(packages: list[str], folder: Path) -> None:
         for package in missing:
             run = subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, capture_output=True, text=True)
             if run.returncode:
-                reason = next((line for line in run.stderr.splitlines() if line.startswith("E:")), "apt-get download failed")
+                reason = next(
+                    (line for line in run.stderr.splitlines() if line.startswith("E:")), "apt-get download failed"
+                )
                 print(f"warning: {package} skipped: {reason}", file=sys.stderr)
 
 
@@ -220,7 +246,9 @@ def unpack(deb: Path, folder: Path) -> bool:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if subprocess.run(["dpkg", "-x", str(deb), str(partial)], capture_output=True).returncode:
-        print(f"warning: {folder.name} skipped: {deb.name} cannot be unpacked; delete it and try again", file=sys.stderr)
+        print(
+            f"warning: {folder.name} skipped: {deb.name} cannot be unpacked; delete it and try again", file=sys.stderr
+        )
         return False
     partial.rename(folder)
     return True
@@ -245,24 +273,35 @@ def main() -> None:
         download(packages, out / "debs")
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror}")
-    debs = {package: deb for package in packages if (deb := archive(package, out / "debs")) and unpack(deb, out / "files" / package)}
+    debs = {
+        package: deb
+        for package in packages
+        if (deb := archive(package, out / "debs")) and unpack(deb, out / "files" / package)
+    }
     rows = [row for row in rows if row.package in debs]
     if not rows:
         fail("none of the packages could be had; run `apt-get update` first, or check apt's sources")
     seen: set[bytes] = set()
-    lines: dict[tuple[str, str], list[tuple[bytes, str]]] = {(part, kind): [] for part in ("train", "held-out") for kind in ("prose", "code")}
+    lines: dict[tuple[str, str], list[tuple[bytes, str]]] = {
+        (part, kind): [] for part in ("train", "held-out") for kind in ("prose", "code")
+    }
     table: dict[tuple[str, str], dict[str, str | int]] = {}
     with ProcessPoolExecutor(2) as pool:
         for row, found in zip(rows, pool.map(texts, rows, [out / "files" / row.package for row in rows]), strict=True):
             version = debs[row.package].name.split("_")[1].replace("%3a", ":")
-            entry = table.setdefault((row.package, row.kind), {"package": row.package, "version": version, "kind": row.kind, "documents": 0, "characters": 0})
+            entry = table.setdefault(
+                (row.package, row.kind),
+                {"package": row.package, "version": version, "kind": row.kind, "documents": 0, "characters": 0},
+            )
             for text in found:
                 key = digest(text)
                 if key in seen:
                     continue
                 seen.add(key)
                 part = "held-out" if int.from_bytes(key[:8], "big") / 2**64 < options.held_out else "train"
-                lines[part, row.kind].append((key, json.dumps({"text": text, "source": row.package}, ensure_ascii=False)))
+                lines[part, row.kind].append(
+                    (key, json.dumps({"text": text, "source": row.package}, ensure_ascii=False))
+                )
                 entry["documents"] += 1
                 entry["characters"] += len(text)
     for entry in table.values():
@@ -273,9 +312,15 @@ def main() -> None:
         path.parent.mkdir(exist_ok=True)
         data = "".join(line + "\n" for _, line in sorted(found)).encode()
         write(path, data)
-        sums[f"{part}/{kind}.jsonl"] = {"sha256": hashlib.sha256(data).hexdigest(), "documents": len(found), "bytes": len(data)}
+        sums[f"{part}/{kind}.jsonl"] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "documents": len(found),
+            "bytes": len(data),
+        }
         print(f"{path}: {len(found):,} documents, {len(data) / 1e6:.1f} MB")
-    write(out / "sources.json", (json.dumps({"packages": list(table.values()), "files": sums}, indent=1) + "\n").encode())
+    write(
+        out / "sources.json", (json.dumps({"packages": list(table.values()), "files": sums}, indent=1) + "\n").encode()
+    )
 
 
 def write(path: Path, data: bytes) -> None:

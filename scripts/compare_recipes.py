@@ -1,8 +1,11 @@
-"""Compare recipes at equal tokens: several dictionaries trained side by side on the same recorded text, for some layers.
+"""Compare recipes at equal tokens: several dictionaries trained side by side on the same recorded text, for some
+layers.
 
-    python scripts/compare_recipes.py BLOCKS "lr=1e-3" "lr=3e-4" "k=48 lr=1e-3" --layers 0,8,16,24,29 --tokens 100000 [--init DICTIONARY]
+    python scripts/compare_recipes.py BLOCKS "lr=1e-3" "lr=3e-4" "k=48 lr=1e-3" --layers 0,8,16,24,29 --tokens 100000
+    [--init DICTIONARY]
 
-    python scripts/compare_recipes.py BLOCKS "kind=per-layer" "kind=incremental" "kind=cross-layer" --layers all --graphs 5
+    python scripts/compare_recipes.py BLOCKS "kind=per-layer" "kind=incremental" "kind=cross-layer" --layers all
+    --graphs 5
 
 BLOCKS is the tokens.safetensors of a training folder. Each recipe is a list of `unweave train` options. Prints held-out
 FVU (outliers weighted down; and plain) by layer and active features; with --graphs, which needs all layers, the scores
@@ -20,7 +23,7 @@ from safetensors.torch import load_file
 from unweave.attribution.attribution import attribute
 from unweave.evaluation.prompts import PROMPTS
 from unweave.graphs.paths import average_path_length
-from unweave.models.language_model import load_model
+from unweave.models.loading import load_model
 from unweave.models.recorder import batches, record
 from unweave.training.config import config_from
 from unweave.training.dictionary import sparse, start, to_transcoders
@@ -41,13 +44,18 @@ def main() -> None:
     parser.add_argument("--graphs", type=int, default=0)
     options = parser.parse_args()
     tensors, model = load_file(options.blocks), load_model()
-    layers = list(range(model.n_layers)) if options.layers == "all" else [int(part) for part in options.layers.split(",")]
+    layers = (
+        list(range(model.n_layers)) if options.layers == "all" else [int(part) for part in options.layers.split(",")]
+    )
     model.module.set_attn_implementation("sdpa")
     context = tensors["train"].shape[1]
     recipes = {}
     for text in options.recipes:
         given = dict(part.split("=", 1) for part in text.split())
-        typed = {name: json.loads(value) if value.replace(".", "").replace("e-", "").isdigit() else value for name, value in given.items()}
+        typed = {
+            name: json.loads(value) if value.replace(".", "").replace("e-", "").isdigit() else value
+            for name, value in given.items()
+        }
         typed |= {name: str(typed[name]) for name in ("k", "width") if name in typed}
         recipes[text] = config_from({"text": ["corpus"], "tokens": options.tokens, "context": context, **typed}, text)
     recorded = record(model, tensors["held_out"].long(), range(model.n_layers))
@@ -59,7 +67,12 @@ def main() -> None:
         config = replace(config, init=options.init)
         dictionary = start(config, statistics, init, model.device, layers)  # type: ignore[arg-type]
         optimizer = torch.optim.Adam(list(dictionary.parameters.values()), fused=True)
-        trained[text] = (dictionary, optimizer, torch.zeros(model.n_layers, max(dictionary.widths), dtype=torch.int64), [0, 0, 0.0])
+        trained[text] = (
+            dictionary,
+            optimizer,
+            torch.zeros(model.n_layers, max(dictionary.widths), dtype=torch.int64),
+            [0, 0, 0.0],
+        )
     for part in batches(tensors["train"][64:].long(), RECORDED_AT_ONCE):
         xs, ys = record(model, part, range(model.n_layers))
         order = torch.randperm(len(xs[0]), generator=torch.Generator().manual_seed(0))
@@ -70,7 +83,15 @@ def main() -> None:
                     rows = order[begin : begin + config.batch]
                     share = min(1.0, at[0] / options.tokens)
                     plan = schedule(config, dictionary.widths, at[1], share)
-                    take_step(dictionary, optimizer, [xs[i][rows] for i in layers], [ys[i][rows] for i in layers], silent, plan, torch.float32)
+                    take_step(
+                        dictionary,
+                        optimizer,
+                        [xs[i][rows] for i in layers],
+                        [ys[i][rows] for i in layers],
+                        silent,
+                        plan,
+                        torch.float32,
+                    )
                     at[1] += 1
                     at[0] += len(rows) // config.reuse
             at[2] += time.perf_counter() - begun
@@ -93,13 +114,23 @@ def main() -> None:
             active.append(len(sparse(activations).values) / len(x))
         rounded = [" ".join(f"{value:.3f}" for value in values) for values in (weighted, plain)]
         l0 = sum(active) / len(layers)
-        print(f"{text:40s} weighted {sum(weighted) / len(layers):.4f} [{rounded[0]}]  plain [{rounded[1]}]  L0 {l0:.1f}  {seconds[text]} s")
+        print(
+            f"{text:40s} weighted {sum(weighted) / len(layers):.4f} [{rounded[0]}]  plain [{rounded[1]}]  L0 {l0:.1f} "
+            f" {seconds[text]} s"
+        )
         if options.graphs:
             model.module.set_attn_implementation("eager")
             replacement = ReplacementModel(model, to_transcoders(dictionary, text))
             graphs = [attribute(replacement, prompt) for prompt in PROMPTS[: options.graphs]]
-            means = [sum(values) / len(graphs) for values in zip(*((*graph.scores(), average_path_length(graph)) for graph in graphs), strict=True)]
-            print(f"    graphs: replacement {means[0]:.3f}, completeness {means[1]:.3f}, average path length {means[2]:.2f}", flush=True)
+            means = [
+                sum(values) / len(graphs)
+                for values in zip(*((*graph.scores(), average_path_length(graph)) for graph in graphs), strict=True)
+            ]
+            print(
+                f"    graphs: replacement {means[0]:.3f}, completeness {means[1]:.3f}, average path length "
+                f"{means[2]:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""From the files of a Debian package to plain English paragraphs: one reader a format, each `folder -> documents as lists of paragraphs`."""
+"""From the files of a Debian package to plain English paragraphs: one reader a format, each `folder -> documents as
+lists of paragraphs`."""
 
 import gzip
 import re
@@ -11,11 +12,15 @@ from pathlib import Path
 
 Paragraphs = list[str]
 
-SKIPPED = set("head info script style nav header footer form button select svg math noscript object template textarea audio video figure".split())
+SKIPPED = set(
+    "head info script style nav header footer form button select svg math noscript object template textarea audio "
+    "video figure".split()
+)
 BLOCKS = set(
-    """p div section article main aside h1 h2 h3 h4 h5 h6 li dt dd ul ol dl table tr td th blockquote pre center br hr body html address
-    caption figcaption details summary title page item note steps terms para simpara formalpara chapter sect1 sect2 sect3 listitem
-    itemizedlist orderedlist varlistentry term screen programlisting synopsis tip warning important caution example media""".split()
+    """p div section article main aside h1 h2 h3 h4 h5 h6 li dt dd ul ol dl table tr td th blockquote pre center br
+    hr body html address caption figcaption details summary title page item note steps terms para simpara
+    formalpara chapter sect1 sect2 sect3 listitem itemizedlist orderedlist varlistentry term screen
+    programlisting synopsis tip warning important caution example media""".split()
 )
 JOINED = dict.fromkeys("gui guimenu guisubmenu guimenuitem".split(), " › ") | dict.fromkeys(("key", "keycap"), "+")
 """What stands between neighbours in a sequence of menus or keys, which Mallard and DocBook leave to the style sheet."""
@@ -27,7 +32,10 @@ FURNITURE = re.compile(
 )
 """Words of a class, id or role that mark what is not text."""
 
-MANUAL_LINKS = re.compile(r"(?:Next|Previous|Up): .*\[(?:Contents|Index)\]|Added in: v[\d., v]+$|Stability: \d|\[(?:Prev|Next|Contents|Index)\]")
+MANUAL_LINKS = re.compile(
+    r"(?:Next|Previous|Up): .*\[(?:Contents|Index)\]|Added in: v[\d., v]+$|Stability: "
+    r"\d|\[(?:Prev|Next|Contents|Index)\]"
+)
 
 
 class Page(HTMLParser):
@@ -48,7 +56,9 @@ class Page(HTMLParser):
                 self.inside = (tag, self.inside[1] + 1)
             return
         marks = " ".join(value or "" for key, value in attrs if key in ("class", "id", "role")).lower().split()
-        named = tag in ("div", "span", "a", "ul", "ol", "table", "dl", "p", "section", "td") and any(map(FURNITURE.fullmatch, marks))
+        named = tag in ("div", "span", "a", "ul", "ol", "table", "dl", "p", "section", "td") and any(
+            map(FURNITURE.fullmatch, marks)
+        )
         if tag in self.skipped or named:
             self.flush()
             self.inside = (tag, 1)
@@ -163,9 +173,14 @@ def unwrapped(lines: list[str], starts: str) -> str:
 
 
 def gcide(folder: Path, pattern: str) -> Iterator[Paragraphs]:
-    """Webster's 1913 dictionary: head words at the left margin, pronunciation between backslashes, source marks in brackets."""
+    """Webster's 1913 dictionary: head words at the left margin, pronunciation between backslashes, source marks in
+    brackets."""
     text = read_text(files(folder, pattern)[0])
-    text = re.sub(r"\s*\[(?:1913 Webster|PJC|WordNet[^\]]*|Webster 1913[^\]]*|Century[^\]]*|[^\]\n]{0,30}\+PJC\]?)[^\]\n]*\]", "", text)
+    text = re.sub(
+        r"\s*\[(?:1913 Webster|PJC|WordNet[^\]]*|Webster 1913[^\]]*|Century[^\]]*|[^\]\n]{0,30}\+PJC\]?)[^\]\n]*\]",
+        "",
+        text,
+    )
     text = re.sub(r" \\[^\\\n]*(?:\n[^\\\n]*)?\\", "", text)
     for entry in re.split(r"\n(?=\S)", text):
         entry = re.sub(r"\{([^{}]*)\}", r"\1", entry)
@@ -193,24 +208,39 @@ def code(folder: Path, pattern: str) -> Iterator[Paragraphs]:
         text = read_text(path)
         if "\ufffd" not in text and "\0" not in text:
             parts = text.split("\n\n")
-            yield [part for place, part in enumerate(parts) if part.strip() and not (place < 3 and re.search("copyright|licen[cs]e", part, re.IGNORECASE))]
+            yield [
+                part
+                for place, part in enumerate(parts)
+                if part.strip() and not (place < 3 and re.search("copyright|licen[cs]e", part, re.IGNORECASE))
+            ]
 
 
 def sword(folder: Path, pattern: str) -> Iterator[Paragraphs]:
-    """A SWORD module's compressed blocks (a book or chapter each), verses joined to the paragraphs that milestones mark."""
+    """A SWORD module's compressed blocks (a book or chapter each), verses joined to the paragraphs that milestones
+    mark."""
     for index in files(folder, pattern):
         raw, places = index.with_suffix(f"{index.suffix[:-1]}z").read_bytes(), index.read_bytes()
         for at in range(0, len(places) - 11, 12):
             start, size, _ = struct.unpack("<III", places[at : at + 12])
             text = zlib.decompress(raw[start : start + size]).decode("utf-8", errors="replace").replace("\0", " ")
-            text = re.sub(r"<(note|table)\b.*?</\1>|<(title|hi)\b[^>]*>(?:Verses? [^<]*|Chapter Outline)</\2>", " ", text, flags=re.DOTALL)
-            text = re.sub(r'<div [^>]*type="(?:x-p|paragraph|introduction)"[^>]*>|</?(?:title|chapter|lg|p|div)\b[^>]*>|<br */>', "\n\n", text)
+            text = re.sub(
+                r"<(note|table)\b.*?</\1>|<(title|hi)\b[^>]*>(?:Verses? [^<]*|Chapter Outline)</\2>",
+                " ",
+                text,
+                flags=re.DOTALL,
+            )
+            text = re.sub(
+                r'<div [^>]*type="(?:x-p|paragraph|introduction)"[^>]*>|</?(?:title|chapter|lg|p|div)\b[^>]*>|<br */>',
+                "\n\n",
+                text,
+            )
             text = unescape(re.sub(r"<[^>]*>", "", text))
             yield [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
 
 
 def r_strings(folder: Path, pattern: str) -> Iterator[Paragraphs]:
-    """The lines of text in an R data base: zlib chunks of R's XDR, in which a string is a flag word of type 9, a length and bytes."""
+    """The lines of text in an R data base: zlib chunks of R's XDR, in which a string is a flag word of type 9, a
+    length and bytes."""
     for path in files(folder, pattern):
         raw, at = path.read_bytes(), 0
         while (at := raw.find(b"x\x9c", at)) >= 0:
@@ -233,22 +263,43 @@ STRING = re.compile(r'"((?:[^"\\]|\\.|"")*)"|`([^`]*)`|\[\[(.*?)\]\]', re.DOTALL
 
 
 def strings(folder: Path, pattern: str) -> Iterator[Paragraphs]:
-    """What is said in a game's scripts: the quoted strings that are sentences, without those that have places to fill in."""
+    """What is said in a game's scripts: the quoted strings that are sentences, without those that have places to
+    fill in."""
     for path in files(folder, pattern):
         found = []
         for match in STRING.finditer(read_text(path)):
-            text = next(part for part in match.groups() if part is not None).replace('""', '"').replace('\\"', '"').replace("\\n", " ").replace("\\\n", " ")
-            text = " ".join(re.sub(r"<([^<>]*)>", lambda m: m[1] if re.fullmatch(r"[a-z]{4,}", m[1]) else "", text.replace('"_ "', "")).split())
-            if len(text) >= 40 and text.count(" ") >= 7 and re.search(r"[.!?]", text) and not re.search(r"[$%{}|=\\#;]{1}\S|_\w+_|--", text):
+            text = (
+                next(part for part in match.groups() if part is not None)
+                .replace('""', '"')
+                .replace('\\"', '"')
+                .replace("\\n", " ")
+                .replace("\\\n", " ")
+            )
+            text = " ".join(
+                re.sub(
+                    r"<([^<>]*)>", lambda m: m[1] if re.fullmatch(r"[a-z]{4,}", m[1]) else "", text.replace('"_ "', "")
+                ).split()
+            )
+            if (
+                len(text) >= 40
+                and text.count(" ") >= 7
+                and re.search(r"[.!?]", text)
+                and not re.search(r"[$%{}|=\\#;]{1}\S|_\w+_|--", text)
+            ):
                 found.append(text)
         yield found
 
 
 def messages(folder: Path, pattern: str) -> Iterator[Paragraphs]:
-    """What is said in Crossfire's maps: the lines between `msg` and `endmsg`, without the words that a player must say."""
+    """What is said in Crossfire's maps: the lines between `msg` and `endmsg`, without the words that a player must
+    say."""
     for path in files(folder, pattern):
         found = re.findall(r"^msg\n(.*?)\nendmsg$", read_text(path), re.DOTALL | re.MULTILINE)
-        found = [reflowed(re.sub(r"^@\w+.*\n?", "", part, flags=re.MULTILINE).strip("\n")) for part in found if "Created:" not in part]
+        found = [
+            reflowed(re.sub(r"^@\w+.*\n?", "", part, flags=re.MULTILINE).strip("\n"))
+            for part in found
+            if "Created:" not in part
+        ]
         yield list(dict.fromkeys(part for part in found if part.count(" ") > 6 and re.search(r"[.!?]", part)))
 
 
@@ -267,7 +318,9 @@ def pod(folder: Path, pattern: str) -> Iterator[Paragraphs]:
                 for _ in range(3):
                     block = re.sub(r"E<(\w+)>", lambda m: unescape(f"&{m[1]};"), block)
                     block = re.sub(
-                        r"[XZ]<[^<>]*>|L<([^<>|]*)\|[^<>]*>|[BICFLS]<([^<>]+)>|[BICFLS]<<+ (.+?) >>+", lambda m: next(filter(None, m.groups()), ""), block
+                        r"[XZ]<[^<>]*>|L<([^<>|]*)\|[^<>]*>|[BICFLS]<([^<>]+)>|[BICFLS]<<+ (.+?) >>+",
+                        lambda m: next(filter(None, m.groups()), ""),
+                        block,
                     )
             if block not in ("", "-"):
                 found.append(block)

@@ -1,7 +1,7 @@
 """Trust reports of graphs on the 20 fixed prompts, and their means: `python scripts/validate_prompts.py OUT [options]`.
 
-Stopped at any moment, it goes on where it was when run again with the same options. OUT/summary.json holds the means, OUT/summary.md
-the table of them, OUT/NN.validation.json each report.
+Stopped at any moment, it goes on where it was when run again with the same options. OUT/summary.json holds the
+means, OUT/summary.md the table of them, OUT/NN.validation.json each report.
 """
 
 import argparse
@@ -43,10 +43,17 @@ def main() -> None:
         report.save(path)
         reports.append(report)
         print(
-            f"{time.monotonic() - begin:6.1f} s  {report.verdict.level}  {report.figure('ranks', 'influence and KL, attention held')}  {prompt!r}", flush=True
+            f"{time.monotonic() - begin:6.1f} s  {report.verdict.level}  "
+            f"{report.figure('ranks', 'influence and KL, attention held')}  {prompt!r}",
+            flush=True,
         )
     means = pooled(reports)
-    facts = {"model": args.model, "prompts": len(reports), "settings": asdict(settings), "figures": [asdict(figure) for figure in means]}
+    facts = {
+        "model": args.model,
+        "prompts": len(reports),
+        "settings": asdict(settings),
+        "figures": [asdict(figure) for figure in means],
+    }
     (args.out / "summary.json").write_text(json.dumps(facts, indent=1))
     (args.out / "summary.md").write_text(table(means))
     print(table(means))
@@ -54,7 +61,11 @@ def main() -> None:
 
 def table(means: list[Figure]) -> str:
     """The means as Markdown, those of the random dictionary beside them."""
-    control = {(figure.group.removeprefix("control: "), figure.name): figure for figure in means if figure.group.startswith("control: ")}
+    control = {
+        (figure.group.removeprefix("control: "), figure.name): figure
+        for figure in means
+        if figure.group.startswith("control: ")
+    }
     lines = ["| figure | mean [95% interval over prompts] | random dictionary |", "|---|---|---|"]
     for figure in means:
         if not figure.group.startswith("control: "):

@@ -18,7 +18,8 @@ from unweave.server.state import Server
 UI = Path(__file__).parents[1] / "ui"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
 ).split()
 WAIT = 30_000
 """Milliseconds that a test waits for what should happen."""
@@ -66,7 +67,14 @@ class Site:
         """A tab on an address of the server (or any), loaded."""
         page = (context or self.reader).new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" and "Failed to load resource" not in said.text else None)
+        page.on(
+            "console",
+            lambda said: (
+                self.complaints.append(said.text)
+                if said.type == "error" and "Failed to load resource" not in said.text
+                else None
+            ),
+        )
         page.goto(where if "://" in where else self.address + where)
         page.wait_for_selector(".link-canvas" if "#" in where or "://" in where else ".start")
         return page
@@ -88,7 +96,9 @@ def site(browser: Any, drawn: Path, tmp_path: Path, tiny: Callable) -> Iterator[
 def ids(page: Any, kind: int) -> list[str]:
     """Node ids of a kind in the open graph, the most influential first."""
     slug = page.evaluate("location.hash.slice(1).split('/')[0]")
-    columns = page.evaluate("slug => fetch(`/api/graphs/${slug}`).then(answer => answer.json()).then(view => view.nodes)", slug)
+    columns = page.evaluate(
+        "slug => fetch(`/api/graphs/${slug}`).then(answer => answer.json()).then(view => view.nodes)", slug
+    )
     rows = [row for row, found in enumerate(columns["kind"]) if found == kind]
     strength = columns["activation"] if kind == 3 else columns["influence"]
     return [columns["id"][row] for row in sorted(rows, key=lambda row: -(strength[row] or 0))]
@@ -125,7 +135,9 @@ def saved(page: Any) -> dict[str, Any]:
     """The annotations on the server, once the page has saved."""
     page.wait_for_selector(".saved-saved")
     slug = page.evaluate("location.hash.slice(1).split('/')[0]")
-    return page.evaluate("slug => fetch(`/api/graphs/${slug}/annotations`).then(answer => answer.json())", slug)["annotations"]
+    return page.evaluate("slug => fetch(`/api/graphs/${slug}/annotations`).then(answer => answer.json())", slug)[
+        "annotations"
+    ]
 
 
 def until(page: Any, check: str, argument: Any = None) -> None:

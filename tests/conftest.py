@@ -22,7 +22,8 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = (
-    "llama", "gemma2", "qwen3", "gpt2", "mistral", "qwen2", "gemma", "gemma3_text", "gemma3", "olmo2", "phi3", "granite", "gpt_oss", "gpt_neox",
+    "llama", "gemma2", "qwen3", "gpt2", "mistral", "qwen2", "gemma", "gemma3_text", "gemma3", "olmo2", "phi3",
+    "granite", "gpt_oss", "gpt_neox",
     "gpt_neox-sequential", "starcoder2",
 )  # fmt: skip
 """Rows of `ARCHITECTURES`, and where a key chooses between two orders of computation, its other value."""
@@ -35,51 +36,89 @@ def tiny_config(family: str) -> object:
     import transformers
 
     common = {
-        "vocab_size": VOCAB, "hidden_size": D, "intermediate_size": 40, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+        "vocab_size": VOCAB, "hidden_size": D, "intermediate_size": 40, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0,
+        "pad_token_id": 0,
     }  # fmt: skip
-    soft = {"sliding_window": 3, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0}
+    soft = {
+        "sliding_window": 3,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 4.0,
+    }
     windows = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
     match family:
         case "llama":
-            scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+            scaling = {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
             old = "rope_theta" in transformers.LlamaConfig().to_dict()
             rope = {"rope_scaling": scaling} if old else {"rope_parameters": scaling | {"rope_theta": 10000.0}}
-            return transformers.LlamaConfig(**common | {"head_dim": 6}, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, **rope)
+            return transformers.LlamaConfig(
+                **common | {"head_dim": 6}, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, **rope
+            )
         case "gemma2":
             return transformers.Gemma2Config(**common, **soft)
         case "qwen3":
             return transformers.Qwen3Config(**common, tie_word_embeddings=False)
         case "gpt2":
             return transformers.GPT2Config(
-                vocab_size=VOCAB, n_positions=64, n_embd=D, n_layer=LAYERS, n_head=4, n_inner=40, bos_token_id=0, eos_token_id=0
+                vocab_size=VOCAB, n_positions=64, n_embd=D, n_layer=LAYERS, n_head=4, n_inner=40, bos_token_id=0,
+                eos_token_id=0
             )  # fmt: skip
         case "mistral":
             return transformers.MistralConfig(**common, sliding_window=3)
         case "qwen2":
-            return transformers.Qwen2Config(**common | {"head_dim": 6}, use_sliding_window=True, max_window_layers=1, sliding_window=3)
+            return transformers.Qwen2Config(
+                **common | {"head_dim": 6}, use_sliding_window=True, max_window_layers=1, sliding_window=3
+            )
         case "gemma":
             return transformers.GemmaConfig(**common, hidden_activation="gelu_pytorch_tanh")
         case "gemma3_text":
             return transformers.Gemma3TextConfig(**common, **soft | windows)
         case "gemma3":
             text = common | soft | windows | {"final_logit_softcapping": None}
-            vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+            vision = {
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 8,
+                "patch_size": 4,
+            }
             tokens = {"boi_token_index": 47, "eoi_token_index": 48, "image_token_index": 49, "mm_tokens_per_image": 4}
-            return transformers.Gemma3Config(text_config=text, vision_config=vision, **tokens, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+            return transformers.Gemma3Config(
+                text_config=text, vision_config=vision, **tokens, bos_token_id=0, eos_token_id=0, pad_token_id=0
+            )
         case "olmo2":
             return transformers.Olmo2Config(**common | {"head_dim": 6}, attention_bias=True)
         case "phi3":
             return transformers.Phi3Config(**common | {"head_dim": 6}, sliding_window=3)
         case "granite":
-            multipliers = {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 2.5, "residual_multiplier": 0.7}
-            return transformers.GraniteConfig(**common | {"head_dim": 6}, **multipliers, attention_bias=True, mlp_bias=True)
+            multipliers = {
+                "attention_multiplier": 0.3,
+                "embedding_multiplier": 3.0,
+                "logits_scaling": 2.5,
+                "residual_multiplier": 0.7,
+            }
+            return transformers.GraniteConfig(
+                **common | {"head_dim": 6}, **multipliers, attention_bias=True, mlp_bias=True
+            )
         case "gpt_oss":
             return transformers.GptOssConfig(**common, num_local_experts=4, num_experts_per_tok=2, **windows)
         case "gpt_neox" | "gpt_neox-sequential":
             several = {key: value for key, value in common.items() if key not in ("num_key_value_heads", "head_dim")}
             old = "rotary_pct" in transformers.GPTNeoXConfig().to_dict()
-            rotary = {"rotary_pct": 0.5} if old else {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+            rotary = (
+                {"rotary_pct": 0.5}
+                if old
+                else {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+            )
             return transformers.GPTNeoXConfig(**several, **rotary, use_parallel_residual=family == "gpt_neox")
         case "starcoder2":
             return transformers.Starcoder2Config(**common | {"head_dim": 6}, sliding_window=3)
@@ -88,7 +127,8 @@ def tiny_config(family: str) -> object:
 
 
 def write_tiny_model(family: str, folder: Path) -> Path:
-    """A random model of a family, large enough weights that nothing is nearly linear, biases and gains not at their defaults."""
+    """A random model of a family, large enough weights that nothing is nearly linear, biases and gains not at their
+    defaults."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -110,17 +150,34 @@ def write_tiny_dictionary(kind: str, family: str, folder: Path) -> Path:
         return torch.randn(*shape, generator=generator) * scale
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_name": f"{family}-tiny", "model_kind": "transcoder_set", "feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
+    config = {
+        "model_name": f"{family}-tiny",
+        "model_kind": "transcoder_set",
+        "feature_input_hook": "mlp.hook_in",
+        "feature_output_hook": "mlp.hook_out",
+    }
     if family == "gemma2":
-        config |= {"feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "mlp.hook_out" if kind == "skip" else "hook_mlp_out"}
+        config |= {
+            "feature_input_hook": "ln2.hook_normalized",
+            "feature_output_hook": "mlp.hook_out" if kind == "skip" else "hook_mlp_out",
+        }
     if kind == "clt":
-        config |= {"model_kind": "cross_layer_transcoder", "feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+        config |= {
+            "model_kind": "cross_layer_transcoder",
+            "feature_input_hook": "hook_resid_mid",
+            "feature_output_hook": "hook_mlp_out",
+        }
     if kind == "topk":
         config |= {"activation": "topk", "k": 5}
     for layer, width in enumerate(WIDTHS):
         bias, out = random(width, scale=0.1), random(D, scale=0.1)
         if kind == "clt":
-            encoder = {f"W_enc_{layer}": random(width, D), f"b_enc_{layer}": bias, f"b_dec_{layer}": out, f"threshold_{layer}": random(width).abs()}
+            encoder = {
+                f"W_enc_{layer}": random(width, D),
+                f"b_enc_{layer}": bias,
+                f"b_dec_{layer}": out,
+                f"threshold_{layer}": random(width).abs(),
+            }
             save_file(encoder, folder / f"W_enc_{layer}.safetensors")
             save_file({f"W_dec_{layer}": random(width, LAYERS - layer, D)}, folder / f"W_dec_{layer}.safetensors")
             continue

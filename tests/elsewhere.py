@@ -1,6 +1,8 @@
-"""A device that is not there: tensors that say they are on `meta`, hold their numbers all the same, and refuse to meet others.
+"""A device that is not there: tensors that say they are on `meta`, hold their numbers all the same, and refuse to
+meet others.
 
-Like an accelerator's, they mix with CPU tensors only by copying, by one number, or as what is indexed; and they are no arrays.
+Like an accelerator's, they mix with CPU tensors only by copying, by one number, or as what is indexed; and they are
+no arrays.
 """
 
 from typing import Any
@@ -18,7 +20,12 @@ class There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> "There":
-        facts = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype, "device": ELSEWHERE}
+        facts = {
+            "strides": inner.stride(),
+            "storage_offset": inner.storage_offset(),
+            "dtype": inner.dtype,
+            "device": ELSEWHERE,
+        }
         made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **facts)
         made.inner = inner
         return made
@@ -43,7 +50,10 @@ class Elsewhere(TorchDispatchMode):
 
 def run(function: Any, args: tuple, kwargs: dict) -> Any:
     values = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
-    there, here = [v for v in values if isinstance(v, There)], [v for v in values if not isinstance(v, There) and v.dim()]
+    there, here = (
+        [v for v in values if isinstance(v, There)],
+        [v for v in values if not isinstance(v, There) and v.dim()],
+    )
     name = function._schema.name
     if there and here and not (name in MIXING and (name == "aten::copy_" or isinstance(args[0], There))):
         raise RuntimeError(f"{name}: tensors on two devices")
@@ -51,7 +61,9 @@ def run(function: Any, args: tuple, kwargs: dict) -> Any:
     if device is not None:
         goes_there = torch.device(device) == ELSEWHERE
         kwargs = kwargs | {"device": torch.device("cpu")}
-    inner_args, inner_kwargs = tree_map(lambda value: value.inner if isinstance(value, There) else value, (args, kwargs))
+    inner_args, inner_kwargs = tree_map(
+        lambda value: value.inner if isinstance(value, There) else value, (args, kwargs)
+    )
     made = function(*inner_args, **inner_kwargs)
     if "out" in kwargs:
         return kwargs["out"]

@@ -75,11 +75,15 @@ class Dictionary:
         self.layers = []
         for layer in range(layers):
             if self.clt:
-                raw = load_file(folder / f"W_enc_{layer}.safetensors") | load_file(folder / f"W_dec_{layer}.safetensors")
+                raw = load_file(folder / f"W_enc_{layer}.safetensors") | load_file(
+                    folder / f"W_dec_{layer}.safetensors"
+                )
                 raw = {name.removesuffix(f"_{layer}"): value for name, value in raw.items()}
             else:
                 raw = load_file(folder / f"layer_{layer}.safetensors")
-            self.layers.append({name.removeprefix("activation_function."): value.double() for name, value in raw.items()})
+            self.layers.append(
+                {name.removeprefix("activation_function."): value.double() for name, value in raw.items()}
+            )
 
     def activations(self, layer: int, pre: Tensor) -> Tensor:
         raw = self.layers[layer]
@@ -96,8 +100,11 @@ class Dictionary:
         return range(layer, len(self.layers) if self.clt else layer + 1)
 
 
-def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens: list[int], drop: bool) -> dict[str, Tensor]:
-    """Edges [target, source], active features, pre-activations; node order as in a graph, rows only for features and logits."""
+def attribution(
+    module, family: str, folder: Path, ids: list[int], logit_tokens: list[int], drop: bool
+) -> dict[str, Tensor]:
+    """Edges [target, source], active features, pre-activations; node order as in a graph, rows only for features and
+    logits."""
     family = family.partition("-")[0]
     place, attention = PLACES.get(family, ("model.layers", "self_attn"))
     _, _, before_mlp, after_mlp = NORMS.get(family, PRE)
@@ -108,7 +115,9 @@ def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens:
     leaves, inputs, outputs, handles, saved = [], [], [], [], {}
     for part in module.modules():
         name = type(part).__name__
-        if (name.endswith("RMSNorm") and part.weight.shape[0] == config.hidden_size) or (family in LAYER_NORM and name == "LayerNorm"):
+        if (name.endswith("RMSNorm") and part.weight.shape[0] == config.hidden_size) or (
+            family in LAYER_NORM and name == "LayerNorm"
+        ):
             saved[part] = part.forward
             part.forward = lambda x, part=part: _norm(part, x, family)
 
@@ -136,7 +145,9 @@ def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens:
             added = torch.zeros_like(output, requires_grad=True)
             leaves.append(added)
             through = 0.0 if skip is None else inputs[-1] @ skip.T
-            outputs.append((factor * output.detach(), through.detach() if skip is not None else torch.zeros_like(output)))
+            outputs.append(
+                (factor * output.detach(), through.detach() if skip is not None else torch.zeros_like(output))
+            )
             made = output.detach() + (added + (0.0 if skip is None else through - through.detach())) / factor
             return (made, None) if several else made
 
@@ -144,7 +155,11 @@ def attribution(module, family: str, folder: Path, ids: list[int], logit_tokens:
         writer = block.get_submodule(after_mlp) if after_mlp and hook_out == "hook_mlp_out" else block.mlp
         handles.append(writer.register_forward_hook(on_output))
     raw = {}
-    handles.append(module.get_output_embeddings().register_forward_hook(lambda m, a, o: raw.update(logits=o / getattr(config, "logits_scaling", 1.0))))
+    handles.append(
+        module.get_output_embeddings().register_forward_hook(
+            lambda m, a, o: raw.update(logits=o / getattr(config, "logits_scaling", 1.0))
+        )
+    )
     module.requires_grad_(False)
     with torch.enable_grad():
         module(input_ids=torch.tensor([ids]), use_cache=False)
@@ -170,7 +185,9 @@ def _edges(dictionary: Dictionary, leaves, inputs, outputs, logits, logit_tokens
     for (layer, position, feature), activation in zip(features, acts, strict=True):
         for at in dictionary.writes(layer):
             explained[at][position] += activation * dictionary.decoder(layer, feature, at)
-    errors = [y[0] - through[0] - explained[at] - dictionary.layers[at]["b_dec"] for at, (y, through) in enumerate(outputs)]
+    errors = [
+        y[0] - through[0] - explained[at] - dictionary.layers[at]["b_dec"] for at, (y, through) in enumerate(outputs)
+    ]
     if drop:
         for error in errors:
             error[0] = 0
@@ -178,18 +195,33 @@ def _edges(dictionary: Dictionary, leaves, inputs, outputs, logits, logit_tokens
     for at in range(layers):
         here = [(number, entry) for number, entry in enumerate(features) if at in dictionary.writes(entry[0])]
         vectors = [acts[number] * dictionary.decoder(layer, feature, at) for number, (layer, _, feature) in here]
-        numbers, places = torch.tensor([number for number, _ in here], dtype=torch.int64), torch.tensor([p for _, (_, p, _) in here], dtype=torch.int64)
-        written_at.append((numbers, places, torch.stack(vectors) if vectors else torch.zeros(0, leaves[0].shape[-1], dtype=torch.float64)))
+        numbers, places = (
+            torch.tensor([number for number, _ in here], dtype=torch.int64),
+            torch.tensor([p for _, (_, p, _) in here], dtype=torch.int64),
+        )
+        written_at.append(
+            (
+                numbers,
+                places,
+                torch.stack(vectors) if vectors else torch.zeros(0, leaves[0].shape[-1], dtype=torch.float64),
+            )
+        )
     targets = [*pres, *(logits[token] - logits.mean() for token in logit_tokens)]
     rows = []
     for target in targets:
         embedding, *written = [
             torch.zeros_like(leaf[0]) if g is None else g[0]
-            for leaf, g in zip(leaves, torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True), strict=True)
+            for leaf, g in zip(
+                leaves, torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True), strict=True
+            )
         ]
         row = torch.zeros(len(features), dtype=torch.float64)
         for at, (numbers, places, vectors) in enumerate(written_at):
             row.index_add_(0, numbers, (vectors * written[at][places]).sum(-1))
         unexplained = [(errors[at] * written[at]).sum(-1) for at in range(layers)]
         rows.append(torch.cat([row, *unexplained, (leaves[0][0].detach() * embedding).sum(-1)]))
-    return {"features": torch.tensor(features), "rows": torch.stack(rows).detach(), "preactivation": torch.stack(targets).detach()}
+    return {
+        "features": torch.tensor(features),
+        "rows": torch.stack(rows).detach(),
+        "preactivation": torch.stack(targets).detach(),
+    }

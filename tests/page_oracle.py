@@ -11,7 +11,9 @@ def matrix(view: dict[str, Any]) -> np.ndarray:
     """The weights, row = target."""
     n = len(view["nodes"]["id"])
     weights = np.zeros((n, n))
-    for source, target, weight in zip(view["edges"]["source"], view["edges"]["target"], view["edges"]["weight"], strict=True):
+    for source, target, weight in zip(
+        view["edges"]["source"], view["edges"]["target"], view["edges"]["weight"], strict=True
+    ):
         weights[target, source] = weight
     return weights
 
@@ -19,7 +21,9 @@ def matrix(view: dict[str, Any]) -> np.ndarray:
 def shares(view: dict[str, Any]) -> list[float]:
     """Every edge's share of all absolute input of its target."""
     weights, total = matrix(view), np.array(view["nodes"]["input_total"])
-    return [abs(weights[t, s]) / total[t] for s, t in zip(view["edges"]["source"], view["edges"]["target"], strict=True)]
+    return [
+        abs(weights[t, s]) / total[t] for s, t in zip(view["edges"]["source"], view["edges"]["target"], strict=True)
+    ]
 
 
 def columns(view: dict[str, Any]) -> list[float]:
@@ -39,13 +43,23 @@ def shown(view: dict[str, Any], influence: float, edge: float, errors: bool, sig
     keep = (kind >= EMBEDDING) | ((rank <= influence) & (errors | (kind != ERROR)))
     source, target = np.array(view["edges"]["source"]), np.array(view["edges"]["target"])
     weight, share = np.array(view["edges"]["weight"]), np.array(shares(view))
-    kept = keep[source] & keep[target] & (share >= edge) & {"both": weight == weight, "positive": weight > 0, "negative": weight < 0}[sign]
+    kept = (
+        keep[source]
+        & keep[target]
+        & (share >= edge)
+        & {"both": weight == weight, "positive": weight > 0, "negative": weight < 0}[sign]
+    )
     held = np.array(view["nodes"]["influence"])
-    return {"nodes": int(keep.sum()), "edges": int(kept.sum()), "influence": float(held[keep].sum() / view["influence_total"])}
+    return {
+        "nodes": int(keep.sum()),
+        "edges": int(kept.sum()),
+        "influence": float(held[keep].sum() / view["influence_total"]),
+    }
 
 
 def supernode_edges(view: dict[str, Any], groups: dict[str, list[int]]) -> dict[str, float]:
-    """Effect of group on group: each member's edges over its input from outside, members weighted by how much of theirs is from outside."""
+    """Effect of group on group: each member's edges over its input from outside, members weighted by how much of
+    theirs is from outside."""
     weights, total, found = matrix(view), np.array(view["nodes"]["input_total"]), {}
     for target, members in groups.items():
         inside = np.abs(weights[np.ix_(members, members)]).sum(1)
@@ -56,7 +70,9 @@ def supernode_edges(view: dict[str, Any], groups: dict[str, list[int]]) -> dict[
         for source, others in groups.items():
             if source == target or not (weights[np.ix_(members, others)] != 0).any():
                 continue
-            part = np.divide(weights[np.ix_(members, others)].sum(1), outside, out=np.zeros(len(members)), where=outside > 0)
+            part = np.divide(
+                weights[np.ix_(members, others)].sum(1), outside, out=np.zeros(len(members)), where=outside > 0
+            )
             found[f"{source} > {target}"] = float((part * weighting).sum() / weighting.sum())
     return found
 

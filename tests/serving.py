@@ -35,7 +35,16 @@ def document(prompt="a b", tokens=("a", " b"), label="", **metadata):
     """A graph as the field's JSON: two embeddings, two features, an error and a target."""
 
     def node(name, layer, position, kind, **more):
-        return {"node_id": name, "feature": 0, "layer": layer, "ctx_idx": position, "feature_type": kind, "jsNodeId": name, "clerp": label, **more}
+        return {
+            "node_id": name,
+            "feature": 0,
+            "layer": layer,
+            "ctx_idx": position,
+            "feature_type": kind,
+            "jsNodeId": name,
+            "clerp": label,
+            **more,
+        }
 
     clt, error = "cross layer transcoder", "mlp reconstruction error"
     return {
@@ -78,7 +87,8 @@ def large_graph(nodes, edges, seed=0):
     order = torch.argsort(layer * positions + position, stable=True)
     features = torch.stack([layer, position, torch.arange(count)], 1)[order]
     table = NodeTable.build(
-        n_layers=layers, features=features, activations=torch.rand(count, generator=generator) + 0.1, errors=torch.zeros(0, 2, dtype=torch.int64),
+        n_layers=layers, features=features, activations=torch.rand(count, generator=generator) + 0.1,
+        errors=torch.zeros(0, 2, dtype=torch.int64),
         embeddings=torch.arange(positions), logits=torch.stack([torch.arange(5), torch.full((5,), positions - 1)], 1),
         probabilities=torch.tensor([0.5, 0.2, 0.1, 0.05, 0.02]),
     )  # fmt: skip
@@ -89,7 +99,9 @@ def large_graph(nodes, edges, seed=0):
     for row in range(len(table)):
         below = int(allowed[row])
         sources = torch.randperm(below, generator=generator)[:each] if below else torch.zeros(0, dtype=torch.int64)
-        tokens = torch.arange(count, count + positions) if table.kind[row] in (0, 3) else torch.zeros(0, dtype=torch.int64)
+        tokens = (
+            torch.arange(count, count + positions) if table.kind[row] in (0, 3) else torch.zeros(0, dtype=torch.int64)
+        )
         columns.append(torch.cat([torch.sort(sources).values, tokens]))
     start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.tensor([len(part) for part in columns]).cumsum(0)])
     column = torch.cat(columns).to(torch.int32)
@@ -108,7 +120,9 @@ def listening(server):
     import uvicorn
 
     with listen(0) as sock:
-        holder = uvicorn.Server(uvicorn.Config(create_app(server), log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
+        holder = uvicorn.Server(
+            uvicorn.Config(create_app(server), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=holder.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         try:

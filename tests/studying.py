@@ -23,9 +23,13 @@ def write_worded_model(folder: Path, words=WORDS, seed: int = 0) -> tuple[Path, 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.2 if parameter.dim() == 1 else 0.35)
+        torch.nn.init.normal_(
+            parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.2 if parameter.dim() == 1 else 0.35
+        )
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(WordLevel({"<s>": 0, "<unk>": 1, **{word: place for place, word in enumerate(words, 2)}}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        WordLevel({"<s>": 0, "<unk>": 1, **{word: place for place, word in enumerate(words, 2)}}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
     return folder, write_tiny_dictionary("jumprelu", "llama", folder.with_name(folder.name + "-dictionary"))

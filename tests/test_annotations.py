@@ -36,7 +36,11 @@ def page(path):
 
 
 def put(page, revision, annotations, slug="x", **headers):
-    return page.put(f"/api/graphs/{slug}/annotations", json={"annotations": annotations}, headers={"If-Match": f'"{revision}"', **headers})
+    return page.put(
+        f"/api/graphs/{slug}/annotations",
+        json={"annotations": annotations},
+        headers={"If-Match": f'"{revision}"', **headers},
+    )
 
 
 def get(page, slug="x"):
@@ -51,7 +55,12 @@ def test_what_is_saved_comes_back(page, path):
     assert page.get("/api/graphs/x/annotations", headers={"If-None-Match": '"1"'}).status_code == 304
     assert get(page_of(path)).json()["annotations"] == FULL  # another server
     written = json.loads((path.parent / "x.annotations.json").read_text())
-    assert {key: written[key] for key in written if key != "annotations"} == {"format": "unweave annotations", "version": 1, "revision": 1, "graph": "x.json"}
+    assert {key: written[key] for key in written if key != "annotations"} == {
+        "format": "unweave annotations",
+        "version": 1,
+        "revision": 1,
+        "graph": "x.json",
+    }
     assert put(page, 1, {}).json() == {"revision": 2}
     assert get(page).json() == {"revision": 2, "annotations": {}}
 
@@ -67,7 +76,10 @@ def test_two_tabs_lose_nothing(page):
     assert put(page, 0, {"pins": ["0_3_1"]}).status_code == 200
     late = put(page, 0, {"pins": ["1_4_1"]})
     assert late.status_code == 409
-    assert {key: late.json()[key] for key in ("revision", "annotations")} == {"revision": 1, "annotations": {"pins": ["0_3_1"]}}
+    assert {key: late.json()[key] for key in ("revision", "annotations")} == {
+        "revision": 1,
+        "annotations": {"pins": ["0_3_1"]},
+    }
     assert "merge" in late.json()["error"]
     assert put(page, 1, {"pins": ["0_3_1", "1_4_1"]}).json() == {"revision": 2}
     assert put(page, 7, {}).status_code == 409  # a revision that does not exist yet
@@ -81,7 +93,10 @@ def test_many_tabs_at_once_all_get_their_pin_in(path):
         page = pages[number % 3]
         for _ in range(1000):
             now = get(page).json()
-            if put(page, now["revision"], {"pins": [*now["annotations"].get("pins", []), f"{number}_0_0"]}).status_code == 200:
+            if (
+                put(page, now["revision"], {"pins": [*now["annotations"].get("pins", []), f"{number}_0_0"]}).status_code
+                == 200
+            ):
                 return
 
     write_document(path, label="")
@@ -104,9 +119,12 @@ def test_a_save_says_what_it_replaces(page):
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"null", b"[]", b"{}", b'{"annotations": 1}', b'{"annotations": {"pins": "0_3_1"}}', b'{"annotations": {"pins": [1]}}',
-        b'{"annotations": {"supernodes": [{"name": "x"}]}}', b'{"annotations": {"layout": {"a": [1]}}}', b'{"annotations": {"layout": {"a": [1, NaN]}}}',
-        b'{"annotations": {"layout": {"a": [1, 1e999]}}}', b'{"annotations": {"notes": "\\ud800"}}', b'{"annotations": {"notes": "\xff"}}',
+        b"", b"{", b"null", b"[]", b"{}", b'{"annotations": 1}', b'{"annotations": {"pins": "0_3_1"}}',
+        b'{"annotations": {"pins": [1]}}',
+        b'{"annotations": {"supernodes": [{"name": "x"}]}}', b'{"annotations": {"layout": {"a": [1]}}}',
+        b'{"annotations": {"layout": {"a": [1, NaN]}}}',
+        b'{"annotations": {"layout": {"a": [1, 1e999]}}}', b'{"annotations": {"notes": "\\ud800"}}',
+        b'{"annotations": {"notes": "\xff"}}',
         b'{"annotations": {"labels": {"a": null}}}', b"[" * 50_000,
     ],
 )  # fmt: skip
@@ -172,7 +190,9 @@ def test_a_process_killed_while_saving_leaves_a_whole_revision(path):
         assert found.annotations["notes"] == f"{found.revision} " * 20_000
         revisions.append(found.revision)
     assert revisions == sorted(set(revisions))
-    assert [entry["slug"] for entry in page_of(path.parent).get("/api/graphs").json()["graphs"]] == ["x"]  # what is left behind is no graph
+    assert [entry["slug"] for entry in page_of(path.parent).get("/api/graphs").json()["graphs"]] == [
+        "x"
+    ]  # what is left behind is no graph
 
 
 def test_annotations_that_a_graph_brings_are_shown_first(page, path):

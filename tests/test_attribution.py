@@ -12,7 +12,15 @@ from unweave.attribution import sources
 from unweave.errors import InexactAttribution
 from unweave.transcoders.transcoders import JumpReLU
 
-GOLDENS = sorted({path.name: path for root in (GOLDEN, SHARED / "golden") if root.is_dir() for path in root.iterdir() if path.is_dir()}.items())
+GOLDENS = sorted(
+    {
+        path.name: path
+        for root in (GOLDEN, SHARED / "golden")
+        if root.is_dir()
+        for path in root.iterdir()
+        if path.is_dir()
+    }.items()
+)
 
 
 def listed(graph: unweave.Graph) -> torch.Tensor:
@@ -36,7 +44,9 @@ def test_golden_graphs_of_the_peer(name, folder):
     assert abs(kept.n_edges - int(golden["edge_mask"].sum())) <= 1  # one edge at the cut may fall either way
 
 
-CASES = [(family, kind, False) for family in FAMILIES for kind in DICTIONARIES] + [(family, kind, True) for family in FAMILIES[:2] for kind in DICTIONARIES]
+CASES = [(family, kind, False) for family in FAMILIES for kind in DICTIONARIES] + [
+    (family, kind, True) for family in FAMILIES[:2] for kind in DICTIONARIES
+]
 
 
 @pytest.mark.parametrize(("family", "kind", "drop"), CASES)
@@ -46,7 +56,9 @@ def test_edges_equal_autograd_in_float64(tiny, tiny_folders, family, kind, drop)
     tokens = graph.nodes.index[graph.nodes.logits].tolist()
     truth = oracle(model.language_model.module, family, tiny_folders(family, kind)[1], PROMPT, tokens, drop)
     assert torch.equal(listed(graph), truth["features"])
-    targets = torch.cat([torch.arange(len(graph.nodes))[graph.nodes.features], torch.arange(len(graph.nodes))[graph.nodes.logits]])
+    targets = torch.cat(
+        [torch.arange(len(graph.nodes))[graph.nodes.features], torch.arange(len(graph.nodes))[graph.nodes.logits]]
+    )
     edges = graph.dense()[targets, : truth["rows"].shape[1]]
     assert (edges - truth["rows"]).norm() <= 1e-9 * truth["rows"].norm()
     assert torch.allclose(graph.preactivation[targets], truth["preactivation"], atol=1e-9)
@@ -82,11 +94,15 @@ def test_edges_equal_what_removing_a_source_does(tiny, kind):
     written = [local.errors[layer] + local.constants[layer] for layer in range(local.n_layers)]
     for source in range(len(features)):
         for at in local.transcoders.writes(int(features.layer[source])):
-            written[at] = written[at].index_add(0, features.position[source, None], local.vectors(slice(source, source + 1), at))
+            written[at] = written[at].index_add(
+                0, features.position[source, None], local.vectors(slice(source, source + 1), at)
+            )
     for source in range(0, len(features), 5):
         without = list(written)
         for at in local.transcoders.writes(int(features.layer[source])):
-            without[at] = without[at].index_add(0, features.position[source, None], -local.vectors(slice(source, source + 1), at))
+            without[at] = without[at].index_add(
+                0, features.position[source, None], -local.vectors(slice(source, source + 1), at)
+            )
         before, after = preactivations(model, local, written), preactivations(model, local, without)
         assert torch.allclose(before - after, dense[: len(features), source], atol=1e-9)
 
@@ -147,7 +163,11 @@ def test_salient_logits_are_the_fewest_that_hold_the_mass(tiny):
     probabilities = torch.sort(local.recording.logits[-1].softmax(-1), descending=True).values
     count = graph.nodes.logits.stop - graph.nodes.logits.start
     assert probabilities[:count].sum() >= 0.7 > probabilities[: count - 1].sum()
-    assert unweave.attribute(model, PROMPT, max_logits=2).nodes.logits.stop - unweave.attribute(model, PROMPT, max_logits=2).nodes.logits.start == 2
+    assert (
+        unweave.attribute(model, PROMPT, max_logits=2).nodes.logits.stop
+        - unweave.attribute(model, PROMPT, max_logits=2).nodes.logits.start
+        == 2
+    )
 
 
 def test_fast_precision_stays_within_a_hundredth(tiny, monkeypatch):
@@ -170,7 +190,9 @@ def test_fast_precision_says_when_it_cannot_be_had(tiny, monkeypatch, caplog):
 
 def test_a_prompt_that_switches_no_feature_on(tiny):
     part = tiny("llama", "jumprelu")
-    silent = tuple(replace(layer, activation=JumpReLU(torch.full((layer.width,), 1e9))) for layer in part.transcoders.layers)
+    silent = tuple(
+        replace(layer, activation=JumpReLU(torch.full((layer.width,), 1e9))) for layer in part.transcoders.layers
+    )
     model = unweave.ReplacementModel(part.language_model, replace(part.transcoders, layers=silent))
     graph = unweave.attribute(model, PROMPT)
     assert graph.nodes.features == slice(0, 0) and float(graph.residual().max()) <= 1e-4

@@ -19,7 +19,8 @@ from unweave.errors import PromptError, TranscoderError
 from unweave.models.chats import chat_text, conversation_text
 
 TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'system' and m.content == 'forbidden' %}{{ raise_exception('no such system') }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'system' and m.content == 'forbidden' %}{{ raise_exception('no such "
+    "system') }}{% endif %}"
     "w0 {{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}w0 answer{% endif %}"
 )
 
@@ -30,7 +31,11 @@ def instruct(tiny_folders, tmp_path_factory):
     model, dictionary = tiny_folders("llama", "skip")
     folder = tmp_path_factory.mktemp("chat") / "model"
     shutil.copytree(model, folder)
-    words = {f"w{number}": number for number in range(VOCAB - 3)} | {"user": VOCAB - 3, "system": VOCAB - 2, "answer": VOCAB - 1}
+    words = {f"w{number}": number for number in range(VOCAB - 3)} | {
+        "user": VOCAB - 3,
+        "system": VOCAB - 2,
+        "answer": VOCAB - 1,
+    }
     tokenizer = Tokenizer(WordLevel(words, unk_token="w1"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="w0", chat_template=TEMPLATE).save_pretrained(folder)
@@ -70,17 +75,26 @@ def test_whole_conversations(instruct, tmp_path):
     talk = [{"role": "user", "content": "w5"}, {"role": "answer", "content": "w6"}, {"role": "user", "content": "w7"}]
     assert conversation_text(model, talk).split() == "w0 user w5 w0 answer w6 w0 user w7 w0 answer".split()
     begun = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]
-    assert conversation_text(model, begun).split() == "w0 user w5 w0 assistant w6".split()  # goes on with what was said last
+    assert (
+        conversation_text(model, begun).split() == "w0 user w5 w0 assistant w6".split()
+    )  # goes on with what was said last
     lines = [
-        {"messages": talk, "id": "talk"}, {"messages": begun, "id": "begun"}, {"prompt": "w5", "chat": True, "id": "chat"},
-        {"prompt": "w5", "system": "w9", "id": "system"}, {"prompt": "w5", "system": "forbidden", "id": "refused"}, {"prompt": "w5", "id": "plain"},
+        {"messages": talk, "id": "talk"}, {"messages": begun, "id": "begun"},
+        {"prompt": "w5", "chat": True, "id": "chat"},
+        {"prompt": "w5", "system": "w9", "id": "system"}, {"prompt": "w5", "system": "forbidden", "id": "refused"},
+        {"prompt": "w5", "id": "plain"},
     ]  # fmt: skip
     run = unweave.trace_many(lines, tmp_path / "out", *map(str, instruct))
-    tokens = {name: list(unweave.Graph.load(run.folder / f"{name}.graph.safetensors").tokens) for name in ("talk", "chat", "system", "plain")}
+    tokens = {
+        name: list(unweave.Graph.load(run.folder / f"{name}.graph.safetensors").tokens)
+        for name in ("talk", "chat", "system", "plain")
+    }
     assert tokens["talk"] == "w0 user w5 w0 answer w6 w0 user w7 w0 answer".split()
     assert tokens["chat"] == ["w0", "user", "w5", "w0", "answer"] and tokens["plain"] == ["w0", "w5"]
     assert tokens["system"] == ["w0", "system", "w9", "w0", "user", "w5", "w0", "answer"]
-    assert [(one["id"], one["line"]) for one in run.failed] == [("refused", 5)] and "no such system" in run.failed[0]["error"]
+    assert [(one["id"], one["line"]) for one in run.failed] == [("refused", 5)] and "no such system" in run.failed[0][
+        "error"
+    ]
 
 
 # -- openings that a dictionary asks to ignore
@@ -113,10 +127,17 @@ def test_an_ignored_opening_has_no_features_and_the_graph_stays_exact(careful, t
 @pytest.mark.parametrize("how", [{}, {"mode": "open"}, {"mode": "frozen"}], ids=str)
 def test_interventions_see_no_features_there_either(careful, how):
     part = careful.localize(PROMPT).features
-    own = [set_to((int(part.layer[i]), int(part.position[i]), int(part.index[i])), float(part.activation[i])) for i in range(0, len(part), 7)]
-    outcome = unweave.intervene(careful, PROMPT, [*own, ablate([(1, 2, feature) for feature in range(10)])], **how, watch=["1_3_1", "1_3_2"])
+    own = [
+        set_to((int(part.layer[i]), int(part.position[i]), int(part.index[i])), float(part.activation[i]))
+        for i in range(0, len(part), 7)
+    ]
+    outcome = unweave.intervene(
+        careful, PROMPT, [*own, ablate([(1, 2, feature) for feature in range(10)])], **how, watch=["1_3_1", "1_3_2"]
+    )
     assert torch.allclose(outcome.logits, outcome.baseline, atol=1e-9)
-    assert not outcome.activations.any() or float(outcome.activations[0].abs().sum()) == float(outcome.activations[1].abs().sum())
+    assert not outcome.activations.any() or float(outcome.activations[0].abs().sum()) == float(
+        outcome.activations[1].abs().sum()
+    )
 
 
 def test_openings_are_kept_and_checked(careful, tiny_folders, tmp_path):

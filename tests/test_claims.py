@@ -54,16 +54,30 @@ def test_figures_are_those_of_intervene(tiny, write, ids):
     ways = [
         ({"ablate": "pair"}, [ablate(ids[:2])], {}),
         ({"ablate": [ids[0], ids[3]]}, [ablate([ids[0], ids[3]])], {}),
-        ({"scale": {"pair": -2}, "set": {ids[2]: 3}, "add": {ids[2]: 0.5}}, [scale(ids[:2], -2.0), set_to(ids[2], 3.0), add(ids[2], 0.5)], {}),
+        (
+            {"scale": {"pair": -2}, "set": {ids[2]: 3}, "add": {ids[2]: 0.5}},
+            [scale(ids[:2], -2.0), set_to(ids[2], 3.0), add(ids[2], 0.5)],
+            {},
+        ),
         ({"ablate": ids[0], "mode": "open"}, [ablate(ids[0])], {"mode": "open"}),
         ({"ablate": ids[0], "layers": "0-1"}, [ablate(ids[0])], {"layers": range(2)}),
         ({"ablate": ids[0], "mode": "frozen"}, [ablate(ids[0])], {"mode": "frozen"}),
         ({"swap_from": OTHER}, swap(model, PROMPT, OTHER), {}),
-        ({"swap_from": OTHER, "swap_factor": 2.5, "swap_at": [-1]}, dosed(swap(model, PROMPT, OTHER, positions=[-1]), 2.5), {}),
+        (
+            {"swap_from": OTHER, "swap_factor": 2.5, "swap_at": [-1]},
+            dosed(swap(model, PROMPT, OTHER, positions=[-1]), 2.5),
+            {},
+        ),
         ({"swap_from": OTHER, "swap_only": [ids[0], ids[1]]}, swap(model, PROMPT, OTHER, features=ids[:2]), {}),
     ]
-    expect = [{"token": "#9", **of_token}, {"kl": wide}, {"feature": ids[4], "activation": wide, "activation_change": wide}]
-    claims = [{"name": f"way {number}", "prompt": PROMPT, **way, "expect": expect} for number, (way, _, _) in enumerate(ways)]
+    expect = [
+        {"token": "#9", **of_token},
+        {"kl": wide},
+        {"feature": ids[4], "activation": wide, "activation_change": wide},
+    ]
+    claims = [
+        {"name": f"way {number}", "prompt": PROMPT, **way, "expect": expect} for number, (way, _, _) in enumerate(ways)
+    ]
     verdicts = checked(write({"supernodes": {"pair": ids[:2]}, "claims": claims}), model)
     assert len(verdicts) == len(ways)
     for verdict, (_, changes, how) in zip(verdicts, ways, strict=True):
@@ -72,7 +86,8 @@ def test_figures_are_those_of_intervene(tiny, write, ids):
         rank = outcome.logits[-1].argsort(descending=True).tolist().index(9) + 1
         before, after = outcome.activations[:, 0].tolist()
         wanted = [
-            token.logit_after, token.logit_change, token.probability_after, token.probability_after - token.probability_before, rank,
+            token.logit_after, token.logit_change, token.probability_after,
+            token.probability_after - token.probability_before, rank,
             outcome.kl(), after, after - before,
         ]  # fmt: skip
         assert [check.measured for check in verdict.checks] == pytest.approx(wanted, rel=1e-5, abs=1e-6)
@@ -85,13 +100,18 @@ def test_bounds_decide(tiny, write, ids):
     outcome = unweave.intervene(model, PROMPT, [scale(ids[:3], -3.0)])
     kl, top, other = outcome.kl(), int(outcome.logits[-1].argmax()), int(outcome.logits[-1].argmin())
     cases = [
-        ({"kl": f">= {kl - 0.01}"}, True), ({"kl": f">= {kl + 0.01}"}, False), ({"kl": f"<= {kl + 0.01}"}, True), ({"kl": f"<= {kl - 0.01}"}, False),
+        ({"kl": f">= {kl - 0.01}"}, True), ({"kl": f">= {kl + 0.01}"}, False), ({"kl": f"<= {kl + 0.01}"}, True),
+        ({"kl": f"<= {kl - 0.01}"}, False),
         ({"kl": f"{kl - 0.01}..{kl + 0.01}"}, True), ({"kl": f"{kl + 0.01} .. {kl + 1}"}, False),
-        ({"top": f"#{top}"}, True), ({"top": f"#{other}"}, False), ({"not_top": f"#{top}"}, False), ({"not_top": f"#{other}"}, True),
+        ({"top": f"#{top}"}, True), ({"top": f"#{other}"}, False), ({"not_top": f"#{top}"}, False),
+        ({"not_top": f"#{other}"}, True),
         ({"token": f"#{top}", "rank": "<= 1"}, True), ({"token": f"#{other}", "rank": "<= 1"}, False),
         ({"token": f"#{other}", "rank": ">= 50", "logit": ">= 1e6"}, False),
     ]  # fmt: skip
-    claims = [{"name": f"case {number}", "prompt": PROMPT, "scale": dict.fromkeys(ids[:3], -3), "expect": [case]} for number, (case, _) in enumerate(cases)]
+    claims = [
+        {"name": f"case {number}", "prompt": PROMPT, "scale": dict.fromkeys(ids[:3], -3), "expect": [case]}
+        for number, (case, _) in enumerate(cases)
+    ]
     shares = []
     file = read_claims(write({"claims": claims}))
     verdicts = check_claims(file, model, shares.append)
@@ -101,8 +121,13 @@ def test_bounds_decide(tiny, write, ids):
     assert verdicts[6].after[0] == f"#{top}"
     facts = json.loads(json.dumps(claims_facts(file, verdicts)))
     assert not facts["holds"]
-    assert facts["claims"][0]["checks"] == [{"what": "KL", "wanted": f">= {kl - 0.01}", "measured": pytest.approx(kl), "holds": True}]
-    assert facts["claims"][6]["after"] == {"token": f"#{top}", "probability": pytest.approx(float(outcome.logits[-1].softmax(-1).max()))}
+    assert facts["claims"][0]["checks"] == [
+        {"what": "KL", "wanted": f">= {kl - 0.01}", "measured": pytest.approx(kl), "holds": True}
+    ]
+    assert facts["claims"][6]["after"] == {
+        "token": f"#{top}",
+        "probability": pytest.approx(float(outcome.logits[-1].softmax(-1).max())),
+    }
     said = io.StringIO()
     show_claims(file, verdicts, Console(file=said, width=150))
     lost = sum(not holds for _, holds in cases)
@@ -172,7 +197,11 @@ WRONG = {
     "brackets": (GOOD.replace("[0_1_2, 1_2_3]", "[0_1_2, 1_2_3"), 4, "not YAML"),
     "tab": (GOOD.replace("    ablate", "\tablate"), 7, "not YAML"),
     "control": (GOOD.replace("smollm2", "smol\x00lm2"), 1, "not YAML"),
-    "key": (GOOD.replace("ablate", "abblate"), 7, "claim 'first': unknown key 'abblate'; known here: name, prompt, ablate"),
+    "key": (
+        GOOD.replace("ablate", "abblate"),
+        7,
+        "claim 'first': unknown key 'abblate'; known here: name, prompt, ablate",
+    ),
     "top key": (GOOD.replace("model", "models"), 1, "unknown key 'models'; known here: model"),
     "expect key": (GOOD.replace("kl", "kl_divergence"), 9, "unknown key 'kl_divergence'; known here: token, logit"),
     "twice": (GOOD.replace("    ablate", "    name: again\n    ablate"), 7, "'name' stands here twice"),
@@ -183,7 +212,11 @@ WRONG = {
     "nothing changed": (GOOD.replace("    ablate: A\n", ""), 5, "nothing is changed"),
     "empty ablate": (GOOD.replace("ablate: A", "ablate: []"), 7, "ablate: it is empty"),
     "prompt": (GOOD.replace("[0, 7, 3, 41]", "[0, x]"), 6, "prompt: a prompt is text, or a list of token ids"),
-    "supernode": (GOOD.replace("ablate: A", "ablate: B"), 7, "ablate: 'B' is neither a feature's id (such as '12_345_5') nor a supernode; the file has: A"),
+    "supernode": (
+        GOOD.replace("ablate: A", "ablate: B"),
+        7,
+        "ablate: 'B' is neither a feature's id (such as '12_345_5') nor a supernode; the file has: A",
+    ),
     "later supernode": (GOOD.replace("ablate: A", "scale:\n      A: 1\n      B: 2"), 9, "scale: 'B' is neither"),
     "member": (GOOD.replace("1_2_3]", "\n   1_2]"), 4, "supernode 'A': '1_2' is not a feature"),
     "error node": (GOOD.replace("ablate: A", "ablate: [A, 1_error_mlp_2]"), 7, "error or embedding node"),
@@ -193,30 +226,50 @@ WRONG = {
     "scale list": (GOOD.replace("ablate: A", "scale: [A]"), 7, "scale: ['A'] should be a mapping"),
     "position": (GOOD.replace("ablate: A", "swap_from: [1]\n    swap_at: [x]"), 8, "'x' is not a whole number"),
     "stray": (GOOD.replace("ablate: A", "ablate: A\n    swap_factor: 2"), 5, "swap_factor needs swap_from"),
-    "mode": (GOOD.replace("ablate: A", "ablate: A\n    mode: closed"), 8, "mode: 'closed' is not one of 'frozen_attention'"),
-    "layers": (GOOD.replace("ablate: A", "ablate: A\n    layers: top"), 8, "layers top: give the first and the last layer"),
+    "mode": (
+        GOOD.replace("ablate: A", "ablate: A\n    mode: closed"),
+        8,
+        "mode: 'closed' is not one of 'frozen_attention'",
+    ),
+    "layers": (
+        GOOD.replace("ablate: A", "ablate: A\n    layers: top"),
+        8,
+        "layers top: give the first and the last layer",
+    ),
     "bound": (GOOD.replace(">= 0.0", "about 1"), 9, "kl: 'about 1' is not a bound"),
     "bare number": (GOOD.replace('">= 0.0"', "0.5"), 9, "kl: '0.5' is not a bound"),
     "bound number": (GOOD.replace(">= 0.0", ">= nan"), 9, "is not a bound"),
     "empty bound": (GOOD.replace(">= 0.0", "3..1"), 9, "holds no number"),
     "bound list": (GOOD.replace('">= 0.0"', "[1]"), 9, "is not a bound"),
-    "no subject": (GOOD.replace("kl:", "logit:"), 9, "about one of token, top, not_top, kl or feature, not none of them"),
+    "no subject": (
+        GOOD.replace("kl:", "logit:"),
+        9,
+        "about one of token, top, not_top, kl or feature, not none of them",
+    ),
     "two subjects": (GOOD.replace("- kl", '- top: "#3"\n        kl'), 9, "not top and kl"),
     "no measure": (GOOD.replace('kl: ">= 0.0"', 'token: "#3"'), 9, "what of the token? give logit"),
-    "wrong measure": (GOOD.replace("- kl", "- feature: 0_1_2\n        activation: '>= 1'\n        rank"), 9, "rank does not go with feature"),
+    "wrong measure": (
+        GOOD.replace("- kl", "- feature: 0_1_2\n        activation: '>= 1'\n        rank"),
+        9,
+        "rank does not go with feature",
+    ),
     "empty token": (GOOD.replace('kl: ">= 0.0"', 'top: ""'), 9, "top: a token is text"),
     "watched": (GOOD.replace('kl: ">= 0.0"', 'feature: B\n        activation: ">= 1"'), 9, "feature: 'B' is neither"),
     "hash": ("transcoders_sha256: smollm2\n" + GOOD, 1, "does not begin a sha256"),
     "alias": (GOOD.replace("[0_1_2, 1_2_3]", "&a [0_1_2, *a]"), 3, "a YAML alias stands inside what it repeats"),
     "unknown alias": (GOOD.replace("ablate: A", "ablate: *a"), 7, "not YAML: found undefined alias"),
-    "tag": (GOOD.replace("ablate: A", "ablate: !!python/object/apply:os.system ['touch owned']"), 7, "python/object/apply:os.system' has no place"),
+    "tag": (
+        GOOD.replace("ablate: A", "ablate: !!python/object/apply:os.system ['touch owned']"),
+        7,
+        "python/object/apply:os.system' has no place",
+    ),
     "key of lists": (GOOD.replace("ablate: A", "? [a]\n    : b"), 7, "a key is not plain text"),
     "two documents": (GOOD + "---\n" + GOOD, 10, "not YAML"),
     "claim is text": ("claims: [x]\n", 1, "claim 1: 'x' should be a mapping"),
     "claims is text": ("claims: x\n", 1, "'x' should be a list"),
     "supernodes is text": (GOOD.replace("\n  A: [0_1_2, 1_2_3]", " A"), 2, "supernodes: 'A' should be a mapping"),
     "expect is a mapping": (GOOD.replace("- kl", "kl"), 8, "expect: {'kl': '>= 0.0'} should be a list"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -268,7 +321,8 @@ RUN_WRONG = {
     "layer range": (("ablate: A", "ablate: A\n    layers: 1-9"), 7, "layers 1 to 9 are not a range"),
     "unreached": (("ablate: A", "ablate: 2_1_2\n    layers: 0-1"), 7, "write nowhere in the constrained layers"),
     "swap of the same": (("ablate: A", "swap_from: [0, 7, 3, 41]"), 7, "nothing to swap"),
-    "watched many": (('kl: ">= 0.0"', 'feature: A\n        activation: ">= 1"'), 7, "should be one feature at one position"),
+    "watched many": (('kl: ">= 0.0"', 'feature: A\n        activation: ">= 1"'), 7, "should be one feature at one "
+        "position"),
     "not finite": (("ablate: A", "set: {A: 1e39}"), 7, "not finite"),
 }  # fmt: skip
 
@@ -297,7 +351,12 @@ def test_the_claims_that_ship_hold(smollm2):
 
 @pytest.mark.real
 def test_paris(smollm2, write):
-    claim = {"name": "France", "prompt": "The capital of France is", "swap_from": "The capital of Germany is", "swap_factor": 0}
+    claim = {
+        "name": "France",
+        "prompt": "The capital of France is",
+        "swap_from": "The capital of Germany is",
+        "swap_factor": 0,
+    }
     expect = [{"top": " Paris"}, {"token": " Paris", "probability": "0.70..0.80", "logit_change": "-0.001..0.001"}]
     assert checked(write({"claims": [claim | {"expect": expect}]}), smollm2)[0].holds
     with pytest.raises(ClaimError, match=r"line 2: claim 'France': target ' Parisian streets' is 3 tokens"):

@@ -26,7 +26,9 @@ def trace(run, folders):
     model, dictionary = folders
 
     def call(*words, prompt=IDS, ids=True):
-        return run("trace", *(["--ids"] if ids else []), "--model", model, "--transcoders", dictionary, *words, "--", prompt)
+        return run(
+            "trace", *(["--ids"] if ids else []), "--model", model, "--transcoders", dictionary, *words, "--", prompt
+        )
 
     return call
 
@@ -39,7 +41,10 @@ def test_trace_prints_json_and_writes_a_graph(trace, tmp_path, folders):
     code, out, err = trace("--json", "--out", "kept.graph.safetensors")
     assert (code, err.strip()) == (0, "")
     facts = json.loads(out)
-    assert set("prompt tokens model transcoders targets paths features scores exactness graph kept file seconds".split()) <= facts.keys()
+    assert (
+        set("prompt tokens model transcoders targets paths features scores exactness graph kept file seconds".split())
+        <= facts.keys()
+    )
     assert facts["tokens"] == [f"#{token}" for token in PROMPT]
     assert facts["model"] == str(folders[0])
     assert facts["exactness"]["logits"] < 1e-4
@@ -59,7 +64,8 @@ def test_trace_for_people(trace, tmp_path):
 
 def test_trace_passes_its_options_on(trace):
     code, out, _ = trace(
-        "--target", "#5", "--minus", "#9", "--position", "-2", "--max-features", "9", "--node-threshold", "1", "--edge-threshold", "1",
+        "--target", "#5", "--minus", "#9", "--position", "-2", "--max-features", "9", "--node-threshold", "1",
+        "--edge-threshold", "1",
         "--position-zero", "drop", "--dtype", "float64", "--json", "--out", "new/folder/x.graph.safetensors",
     )  # fmt: skip
     facts = json.loads(out)
@@ -67,7 +73,9 @@ def test_trace_passes_its_options_on(trace):
     assert [target["token"] for target in facts["targets"]] == ["#5 - #9"]
     assert (facts["graph"]["features"], facts["kept"]["pruning"]) == (9, [1.0, 1.0])
     assert len(json.loads(trace("--max-logits", "2", "--json")[1])["targets"]) == 2
-    assert [target["id"] for target in json.loads(trace("--target", "#5", "--target", "#9", "--json")[1])["targets"]] == [5, 9]
+    assert [
+        target["id"] for target in json.loads(trace("--target", "#5", "--target", "#9", "--json")[1])["targets"]
+    ] == [5, 9]
 
 
 def test_trace_writes_json_for_other_viewers(trace, run, tmp_path):
@@ -94,9 +102,20 @@ def test_info_on_a_graph(trace, run):
 
 def test_info_on_a_model_and_a_dictionary(run, folders):
     facts = json.loads(run("info", folders[0], "--json")[1])
-    assert (facts["kind"], facts["family"], facts["layers"], facts["d_model"], facts["exact"]) == ("model", "llama", LAYERS, D, True)
+    assert (facts["kind"], facts["family"], facts["layers"], facts["d_model"], facts["exact"]) == (
+        "model",
+        "llama",
+        LAYERS,
+        D,
+        True,
+    )
     facts = json.loads(run("info", folders[1], "--json")[1])
-    assert (facts["kind"], facts["transcoders_kind"], facts["widths"], facts["skip"]) == ("transcoders", "per-layer", list(WIDTHS), True)
+    assert (facts["kind"], facts["transcoders_kind"], facts["widths"], facts["skip"]) == (
+        "transcoders",
+        "per-layer",
+        list(WIDTHS),
+        True,
+    )
     for folder, kind in zip(folders, ("model", "transcoders"), strict=True):
         code, out, err = run("info", folder)
         assert (code, err) == (0, "")
@@ -130,7 +149,9 @@ def test_convert_a_dictionary(run, tmp_path, folders):
     assert run("convert", folders[1], "plain")[0] == 0
     assert load_file(tmp_path / "small" / "layer_0.safetensors")["W_enc"].dtype == torch.int8
     for layer in range(LAYERS):
-        assert (tmp_path / "plain" / f"layer_{layer}.safetensors").read_bytes() == (folders[1] / f"layer_{layer}.safetensors").read_bytes()
+        assert (tmp_path / "plain" / f"layer_{layer}.safetensors").read_bytes() == (
+            folders[1] / f"layer_{layer}.safetensors"
+        ).read_bytes()
     assert json.loads(run("info", "small", "--json")[1])["stored_as"] == "int8"
 
 
@@ -168,7 +189,10 @@ def truncated_model(folders, root):
 
 def nan_model(folders, root):
     folder = copy_model(folders, root / "nan")
-    tensors = {name: torch.full_like(value, torch.nan) if "mlp" in name else value.clone() for name, value in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        name: torch.full_like(value, torch.nan) if "mlp" in name else value.clone()
+        for name, value in load_file(folder / "model.safetensors").items()
+    }
     (folder / "model.safetensors").unlink()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
@@ -176,7 +200,11 @@ def nan_model(folders, root):
 
 def incomplete_model(folders, root):
     folder = copy_model(folders, root / "part")
-    tensors = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items() if "layers.1.mlp" not in name}
+    tensors = {
+        name: value.clone()
+        for name, value in load_file(folder / "model.safetensors").items()
+        if "layers.1.mlp" not in name
+    }
     (folder / "model.safetensors").unlink()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
@@ -212,7 +240,10 @@ def empty_folder(folders, root):
 MODELS = {
     "unknown name": (lambda folders, root: "no-such-model", "no model 'no-such-model'"),
     "no such folder": (lambda folders, root: "./no/such", "no model './no/such'"),
-    "not on the hub": (lambda folders, root: "no-such-org/no-such-model", "cannot load model 'no-such-org/no-such-model'"),
+    "not on the hub": (
+        lambda folders, root: "no-such-org/no-such-model",
+        "cannot load model 'no-such-org/no-such-model'",
+    ),
     "no config": (empty_folder, "has no config.json"),
     "truncated": (truncated_model, "cannot load model"),
     "no weights": (no_weights, "cannot load model"),
@@ -220,8 +251,14 @@ MODELS = {
     "incomplete": (incomplete_model, "tensors, model.layers.1.mlp"),
     "other shapes": (other_shape, "cannot load model"),
     "config no json": (broken_config, "cannot load model"),
-    "bloom": (lambda folders, root: bare(folders, root, model_type="bloom", hidden_size=8, n_layer=1, n_head=1), "model family 'bloom' is not supported"),
-    "falcon": (lambda folders, root: bare(folders, root, model_type="falcon"), "model family 'falcon' is not supported"),
+    "bloom": (
+        lambda folders, root: bare(folders, root, model_type="bloom", hidden_size=8, n_layer=1, n_head=1),
+        "model family 'bloom' is not supported",
+    ),
+    "falcon": (
+        lambda folders, root: bare(folders, root, model_type="falcon"),
+        "model family 'falcon' is not supported",
+    ),
     "no family": (lambda folders, root: bare(folders, root, hidden_size=8), "cannot load model"),
     "unheard of": (lambda folders, root: bare(folders, root, model_type="perceptron-9"), "cannot load model"),
     "extra key": (lambda folders, root: copy_model(folders, root / "clipped", clip_qkv=8), "clip_qkv"),
@@ -318,7 +355,12 @@ def test_dictionaries_that_cannot_be_used(run, folders, tmp_path, tmp_path_facto
     refused(run("trace", "--ids", IDS, "-m", folders[0], "-t", short), "has 2 layers", "has 3")
     nan = write_tiny_dictionary("relu", "llama", root / "nan")
     (nan / "layer_0.safetensors").unlink()
-    tensors = {"W_enc": torch.full((30, D), torch.nan), "W_dec": torch.zeros(30, D), "b_enc": torch.zeros(30), "b_dec": torch.zeros(D)}
+    tensors = {
+        "W_enc": torch.full((30, D), torch.nan),
+        "W_dec": torch.zeros(30, D),
+        "b_enc": torch.zeros(30),
+        "b_dec": torch.zeros(D),
+    }
     save_file(tensors, nan / "layer_0.safetensors")
     refused(run("trace", "--ids", IDS, "-m", folders[0], "-t", nan), "not finite")
     assert files(tmp_path) == []
@@ -365,7 +407,9 @@ def test_names_of_nothing(run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text("[]")
     refused(run("info", "nothing.graph.safetensors"), "nothing at nothing.graph.safetensors")
-    refused(run("info", "empty"), "holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)")
+    refused(
+        run("info", "empty"), "holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)"
+    )
     refused(run("info", "no-such-org/no-such-thing"), "cannot load model 'no-such-org/no-such-thing'")
     refused(run("info", "bad.json"), "is not an attribution graph")
     refused(run("convert", "nothing.graph.safetensors", "x.json"), "nothing.graph.safetensors")
@@ -423,35 +467,60 @@ print(sorted({"torch", "transformers", "huggingface_hub", "safetensors", "numpy"
 
 
 def test_import_is_light():
-    code = "import sys, unweave; print('torch' in sys.modules); unweave.attribute, unweave.load, unweave.Graph; print('transformers' in sys.modules)"
+    code = (
+        "import sys, unweave; print('torch' in sys.modules); unweave.attribute, unweave.load, unweave.Graph; "
+        "print('transformers' in sys.modules)"
+    )
     assert python(code).split() == ["False", "False"]
 
 
 @pytest.mark.parametrize("wrong", [False, True])
 @pytest.mark.parametrize("linear", [False, True])
 def test_square_tensors_the_wrong_way_round_are_noticed(run, tmp_path, linear, wrong):
-    """An exact dictionary, of features as many as dimensions, or of a skip path for MLPs whose neurons are always on: shapes say nothing."""
+    """An exact dictionary, of features as many as dimensions, or of a skip path for MLPs whose neurons are always
+    on: shapes say nothing."""
     import transformers
 
     torch.manual_seed(1)
     config = transformers.GPT2Config(
-        vocab_size=50, n_positions=64, n_embd=D, n_layer=2, n_head=4, n_inner=D, activation_function="relu", bos_token_id=0, eos_token_id=0
+        vocab_size=50, n_positions=64, n_embd=D, n_layer=2, n_head=4, n_inner=D, activation_function="relu",
+        bos_token_id=0, eos_token_id=0
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=20.0 * (linear and "c_fc.bias" in name) + (".ln_" in name and "weight" in name), std=0.3)
+        torch.nn.init.normal_(
+            parameter, mean=20.0 * (linear and "c_fc.bias" in name) + (".ln_" in name and "weight" in name), std=0.3
+        )
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "dictionary").mkdir()
     for layer, block in enumerate(model.transformer.h):
-        encoder, bias, out, rest = block.mlp.c_fc.weight.T, block.mlp.c_fc.bias, block.mlp.c_proj.weight, block.mlp.c_proj.bias
+        encoder, bias, out, rest = (
+            block.mlp.c_fc.weight.T,
+            block.mlp.c_fc.bias,
+            block.mlp.c_proj.weight,
+            block.mlp.c_proj.bias,
+        )
         tensors = {"W_enc": encoder, "b_enc": bias, "W_dec": out, "b_dec": rest}
         if linear:
-            tensors = {"W_enc": torch.zeros(4, D), "b_enc": torch.zeros(4), "W_dec": torch.zeros(4, D), "b_dec": bias @ out + rest, "W_skip": out.T @ encoder}
+            tensors = {
+                "W_enc": torch.zeros(4, D),
+                "b_enc": torch.zeros(4),
+                "W_dec": torch.zeros(4, D),
+                "b_dec": bias @ out + rest,
+                "W_skip": out.T @ encoder,
+            }
         if wrong:
             tensors["W_skip" if linear else "W_enc"] = tensors["W_skip" if linear else "W_enc"].T
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, tmp_path / "dictionary" / f"layer_{layer}.safetensors")
-    (tmp_path / "dictionary" / "config.yaml").write_text("model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n")
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            tmp_path / "dictionary" / f"layer_{layer}.safetensors",
+        )
+    (tmp_path / "dictionary" / "config.yaml").write_text(
+        "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+    )
     code, out, _ = run("trace", "--ids", IDS, "-m", "./model", "-t", "./dictionary")
     assert code == 0 and ("careful" in out) == wrong
-    unexplained = json.loads(run("trace", "--ids", IDS, "-m", "./model", "-t", "./dictionary", "--json")[1])["unexplained"]
+    unexplained = json.loads(run("trace", "--ids", IDS, "-m", "./model", "-t", "./dictionary", "--json")[1])[
+        "unexplained"
+    ]
     assert unexplained > 1 if wrong else unexplained < 1e-9

@@ -1,4 +1,5 @@
-"""Figures of a dictionary against slow straightforward loops, perfect dictionaries, and one clear line for bad input."""
+"""Figures of a dictionary against slow straightforward loops, perfect dictionaries, and one clear line for bad
+input."""
 
 import json
 from dataclasses import replace
@@ -53,11 +54,16 @@ def text(sequences=4, context=10, seed=0):
 
 
 def slow_logits(model, ids, replaced):
-    """One sequence at a time through hooks, features through the dictionary's own `encode` and `decoder_rows`: logits, MLP outputs made."""
+    """One sequence at a time through hooks, features through the dictionary's own `encode` and `decoder_rows`:
+    logits, MLP outputs made."""
     language_model, transcoders = model.language_model, model.transcoders
     row, dtype = language_model.architecture, language_model.engine_dtype
     writer = row.mlp_post_norm if transcoders.write == "residual" and row.mlp_post_norm else row.mlp
-    factor = language_model.config.residual_multiplier if row.family == "granite" and transcoders.write == "residual" else 1.0
+    factor = (
+        language_model.config.residual_multiplier
+        if row.family == "granite" and transcoders.write == "residual"
+        else 1.0
+    )
     all_logits, all_made = [], []
     for sequence in ids:
         seen, active, made, handles = {}, {}, {}, []
@@ -101,7 +107,9 @@ def slow_logits(model, ids, replaced):
         for handle in handles:
             handle.remove()
         all_made.append(made)
-    return torch.cat(all_logits), [torch.cat([made[layer] for made in all_made]) for layer in range(language_model.n_layers)]
+    return torch.cat(all_logits), [
+        torch.cat([made[layer] for made in all_made]) for layer in range(language_model.n_layers)
+    ]
 
 
 def close(a, b, tolerance=1e-9):
@@ -138,7 +146,9 @@ def test_blocks_that_return_tuples_are_passed_over_too(tiny):
     clean = run(model.language_model, text(), "mlp_out")
     blocks = model.language_model.blocks
     handle = blocks[0].register_forward_hook(lambda module, args, output: (output,))
-    second = blocks[1].register_forward_pre_hook(lambda module, args: (args[0][0], *args[1:]) if isinstance(args[0], tuple) else None)
+    second = blocks[1].register_forward_pre_hook(
+        lambda module, args: (args[0][0], *args[1:]) if isinstance(args[0], tuple) else None
+    )
     try:
         again = run(model.language_model, text(), "mlp_out")
         assert again.tuples and not clean.tuples
@@ -154,7 +164,11 @@ def test_blocks_that_return_tuples_are_passed_over_too(tiny):
 def test_unexplained_variance_by_its_definition(seed):
     generator = torch.Generator().manual_seed(seed)
     y = torch.randn(30, 5, generator=generator) * 10 ** torch.randn(30, 1, generator=generator)
-    made, mean, median = y + torch.randn(30, 5, generator=generator), torch.randn(5, generator=generator), y.square().sum(-1).median()
+    made, mean, median = (
+        y + torch.randn(30, 5, generator=generator),
+        torch.randn(5, generator=generator),
+        y.square().sum(-1).median(),
+    )
     targets, errors = Targets(median, mean), Errors()
     for part in (slice(0, 7), slice(7, 30)):
         errors.add(made[part] - y[part], *targets.add(y[part]))
@@ -165,7 +179,8 @@ def test_unexplained_variance_by_its_definition(seed):
     middle = (weight[:, None] * y).sum(0) / weight.sum()
     ratios = squares / ((y - mean.double().numpy()) ** 2).sum(1)
     wanted = (
-        squares.sum() / ((y - y.mean(0)) ** 2).sum(), (weight * squares).sum() / (weight * ((y - middle) ** 2).sum(1)).sum(),
+        squares.sum() / ((y - y.mean(0)) ** 2).sum(),
+        (weight * squares).sum() / (weight * ((y - middle) ** 2).sum(1)).sum(),
         ratios.mean(), np.sort(ratios)[14],
     )  # fmt: skip
     assert (found.plain, found.weighted, found.token_mean, found.token_median) == pytest.approx(wanted, rel=1e-4)
@@ -213,7 +228,11 @@ def test_the_affine_baseline_is_numpys_least_squares(tiny, monkeypatch):
     fit = fit_baselines(model, ids, "mlp_out", lambda share: None)
     assert fit.tokens == 60 * 11
     affine = affine_maps(fit, torch.float64)
-    full, low, mean = low_rank_maps(fit, D, torch.float64), low_rank_maps(fit, 5, torch.float64), mean_outputs(fit, torch.float64)
+    full, low, mean = (
+        low_rank_maps(fit, D, torch.float64),
+        low_rank_maps(fit, 5, torch.float64),
+        mean_outputs(fit, torch.float64),
+    )
     for layer in range(LAYERS):
         x, target = seen_of(model, ids, layer)
         root = token_weights(target, fit.median[layer]).sqrt().numpy()[:, None]
@@ -262,7 +281,9 @@ def test_random_features_fire_as_often_as_wanted(tiny):
     plain = random_dictionary(fit, tiny("llama", "relu").transcoders, wanted, affine, seed=1)
     assert not plain.has_skip
     again = random_dictionary(fit, model.transcoders, wanted, affine, seed=1)
-    assert all(torch.equal(a.decoder.stored, b.decoder.stored) for a, b in zip(random.layers, again.layers, strict=True))
+    assert all(
+        torch.equal(a.decoder.stored, b.decoder.stored) for a, b in zip(random.layers, again.layers, strict=True)
+    )
 
 
 # -- responses
@@ -277,7 +298,9 @@ def by_hand(kind, language_model):
         bias = torch.tensor([50.0 if layer == 0 else -1e6], dtype=torch.float64)
         rows = [torch.randn(1, *shape, D, generator=generator, dtype=torch.float64) / 10 for shape in ((), slots)]
         skip = Matrix(torch.randn(D, D, generator=generator, dtype=torch.float64) / 10)
-        layers.append(TranscoderLayer(Matrix(rows[0]), bias, Matrix(rows[1]), torch.zeros(D, dtype=torch.float64), ReLU(), skip))
+        layers.append(
+            TranscoderLayer(Matrix(rows[0]), bias, Matrix(rows[1]), torch.zeros(D, dtype=torch.float64), ReLU(), skip)
+        )
     return Transcoders(kind, tuple(layers), "mlp_in", "mlp_out", name="by hand")
 
 
@@ -286,11 +309,18 @@ def test_response_to_a_removed_feature_by_hand(tiny, kind):
     model = tiny("llama", "relu", "float64").language_model
     transcoders = by_hand(kind, model)
     dictionary = Dictionary.load(transcoders, torch.float64, CPU)
-    affine = AffineMaps("affine", tuple((torch.eye(D, dtype=torch.float64),) for _ in range(LAYERS)), tuple(torch.zeros(3, D, dtype=torch.float64)))
+    affine = AffineMaps(
+        "affine",
+        tuple((torch.eye(D, dtype=torch.float64),) for _ in range(LAYERS)),
+        tuple(torch.zeros(3, D, dtype=torch.float64)),
+    )
     clean = run(model, text(), "mlp_out")
     responses = Responses(LAYERS, 0, CPU)
     responses.add(model, clean, dictionary, affine, "mlp_out")
-    mids, inputs, outputs = ([counted(series[layer], torch.float64) for layer in range(LAYERS)] for series in (clean.mids, clean.inputs, clean.outputs))
+    mids, inputs, outputs = (
+        [counted(series[layer], torch.float64) for layer in range(LAYERS)]
+        for series in (clean.mids, clean.inputs, clean.outputs)
+    )
     first = transcoders.layers[0]
     activation = inputs[0] @ first.encoder.stored.T + 50
     writes = first.decoder.stored.reshape(1, -1, D)
@@ -308,7 +338,9 @@ def test_response_to_a_removed_feature_by_hand(tiny, kind):
     assert live == pytest.approx(float((predicted - true).square().sum() / size), rel=1e-6)
     frozen = -before / (mids[layer].square().mean(-1, keepdim=True) + model.epsilon).sqrt() * gain
     graph = frozen @ transcoders.layers[layer].skip.stored.T + predicted - skip
-    assert held == pytest.approx(float((graph - true).square().sum() / size), rel=1e-6) and held != pytest.approx(live, rel=1e-3)
+    assert held == pytest.approx(float((graph - true).square().sum() / size), rel=1e-6) and held != pytest.approx(
+        live, rel=1e-3
+    )
     assert linear == pytest.approx(float((changed - inputs[layer] - true).square().sum() / size), rel=1e-6)
     assert responses.figures(0)[0].feature is None
 
@@ -348,7 +380,9 @@ def neurons(tmp_path_factory):
     module.save_pretrained(folder)
     model = unweave.load_model(str(folder), dtype="float64")
     layers = [
-        TranscoderLayer(Matrix(mlp.c_fc.weight.T.contiguous()), mlp.c_fc.bias, Matrix(mlp.c_proj.weight), mlp.c_proj.bias, ReLU())
+        TranscoderLayer(
+            Matrix(mlp.c_fc.weight.T.contiguous()), mlp.c_fc.bias, Matrix(mlp.c_proj.weight), mlp.c_proj.bias, ReLU()
+        )
         for mlp in (block.mlp for block in model.blocks)
     ]
     return unweave.ReplacementModel(model, Transcoders("per-layer", tuple(layers), "mlp_in", "mlp_out", name="neurons"))
@@ -371,7 +405,9 @@ def test_neurons_as_features_are_perfect(neurons):
     (prompt,) = found.prompts
     graph = unweave.attribute(neurons, [0, 4, 9])
     assert (prompt.replacement, prompt.completeness) == pytest.approx(graph.scores())
-    assert (prompt.replacement_dropped, prompt.completeness_dropped) == pytest.approx((1, 1), abs=1e-6)  # but for position 0 all is explained
+    assert (prompt.replacement_dropped, prompt.completeness_dropped) == pytest.approx(
+        (1, 1), abs=1e-6
+    )  # but for position 0 all is explained
     assert prompt.replacement < 1 and prompt.features == len(graph.nodes.activation[graph.nodes.features])
 
 
@@ -393,26 +429,40 @@ def test_the_strongest_neurons_stand_in_for_the_mlps(tiny, family, write):
         kept, others = some.split(layer, part.inputs)
         assert bool(((kept != 0).sum(1) == some.count[layer]).all()) and not bool((kept * others).any())
         norms = some.neurons.layers[layer].decoder.dense(torch.float64).norm(dim=1)
-        assert bool(((others.abs() * norms).amax(1) <= torch.where(kept == 0, torch.inf, kept.abs() * norms).amin(1)).all())
+        assert bool(
+            ((others.abs() * norms).amax(1) <= torch.where(kept == 0, torch.inf, kept.abs() * norms).amin(1)).all()
+        )
         if write == "mlp_out":
             weight = token_weights(part.outputs, fit.median[layer])[:, None]
-            assert torch.allclose((weight * (some.apply(layer, part.inputs) - part.outputs)).sum(0), torch.zeros(D, dtype=torch.float64), atol=1e-9)
+            assert torch.allclose(
+                (weight * (some.apply(layer, part.inputs) - part.outputs)).sum(0),
+                torch.zeros(D, dtype=torch.float64),
+                atol=1e-9,
+            )
 
 
 def test_neurons_beside_the_dictionary(tiny):
     model = tiny("llama", "skip")
     found = evaluate(model, {"a": text(4)}, text(30, seed=9), prompts=[[0, 3, number] for number in range(7)])
-    assert 0 < mean_unexplained(found.mean.stand_in("neurons")).plain < mean_unexplained(found.mean.stand_in("mean output")).plain
+    assert (
+        0
+        < mean_unexplained(found.mean.stand_in("neurons")).plain
+        < mean_unexplained(found.mean.stand_in("mean output")).plain
+    )
     assert [one.prompt for one in found.neurons] == ["0 3 0", "0 3 2", "0 3 4", "0 3 6"]
     own = unweave.ReplacementModel(model.language_model, neurons_of(model.language_model))
     for one, ids in zip(found.neurons, ([0, 3, 0], [0, 3, 2], [0, 3, 4], [0, 3, 6]), strict=True):
         graph = unweave.attribute(model, ids)
         assert one.nodes == graph.nodes.features.stop
         assert (one.replacement, one.completeness) == pytest.approx(graph.scores())
-        assert (one.neurons_replacement, one.neurons_completeness) == pytest.approx(unweave.attribute(own, ids, max_features=one.nodes).scores())
+        assert (one.neurons_replacement, one.neurons_completeness) == pytest.approx(
+            unweave.attribute(own, ids, max_features=one.nodes).scores()
+        )
     assert [len(row) for row in table.neurons(found.neurons)] == [len(table.NEURONS)] * 5
     without = evaluate(model, {"a": text(4)}, text(30, seed=9), prompts=[[0, 3]], neurons=False)
-    assert not without.neurons and {one.name for one in found.mean.stand_ins} - {one.name for one in without.mean.stand_ins} == {"neurons"}
+    assert not without.neurons and {one.name for one in found.mean.stand_ins} - {
+        one.name for one in without.mean.stand_ins
+    } == {"neurons"}
     experts = evaluate(tiny("gpt_oss", "relu"), {"a": text(2)}, text(30, seed=9), prompts=[[0, 3]])
     assert not experts.neurons and "neurons" not in {one.name for one in experts.mean.stand_ins}
 
@@ -425,9 +475,15 @@ def test_an_affine_mlp_is_perfectly_replaced_by_the_affine_baseline_and_by_skip_
         weight, bias = (torch.randn(*shape, generator=generator, dtype=torch.float64) / 5 for shape in ((D, D), (D,)))
         block.mlp.forward = lambda x, weight=weight, bias=bias: x @ weight.T + bias
         nothing = torch.zeros(4, D, dtype=torch.float64)
-        layers.append(TranscoderLayer(Matrix(nothing), nothing[:, 0], Matrix(nothing), bias, JumpReLU(nothing[:, 0] + 1), Matrix(weight)))
+        layers.append(
+            TranscoderLayer(
+                Matrix(nothing), nothing[:, 0], Matrix(nothing), bias, JumpReLU(nothing[:, 0] + 1), Matrix(weight)
+            )
+        )
     transcoders = Transcoders("per-layer", tuple(layers), "mlp_in", "mlp_out", name="affine")
-    found = evaluate(unweave.ReplacementModel(model, transcoders), {"text": text()}, text(60, seed=1), prompts=[], neurons=False)
+    found = evaluate(
+        unweave.ReplacementModel(model, transcoders), {"text": text()}, text(60, seed=1), prompts=[], neurons=False
+    )
     for name, tolerance in (("dictionary", 1e-12), ("affine", 1e-4)):
         one = found.mean.stand_in(name)
         assert max(layer.plain for layer in one.unexplained) < tolerance
@@ -444,7 +500,14 @@ def test_an_affine_mlp_is_perfectly_replaced_by_the_affine_baseline_and_by_skip_
 def test_every_kind_of_text_apart_and_their_mean(tiny, family, kind, tmp_path):
     model, shares = tiny(family, kind), []
     texts = {"a": text(5), "b": text(3, seed=7)}
-    found = evaluate(model, texts, text(30, seed=9), prompts=[[0, 3, 4], [0, 8]], seed=4, progress=lambda share, title: shares.append((share, title)))
+    found = evaluate(
+        model,
+        texts,
+        text(30, seed=9),
+        prompts=[[0, 3, 4], [0, 8]],
+        seed=4,
+        progress=lambda share, title: shares.append((share, title)),
+    )
     assert [one.name for one in found.texts] == ["a", "b"] and found.mean.name == "mean"
     names = ["dictionary", "mean output", "affine", "rank 16", "random"]
     rank = max(1, round(found.l0))
@@ -463,7 +526,9 @@ def test_every_kind_of_text_apart_and_their_mean(tiny, family, kind, tmp_path):
     assert Evaluation.read(json.dumps(found.facts())) == found
     card = write_card(found, tmp_path / "card")
     said = card.read_text()
-    assert all(f"]({path.name})" in said for path in card.parent.glob("*.svg")) and len(list(card.parent.iterdir())) == 6
+    assert (
+        all(f"]({path.name})" in said for path in card.parent.glob("*.svg")) and len(list(card.parent.iterdir())) == 6
+    )
     assert Evaluation.read((card.parent / "evaluation.json").read_text()) == found
     assert all(len(row) == len(head) for head, rows in (
         (table.TOTALS, table.totals(found.mean)), (table.LAYERS, table.layers(found)),
@@ -512,7 +577,9 @@ def folders(tmp_path_factory):
     PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>").save_pretrained(model)
     generator = np.random.default_rng(0)
     for name, count in (("prose", 900), ("chat", 1200), ("short", 9)):
-        said = [" ".join(f"w{i}" for i in generator.integers(1, VOCAB, 30)) for _ in range(count // 30)] or ["w3 w4 w5 w6 w7 w8 w9 w10"]
+        said = [" ".join(f"w{i}" for i in generator.integers(1, VOCAB, 30)) for _ in range(count // 30)] or [
+            "w3 w4 w5 w6 w7 w8 w9 w10"
+        ]
         (root / f"{name}.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in said))
     (root / "empty.txt").write_text("")
     return root, model, write_tiny_dictionary("skip", "llama", root / "dictionary")
@@ -532,7 +599,18 @@ def run_eval(run, folders, monkeypatch):
 
 def test_eval_prints_json_and_writes_a_card(run_eval, folders, tmp_path):
     root = folders[0]
-    options = ("--tokens", 160, "--context", 16, "--prompts", 2, "--text", f"talk={root / 'chat.jsonl'}", "--text", root / "prose.jsonl")
+    options = (
+        "--tokens",
+        160,
+        "--context",
+        16,
+        "--prompts",
+        2,
+        "--text",
+        f"talk={root / 'chat.jsonl'}",
+        "--text",
+        root / "prose.jsonl",
+    )
     code, out, err = run_eval("--json", "--card", "card", *options)
     assert (code, err.strip()) == (0, "")
     found = Evaluation.read(out)
@@ -542,7 +620,18 @@ def test_eval_prints_json_and_writes_a_card(run_eval, folders, tmp_path):
     assert (tmp_path / "card" / "evaluation.md").read_text().startswith("# Evaluation of ")
     code, out, err = run_eval(*options)
     assert (code, err.strip()) == (0, "")
-    assert all(word in out for word in ("All MLPs replaced, talk", "All MLPs replaced, mean", "affine", "random", "By layer", "Whole graphs", "neurons"))
+    assert all(
+        word in out
+        for word in (
+            "All MLPs replaced, talk",
+            "All MLPs replaced, mean",
+            "affine",
+            "random",
+            "By layer",
+            "Whole graphs",
+            "neurons",
+        )
+    )
 
 
 def test_bundled_text_is_found(run_eval, folders, monkeypatch):
@@ -555,7 +644,10 @@ BAD = {
     "no such file": (["--text", "nowhere.jsonl", "--context", 16], "no text at nowhere.jsonl"),
     "empty": (["--text", "ROOT/empty.txt", "--context", 16], "holds no text"),
     "too short": (["--text", "ROOT/short.jsonl", "--context", 16, "--tokens", 16], "less than one block of 16"),
-    "too short for two blocks": (["--text", "ROOT/short.jsonl", "--context", 8, "--tokens", 16], "has 1 blocks of 8 tokens; at least 2 are needed"),
+    "too short for two blocks": (
+        ["--text", "ROOT/short.jsonl", "--context", 8, "--tokens", 16],
+        "has 1 blocks of 8 tokens; at least 2 are needed",
+    ),
     "one name twice": (["--text", "ROOT/chat.jsonl", "--text", "ROOT/chat.jsonl"], "two texts are called 'chat'"),
     "no name": (["--text", "=x.txt"], "is not NAME=SOURCE"),
     "few tokens": (["--text", "ROOT/chat.jsonl", "--tokens", 10], "gives none of 1 kinds of text a block of 64"),

@@ -34,16 +34,40 @@ def peer_document(**changes):
 
     def node(node_id, layer, position, kind, **more):
         return {
-            "node_id": node_id, "feature": None, "layer": str(layer), "ctx_idx": position, "feature_type": kind, "token_prob": 0.0,
-            "is_target_logit": False, "run_idx": 0, "reverse_ctx_idx": 0, "jsNodeId": node_id, "clerp": "", "influence": 0.5, "activation": None,
-        } | more  # fmt: skip
+            "node_id": node_id,
+            "feature": None,
+            "layer": str(layer),
+            "ctx_idx": position,
+            "feature_type": kind,
+            "token_prob": 0.0,
+            "is_target_logit": False,
+            "run_idx": 0,
+            "reverse_ctx_idx": 0,
+            "jsNodeId": node_id,
+            "clerp": "",
+            "influence": 0.5,
+            "activation": None,
+        } | more
 
     return {
         "metadata": {
-            "slug": "small", "scan": "toy-2l", "transcoder_list": ["a", "b"], "prompt_tokens": ["<s>", "hi"], "prompt": "<s>hi", "schema_version": 1,
-            "node_threshold": 0.8, "pruning_settings": {"node_threshold": 0.8, "edge_threshold": 0.9}, "feature_details": {"neuronpedia_source_set": "x"},
+            "slug": "small",
+            "scan": "toy-2l",
+            "transcoder_list": ["a", "b"],
+            "prompt_tokens": ["<s>", "hi"],
+            "prompt": "<s>hi",
+            "schema_version": 1,
+            "node_threshold": 0.8,
+            "pruning_settings": {"node_threshold": 0.8, "edge_threshold": 0.9},
+            "feature_details": {"neuronpedia_source_set": "x"},
         },
-        "qParams": {"pinnedIds": ["0_1_1"], "supernodes": [["two", "0_1_1", "1_4_1"]], "linkType": "both", "clickedId": "0_1_1", "sg_pos": "1 2"},
+        "qParams": {
+            "pinnedIds": ["0_1_1"],
+            "supernodes": [["two", "0_1_1", "1_4_1"]],
+            "linkType": "both",
+            "clickedId": "0_1_1",
+            "sg_pos": "1 2",
+        },
         "nodes": [
             node("E_2_0", "E", 0, "embedding", feature=0, clerp="Emb: <s>"),
             node("E_9_1", "E", 1, "embedding", feature=1),
@@ -51,7 +75,17 @@ def peer_document(**changes):
             node("0_0_1", 0, 1, "mlp reconstruction error", feature=-1),
             node("0_1_1", 1, 1, "mlp reconstruction error", feature=-1, clerp="error of layer 1"),
             node("1_4_1", 1, 1, "cross layer transcoder", feature=cantor(1, 4), activation=1.5),
-            node("3_7_1", 3, 1, "logit", feature=7, token_prob=0.6, is_target_logit=True, clerp='Output " the "odd" one" (p=0.600)', influence=None),
+            node(
+                "3_7_1",
+                3,
+                1,
+                "logit",
+                feature=7,
+                token_prob=0.6,
+                is_target_logit=True,
+                clerp='Output " the "odd" one" (p=0.600)',
+                influence=None,
+            ),
             node("3_8_1", 3, 1, "logit", feature=8, token_prob=0.2, clerp='Output "b" (p=0.200)', influence=None),
         ],
         "links": [
@@ -63,7 +97,7 @@ def peer_document(**changes):
             {"source": "0_1_1", "target": "3_8_1", "weight": -0.5},
             {"source": "left_out_9", "target": "3_8_1", "weight": 9.0},
         ],
-    } | changes  # fmt: skip
+    } | changes
 
 
 def save(document, path):
@@ -104,15 +138,26 @@ def test_nodes_carry_the_fields_names_and_numbers(graphs):
         match node.kind:
             case NodeKind.FEATURE:
                 assert uncantor(entry["feature"]) == (node.layer, node.index)
-                assert (entry["feature_type"], entry["jsNodeId"]) == ("cross layer transcoder", f"{node.layer}_{node.index}-0")
+                assert (entry["feature_type"], entry["jsNodeId"]) == (
+                    "cross layer transcoder",
+                    f"{node.layer}_{node.index}-0",
+                )
                 assert (entry["layer"], entry["activation"], entry["clerp"]) == (str(node.layer), node.activation, "")
             case NodeKind.ERROR:
-                assert (entry["feature"], entry["feature_type"], entry["activation"]) == (-1, "mlp reconstruction error", None)
+                assert (entry["feature"], entry["feature_type"], entry["activation"]) == (
+                    -1,
+                    "mlp reconstruction error",
+                    None,
+                )
                 assert entry["node_id"] == f"{node.layer}_error_mlp_{node.position}"
             case NodeKind.EMBEDDING:
                 assert (entry["layer"], entry["feature"], entry["feature_type"]) == ("E", node.position, "embedding")
             case NodeKind.LOGIT:
-                assert (entry["layer"], entry["feature"], entry["feature_type"]) == (str(graph.provenance.n_layers + 1), node.index, "logit")
+                assert (entry["layer"], entry["feature"], entry["feature_type"]) == (
+                    str(graph.provenance.n_layers + 1),
+                    node.index,
+                    "logit",
+                )
                 assert entry["clerp"] == f'Output "#{node.index}" (p={node.activation:.3f})'
                 assert (entry["token_prob"], entry["influence"]) == (node.activation, None)
         if node.kind != NodeKind.LOGIT:
@@ -131,13 +176,18 @@ def test_links_join_listed_nodes(graphs):
     assert all(link["weight"] == dense[rows[link["target"]], rows[link["source"]]] for link in document["links"])
 
 
-@pytest.mark.parametrize(("layer", "feature", "number"), [(0, 0, 0), (1, 0, 1), (0, 1, 2), (0, 12284, 75466754), (25, 1_000_003, None)])
+@pytest.mark.parametrize(
+    ("layer", "feature", "number"), [(0, 0, 0), (1, 0, 1), (0, 1, 2), (0, 12284, 75466754), (25, 1_000_003, None)]
+)
 def test_cantor_numbers(layer, feature, number):
     assert number is None or cantor(layer, feature) == number
     assert uncantor(cantor(layer, feature)) == (layer, feature)
 
 
-@pytest.mark.parametrize(("text", "slug"), [("", "graph"), ("日本", "graph"), ("a/../b", "a-b"), ("x" * 60, "x" * 48), ("a" * 47 + " b", "a" * 47)])
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [("", "graph"), ("日本", "graph"), ("a/../b", "a-b"), ("x" * 60, "x" * 48), ("a" * 47 + " b", "a" * 47)],
+)
 def test_slugs_are_file_names(text, slug):
     assert slug_of(text) == slug
 
@@ -159,7 +209,9 @@ def test_the_index_beside_the_files(graphs, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph-metadata.json", "one.json", "two.json"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"graphs": 3}', '{"graphs": {"a": 1}}', '{"graphs": ["a"]}', '{"graphs": null}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"graphs": 3}', '{"graphs": {"a": 1}}', '{"graphs": ["a"]}', '{"graphs": null}']
+)
 def test_a_corrupt_index_is_left_alone(graphs, tmp_path, content):
     index = save(content, tmp_path / "graph-metadata.json")
     with pytest.raises(GraphError, match=r"graph-metadata\.json is not a list of graphs .* move it away"):
@@ -191,7 +243,10 @@ def test_round_trip_through_json(graphs, tmp_path, kind):
     assert back.provenance.input_ids == tuple(PROMPT)
     assert (back.provenance.pruning, back.provenance.origin) == ((0.8, 0.98), "json")
     assert back.bias.isnan().all()
-    assert torch.allclose(back.influence_rank()[: graph.nodes.logits.start].float(), graph.influence_rank()[: graph.nodes.logits.start].float())
+    assert torch.allclose(
+        back.influence_rank()[: graph.nodes.logits.start].float(),
+        graph.influence_rank()[: graph.nodes.logits.start].float(),
+    )
     assert to_json(back, "one", "tiny") == first
     back.save(tmp_path / "one.graph.safetensors")
     assert to_json(unweave.Graph.load(tmp_path / "one.graph.safetensors"), "one", "tiny") == first
@@ -199,13 +254,25 @@ def test_round_trip_through_json(graphs, tmp_path, kind):
 
 def test_a_document_of_the_peer_is_read(tmp_path):
     graph = read_json(save(peer_document(), tmp_path / "small.json"))
-    assert [node.id for node in graph.nodes] == ["0_1_1", "1_4_1", "0_error_mlp_1", "1_error_mlp_1", "E_2_0", "E_9_1", "3_7_1", "3_8_1"]
+    assert [node.id for node in graph.nodes] == [
+        "0_1_1",
+        "1_4_1",
+        "0_error_mlp_1",
+        "1_error_mlp_1",
+        "E_2_0",
+        "E_9_1",
+        "3_7_1",
+        "3_8_1",
+    ]
     assert graph.n_edges == 6  # the link of a node that is not listed is left out
     facts = graph.provenance
     assert (facts.model, facts.n_layers, facts.input_ids, facts.tokens) == ("toy-2l", 2, (2, 9), ("<s>", "hi"))
     assert facts.logit_labels == (' the "odd" one', "b")
     assert (facts.transcoders, facts.pruning) == ("a, b", (0.8, 0.9))
-    assert [(edge.target.id, edge.weight) for edge in graph.outgoing("0_1_1")] == [("1_4_1", 2.0), ("3_8_1", -0.5)]  # an id that two claim is the feature's
+    assert [(edge.target.id, edge.weight) for edge in graph.outgoing("0_1_1")] == [
+        ("1_4_1", 2.0),
+        ("3_8_1", -0.5),
+    ]  # an id that two claim is the feature's
     assert graph.outgoing("1_error_mlp_1") == []
     assert graph.nodes.find("1_-1_1").id == "1_error_mlp_1"
     assert graph.nodes.find("0_0_1").id == "0_error_mlp_1"
@@ -223,8 +290,12 @@ def test_what_the_peer_wrote_is_written_back(tmp_path):
     assert labels["1_error_mlp_1"] == "error of layer 1"
     assert labels["E_2_0"] == "Emb: <s>"
     assert labels["3_7_1"] == 'Output " the "odd" one" (p=0.600)'
-    wanted = sorted((link["source"], link["target"], link["weight"]) for link in before["links"][:3] + before["links"][4:6])
-    named = sorted((link["source"], link["target"], link["weight"]) for link in after["links"] if "error" not in link["source"])
+    wanted = sorted(
+        (link["source"], link["target"], link["weight"]) for link in before["links"][:3] + before["links"][4:6]
+    )
+    named = sorted(
+        (link["source"], link["target"], link["weight"]) for link in after["links"] if "error" not in link["source"]
+    )
     assert named == wanted
     assert [error.message for error in Draft7Validator(SCHEMA).iter_errors(after)] == []
 
@@ -252,9 +323,15 @@ def test_published_graphs_open(name, nodes, links, prompt):
     document = json.loads(path.read_text())
     assert (len(graph.nodes), graph.n_edges, graph.prompt) == (nodes, links, prompt)
     assert graph.provenance.n_layers == 26
-    errors = {entry["node_id"] for entry in document["nodes"] if "error" in entry["feature_type"]}  # of the earlier form, 0_layer_position
-    assert {node.id for node in graph.nodes if node.kind != NodeKind.ERROR} == {entry["node_id"] for entry in document["nodes"]} - errors
-    assert {graph.nodes.find(name).id for name in errors} == {node.id for node in graph.nodes if node.kind == NodeKind.ERROR}
+    errors = {
+        entry["node_id"] for entry in document["nodes"] if "error" in entry["feature_type"]
+    }  # of the earlier form, 0_layer_position
+    assert {node.id for node in graph.nodes if node.kind != NodeKind.ERROR} == {
+        entry["node_id"] for entry in document["nodes"]
+    } - errors
+    assert {graph.nodes.find(name).id for name in errors} == {
+        node.id for node in graph.nodes if node.kind == NodeKind.ERROR
+    }
     assert graph.influence().isfinite().all()
     assert graph.influence().sum() > 0
     assert all(math.isfinite(score) and 0 < score < 1 for score in graph.scores())
@@ -267,13 +344,19 @@ def test_published_graphs_open(name, nodes, links, prompt):
 def changed_node(number=2, **changes):
     document = peer_document()
     document["nodes"][number] |= changes
-    return {**document, "nodes": [{key: value for key, value in node.items() if value is not ...} for node in document["nodes"]]}
+    return {
+        **document,
+        "nodes": [{key: value for key, value in node.items() if value is not ...} for node in document["nodes"]],
+    }
 
 
 def changed_link(**changes):
     document = peer_document()
     document["links"][0] |= changes
-    return {**document, "links": [{key: value for key, value in link.items() if value is not ...} for link in document["links"]]}
+    return {
+        **document,
+        "links": [{key: value for key, value in link.items() if value is not ...} for link in document["links"]],
+    }
 
 
 MALFORMED = {

@@ -27,7 +27,10 @@ from unweave.features.write import write_pages
 from unweave.transcoders.dense import Dictionary
 
 CONTEXT = 16
-WORDS = "<s> the cat sat on a mat and saw two dogs running in Paris while it was raining on 12 houses . , paris's O'Neil \"quoted\" ; DROP".split()
+WORDS = (
+    "<s> the cat sat on a mat and saw two dogs running in Paris while it was raining on 12 houses . , paris's "
+    'O\'Neil "quoted" ; DROP'
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,12 @@ def folders(tmp_path_factory):
     rng = np.random.default_rng(0)
     lines = [" ".join(rng.choice(list(vocabulary)[1:], 40)) for _ in range(60)]
     (root / "text.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
-    return model, write_tiny_dictionary("jumprelu", "llama", root / "plt"), write_tiny_dictionary("clt", "llama", root / "clt"), root / "text.jsonl"
+    return (
+        model,
+        write_tiny_dictionary("jumprelu", "llama", root / "plt"),
+        write_tiny_dictionary("clt", "llama", root / "clt"),
+        root / "text.jsonl",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +62,9 @@ def model(folders):
 
 
 def reading(model, text, **more):
-    return Reading(model.language_model.name, model.transcoders.name, model.transcoders.sha256, (str(text),), CONTEXT, **more)
+    return Reading(
+        model.language_model.name, model.transcoders.name, model.transcoders.sha256, (str(text),), CONTEXT, **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +97,9 @@ def test_counts_are_those_of_all_activations(built):
     assert collection.seen == blocks[:, 1:].size >= 1500
     for layer, found in full.items():
         arrays = collection.layers[layer].arrays
-        assert (arrays["count"] == (found != 0).sum((0, 1))).all() and (arrays["histogram"].sum(1) == arrays["count"]).all()
+        assert (arrays["count"] == (found != 0).sum((0, 1))).all() and (
+            arrays["histogram"].sum(1) == arrays["count"]
+        ).all()
         np.testing.assert_allclose(arrays["total"], found.sum((0, 1)), rtol=1e-4)
         for feature, tokens, counts in collection.layers[layer].tokens():
             where, at = np.nonzero(found[..., feature])
@@ -119,7 +131,10 @@ def test_examples_are_the_strongest_of_blocks_and_an_even_sample(built):
             assert (sample[sample >= 0] == places[np.argsort(-priority(places))][:SAMPLED]).all()
             for slot, place in enumerate(sample[:6]):
                 row, position = divmod(int(place), CONTEXT)
-                true = [max(one[row, p - 1], 0) if 1 <= p < CONTEXT else 0 for p in range(position - BEFORE, position + AFTER + 1)]
+                true = [
+                    max(one[row, p - 1], 0) if 1 <= p < CONTEXT else 0
+                    for p in range(position - BEFORE, position + AFTER + 1)
+                ]
                 window = arrays["sampled_window"][feature, slot] / 255 * arrays["sampled_scale"][feature, slot]
                 np.testing.assert_allclose(window, true, atol=max(true) / 400)
 
@@ -168,7 +183,12 @@ def test_going_on_with_something_else_is_refused(model, folders, tmp_path):
         collect(model, reading(model, folders[3], held_out=0.2), tmp_path, tokens=400)
     changed = tmp_path / "text.jsonl"
     changed.write_text(folders[3].read_text())
-    collect(model, reading(model, changed), tmp_path / "again" if (tmp_path / "again").mkdir() is None else tmp_path, tokens=200)
+    collect(
+        model,
+        reading(model, changed),
+        tmp_path / "again" if (tmp_path / "again").mkdir() is None else tmp_path,
+        tokens=200,
+    )
     changed.write_text(other.read_text())
     with pytest.raises(TextError, match="not the one that was read before"):
         collect(model, reading(model, changed), tmp_path / "again", tokens=400)
@@ -199,21 +219,34 @@ def test_a_page_says_what_the_model_did(model, built):
         found, one = page(pages, layer, index), full[layer][..., index]
         assert found["count"] == (one != 0).sum() and found["density"] == pytest.approx((one != 0).mean(), rel=1e-6)
         assert found["maximum"] == pytest.approx(one.max(), rel=1e-3)
-        assert sum(found["histogram"]["counts"]) == found["count"] and len(found["histogram"]["edges"]) == len(found["histogram"]["counts"]) + 1
+        assert (
+            sum(found["histogram"]["counts"]) == found["count"]
+            and len(found["histogram"]["edges"]) == len(found["histogram"]["counts"]) + 1
+        )
         true = np.quantile(one[one > 0], [0.05, 0.25, 0.5, 0.75, 0.95])
         np.testing.assert_allclose(found["quantiles"], true, rtol=0.25)
         effects = logit_effects(model, layer, torch.tensor([index]))[0]
-        assert [token for token, _ in found["promoted"]] == [model.language_model.token_text(int(i)) for i in effects.topk(10).indices]
+        assert [token for token, _ in found["promoted"]] == [
+            model.language_model.token_text(int(i)) for i in effects.topk(10).indices
+        ]
         assert found["suppressed"][0][1] == pytest.approx(float(effects.min()), rel=1e-3)
         assert found["norms"] == [
-            [layer, pytest.approx(float(model.transcoders.decoder_rows(layer, torch.tensor([index]), layer, torch.float32).norm()), rel=1e-3)]
+            [
+                layer,
+                pytest.approx(
+                    float(model.transcoders.decoder_rows(layer, torch.tensor([index]), layer, torch.float32).norm()),
+                    rel=1e-3,
+                ),
+            ]
         ]
         for context in found["contexts"]:
             assert len(context["tokens"]) == len(context["activations"]) <= CONTEXT
             assert context["activations"][context["peak"]] > 0
         strongest = next(context for context in found["contexts"] if context["quantile"] == "strongest")
         row = int(one.max(1).argmax())
-        assert "".join(strongest["tokens"]) in "".join(model.language_model.token_text(int(token)) for token in blocks[row])
+        assert "".join(strongest["tokens"]) in "".join(
+            model.language_model.token_text(int(token)) for token in blocks[row]
+        )
         assert json.loads(json.dumps(found)) == found
         token, count, _ = found["tokens"][0]
         where, at = np.nonzero(one)
@@ -225,7 +258,9 @@ def test_cross_layer_pages_say_where_a_feature_writes(folders, tmp_path):
     write_pages(collect(model, reading(model, folders[3]), tmp_path, tokens=300), model, tmp_path)
     found = page(open_pages(tmp_path), 1, 4)
     assert [layer for layer, _ in found["norms"]] == [1, 2]
-    assert found["norms"][1][1] == pytest.approx(float(model.transcoders.decoder_rows(1, torch.tensor([4]), 2, torch.float32).norm()), rel=1e-3)
+    assert found["norms"][1][1] == pytest.approx(
+        float(model.transcoders.decoder_rows(1, torch.tensor([4]), 2, torch.float32).norm()), rel=1e-3
+    )
 
 
 def test_companions_are_features_that_fire_together():
@@ -238,7 +273,10 @@ def test_companions_are_features_that_fire_together():
 
     twin = rng.choice(every, 300, replace=False)
     half = np.concatenate([twin[:150], rng.choice(every, 150, replace=False)])
-    layers = [np.stack([sample(twin), sample(rng.choice(every, 300, replace=False))]), np.stack([sample(twin), sample(half), sample(twin[:5])])]
+    layers = [
+        np.stack([sample(twin), sample(rng.choice(every, 300, replace=False))]),
+        np.stack([sample(twin), sample(half), sample(twin[:5])]),
+    ]
     (first, _), _ = found = companions(layers, 2)
     assert first[0].tolist() == [2, 3]
     assert found[0][1][0, 0] == 1.0 and 0.15 < found[0][1][0, 1] < 0.6  # the true share is a third
@@ -283,7 +321,11 @@ def test_pages_that_cannot_be_read(built, model, folders, tmp_path):
     (tmp_path / "collecting.safetensors").write_bytes(b"")
     with pytest.raises(FileError, match="a build there was stopped"):
         open_pages(tmp_path)
-    for content, phrase in (("{", "is damaged"), ("[]", "does not describe"), ('{"format": "unweave feature pages", "version": 99}', "version 99")):
+    for content, phrase in (
+        ("{", "is damaged"),
+        ("[]", "does not describe"),
+        ('{"format": "unweave feature pages", "version": 99}', "version 99"),
+    ):
         (tmp_path / "pages.json").write_text(content)
         with pytest.raises(FileError, match=phrase):
             open_pages(tmp_path)
@@ -319,11 +361,21 @@ def test_rules_hold_where_they_say():
     assert np.flatnonzero(holds(Rule("near", (5,)), ids, members)[0]).tolist() == list(range(5, 18))
     assert np.flatnonzero(holds(Rule("token", (), "words in -ing"), ids, members)[0]).tolist() == [1, 7, 21]
     kinds = {text: {name for name in CLASSES if members[name][place]} for place, text in enumerate(vocabulary)}
-    assert "digits" in kinds["12"] and "line breaks" in kinds["\n"] and "capitalised words" in kinds[" Paris"] and "brackets" in kinds["("]
+    assert (
+        "digits" in kinds["12"]
+        and "line breaks" in kinds["\n"]
+        and "capitalised words" in kinds[" Paris"]
+        and "brackets" in kinds["("]
+    )
     assert np.flatnonzero(holds(Rule("start", (), "first 3"), ids, members)[0]).tolist() == [1, 2, 3]
     assert np.flatnonzero(holds(Rule("token", (), "words in -ris"), ids, members)[0]).tolist() == [5]
     assert np.flatnonzero(holds(Rule("token", (), "words beginning with th-"), ids, members)[0][:8]).tolist() == [2]
-    for rule in (Rule("near", (3, 4)), Rule("start", (), "first 4"), Rule("token", (), "words in -burg"), Rule("next", (), "words beginning with ge-")):
+    for rule in (
+        Rule("near", (3, 4)),
+        Rule("start", (), "first 4"),
+        Rule("token", (), "words in -burg"),
+        Rule("next", (), "words beginning with ge-"),
+    ):
         assert Rule.from_json(rule.to_json()) == rule
     for damaged in (
         "",
@@ -349,8 +401,10 @@ def evidence_of(firing, ids, vocabulary):
 @pytest.mark.parametrize(
     "rule",
     [
-        Rule("token", (7, 9, 11)), Rule("previous", (5,)), Rule("next", (8,)), Rule("near", (33,)), Rule("token", (), "digits"),
-        Rule("start", (), "first 4"), Rule("token", (), "words in -burg"), Rule("token", (), "words beginning with ge-"),
+        Rule("token", (7, 9, 11)), Rule("previous", (5,)), Rule("next", (8,)), Rule("near", (33,)),
+        Rule("token", (), "digits"),
+        Rule("start", (), "first 4"), Rule("token", (), "words in -burg"),
+        Rule("token", (), "words beginning with ge-"),
     ],
 )  # fmt: skip
 def test_the_labeller_finds_the_rule_behind_a_feature(rule):
@@ -366,9 +420,17 @@ def test_the_labeller_finds_the_rule_behind_a_feature(rule):
     assert found.confidence > 0.6
     test = rng.choice(40, (200, 32), p=np.array([1.0] * 32 + [0.2] * 8) / 33.6)
     _, positions = detect(found.rule, test, holds(rule, test, background.members), background.members)
-    _, baseline = detect(Rule("token", (int(np.bincount(ids[firing]).argmax()),)), test, holds(rule, test, background.members), background.members)
+    _, baseline = detect(
+        Rule("token", (int(np.bincount(ids[firing]).argmax()),)),
+        test,
+        holds(rule, test, background.members),
+        background.members,
+    )
     assert positions.f1 > 0.9 and positions.f1 > baseline.f1
-    assert label(Evidence(0, np.zeros(0, int), np.zeros(0, int), np.zeros((0, 32), int), np.zeros(0, int)), background) is None
+    assert (
+        label(Evidence(0, np.zeros(0, int), np.zeros(0, int), np.zeros((0, 32), int), np.zeros(0, int)), background)
+        is None
+    )
 
 
 def test_detection_counts_by_hand():
@@ -388,9 +450,14 @@ def test_like_finds_what_texts_switch_on(model, built):
     assert len(found) == 10 and all(a.score >= b.score for a, b in pairwise(found))
     dictionary = Dictionary.load(model.transcoders, torch.float32, torch.device("cpu"))
     for one in found[:3]:
-        acts = [dict(activations(model, dictionary, model.language_model.tokenize(text)[None]))[one.layer][0, :, one.index] for text in texts]
+        acts = [
+            dict(activations(model, dictionary, model.language_model.tokenize(text)[None]))[one.layer][0, :, one.index]
+            for text in texts
+        ]
         assert one.share == pytest.approx(np.mean([float((a > 0).float().mean()) for a in acts]), rel=1e-4)
-        assert one.texts == sum(bool((a > 0).any()) for a in acts) and one.strongest == pytest.approx(float(max(a.max() for a in acts)), rel=1e-4)
+        assert one.texts == sum(bool((a > 0).any()) for a in acts) and one.strongest == pytest.approx(
+            float(max(a.max() for a in acts)), rel=1e-4
+        )
         assert one.share > one.density
     with pytest.raises(OptionError):
         like(model, pages, [])

@@ -35,7 +35,9 @@ def folders(tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<s>").save_pretrained(model)
     rng = np.random.default_rng(0)
-    (root / "text.jsonl").write_text("\n".join(json.dumps({"text": " ".join(f"w{i}" for i in rng.integers(1, 50, 40))}) for _ in range(80)))
+    (root / "text.jsonl").write_text(
+        "\n".join(json.dumps({"text": " ".join(f"w{i}" for i in rng.integers(1, 50, 40))}) for _ in range(80))
+    )
     return model, write_tiny_dictionary("jumprelu", "llama", root / "plt"), root / "text.jsonl"
 
 
@@ -55,7 +57,10 @@ def build_words(folders, out):
 
 def process(words, before=""):
     """The command line in a process of its own."""
-    code = f"import sys\nsys.argv = {['unweave', 'features', *words]!r}\n{before}\nfrom unweave.cli import main\nmain.run()"
+    code = (
+        f"import sys\nsys.argv = {['unweave', 'features', *words]!r}\n{before}\nfrom unweave.cli import "
+        f"main\nmain.run()"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
@@ -65,7 +70,13 @@ def features(run, folders, pages):
     own = {
         "features": ("--features", pages), "model": ("--model", folders[0], "--transcoders", folders[1]),
     }  # fmt: skip
-    takes = {"show": ["features"], "search": ["features"], "like": ["features", "model"], "score": ["features", "model"], "label": ["features", "model"]}
+    takes = {
+        "show": ["features"],
+        "search": ["features"],
+        "like": ["features", "model"],
+        "score": ["features", "model"],
+        "label": ["features", "model"],
+    }
 
     def call(command, *words):
         return run("features", command, *(word for name in takes.get(command, []) for word in own[name]), *words)
@@ -100,19 +111,44 @@ def test_show_search_and_like(features):
 
 
 def test_show_when(features, folders):
-    words = ("show", "1_3", "--when", folders[2], "--tokens", "300", "--context", "16", "--model", folders[0], "--transcoders", folders[1])
+    words = (
+        "show",
+        "1_3",
+        "--when",
+        folders[2],
+        "--tokens",
+        "300",
+        "--context",
+        "16",
+        "--model",
+        folders[0],
+        "--transcoders",
+        folders[1],
+    )
     assert "fires elsewhere" in features(*words)[1]
     facts = json.loads(features(*words, "--json")[1])
     assert facts["tokens"] >= 300 and facts["firings"] > 0
 
 
 def test_score_uses_only_documents_that_the_pages_left_out(features, folders, pages):
-    facts = json.loads(features("score", "--text", folders[2], "--count", "40", "--context", "16", "--tokens", "600", "--json")[1])
+    facts = json.loads(
+        features("score", "--text", folders[2], "--count", "40", "--context", "16", "--tokens", "600", "--json")[1]
+    )
     assert 0 < facts["scored"] <= 40 and facts["positions"] <= 600
     for name in ("label", "baseline"):
-        assert all(0 <= facts[name][unit][figure] <= 1 for unit in ("contexts", "positions") for figure in ("precision", "recall", "f1"))
-    assert "most frequent token" in features("score", "--text", folders[2], "--count", "5", "--context", "16", "--save")[1]
-    saved = [page(open_pages(pages), layer, index)["score"] for layer, width in enumerate((30, 26, 34)) for index in range(width)]
+        assert all(
+            0 <= facts[name][unit][figure] <= 1
+            for unit in ("contexts", "positions")
+            for figure in ("precision", "recall", "f1")
+        )
+    assert (
+        "most frequent token" in features("score", "--text", folders[2], "--count", "5", "--context", "16", "--save")[1]
+    )
+    saved = [
+        page(open_pages(pages), layer, index)["score"]
+        for layer, width in enumerate((30, 26, 34))
+        for index in range(width)
+    ]
     assert any(score is not None and 0 <= score["f1"] <= 1 for score in saved)
 
 
@@ -127,10 +163,17 @@ def service():
             question = body["messages"][0]["content"]
             asked.append((self.path, self.headers.get("Authorization"), body["model"], question))
             if "Which of these" in question:
-                answer = ", ".join(found[1] for found in re.finditer(r"^(\d+)\. (.*)$", question, re.MULTILINE) if "w7" in found[2]) or "0"
+                answer = (
+                    ", ".join(
+                        found[1] for found in re.finditer(r"^(\d+)\. (.*)$", question, re.MULTILINE) if "w7" in found[2]
+                    )
+                    or "0"
+                )
             else:
                 answer = '"the word w7."'
-            content = json.dumps({"choices": [{"message": {"content": answer}}]} if body["model"] != "broken" else {"nothing": 1}).encode()
+            content = json.dumps(
+                {"choices": [{"message": {"content": answer}}]} if body["model"] != "broken" else {"nothing": 1}
+            ).encode()
             self.send_response(404 if body["model"] == "missing" else 200)
             self.end_headers()
             self.wfile.write(content)
@@ -151,14 +194,31 @@ def test_labels_by_a_service(features, folders, pages, service, monkeypatch):
     url, asked = service
     monkeypatch.setenv("UNWEAVE_API_KEY", "secret")
     before = page(open_pages(pages), 2, 5)
-    words = ("label", "1_3", "2_5", "--endpoint", url, "--endpoint-model", "m", "--text", folders[2], "--context", "16", "--tokens", "600")
+    words = (
+        "label",
+        "1_3",
+        "2_5",
+        "--endpoint",
+        url,
+        "--endpoint-model",
+        "m",
+        "--text",
+        folders[2],
+        "--context",
+        "16",
+        "--tokens",
+        "600",
+    )
     facts = json.loads(features(*words, "--json")[1])
     assert [row["label"] for row in facts["features"]] == ["the word w7"] * 2
     assert all(0 <= row["detection"]["f1"] <= 1 for row in facts["features"])
     assert asked[0][:3] == ("/v1/chat/completions", "Bearer secret", "m") and "«" in asked[0][3]
     assert page(open_pages(pages), 2, 5) == before
     assert features(*words, "--save")[0] == 0
-    assert page(open_pages(pages), 2, 5)["label"] == "the word w7" and page(open_pages(pages), 2, 6)["label"] != "the word w7"
+    assert (
+        page(open_pages(pages), 2, 5)["label"] == "the word w7"
+        and page(open_pages(pages), 2, 6)["label"] != "the word w7"
+    )
     for model, phrase in (("broken", "not a chat completion"), ("missing", "refuses: 404")):
         code, _, err = features("label", "1_3", "--endpoint", url, "--endpoint-model", model)
         assert code == 2 and phrase in err
@@ -173,13 +233,17 @@ def test_pages_go_to_circuit_tracer_and_back(run, folders, pages, tmp_path):
     ours = page(open_pages(pages), 1, 3)
     record = records[1, 3]
     assert record == json.loads(json.dumps(to_peer(ours, open_pages(pages).facts["transcoders"])))
-    assert record["index"] == unweave.graphs.interchange.cantor(1, 3) and sum(record["histogram"]) == pytest.approx(ours["count"], rel=0.01)
+    assert record["index"] == unweave.graphs.interchange.cantor(1, 3) and sum(record["histogram"]) == pytest.approx(
+        ours["count"], rel=0.01
+    )
     assert run("features", "import", "peer", "back", "--transcoders", folders[1])[0] == 0
     back = page(open_pages("back"), 1, 3)
     assert back["label"] == ours["label"] and back["density"] == pytest.approx(ours["density"], rel=1e-3)
     assert [token for token, _ in back["promoted"]] == [token for token, _ in ours["promoted"]]
     assert back["contexts"][0]["tokens"] == ours["contexts"][0]["tokens"]
-    np.testing.assert_allclose(back["contexts"][0]["activations"], ours["contexts"][0]["activations"], atol=0.02 * ours["maximum"])
+    np.testing.assert_allclose(
+        back["contexts"][0]["activations"], ours["contexts"][0]["activations"], atol=0.02 * ours["maximum"]
+    )
 
 
 def test_pages_go_to_neuronpedia_and_back(run, folders, pages, tmp_path):
@@ -237,7 +301,13 @@ REFUSED = {
 def test_bad_input_is_refused_in_one_line(features, folders, tmp_path, case):
     words, phrase = REFUSED[case]
     (tmp_path / "short.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8 w9")
-    more = ("--model", folders[0], "--transcoders", folders[1]) if words[0] == "build" else ("--features", tmp_path) if words[0] == "export" else ()
+    more = (
+        ("--model", folders[0], "--transcoders", folders[1])
+        if words[0] == "build"
+        else ("--features", tmp_path)
+        if words[0] == "export"
+        else ()
+    )
     if case == "export":
         more = ("--features", Path(tmp_path))
         phrase = "no feature pages in"
@@ -255,7 +325,8 @@ def test_pages_of_another_dictionary_are_refused(run, folders, pages, tmp_path):
 def test_a_killed_build_goes_on(run, folders, tmp_path):
     words = build_words(folders, tmp_path / "p")
     harm = (
-        "import os\nimport unweave.features.collect as c\nimport unweave.models.passes as p\nc.SAVE_EVERY, p.TOKENS_PER_BATCH = 0.0, 80\n"
+        "import os\nimport unweave.features.collect as c\nimport unweave.models.passes as p\nc.SAVE_EVERY, "
+        "p.TOKENS_PER_BATCH = 0.0, 80\n"
         "c._say = lambda report, seen, *rest: os.kill(os.getpid(), 9) if seen > 600 else None"
     )
     assert process(words, harm).returncode == -9
@@ -270,7 +341,11 @@ def test_the_documentation_lists_every_option(run):
     text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
     for command in ("build", "show", "search", "like", "label", "score", "export", "import"):
         assert f"## unweave features {command}" in text
-        options = set(re.findall(r"--[a-z-]+", run("features", command, "--help")[1])) - {"--help", "--no-json", "--no-save"}
+        options = set(re.findall(r"--[a-z-]+", run("features", command, "--help")[1])) - {
+            "--help",
+            "--no-json",
+            "--no-save",
+        }
         section = text.split(f"## unweave features {command}")[1].split("\n## ")[0]
         assert [option for option in sorted(options) if f"`{option}`" not in section] == []
 

@@ -7,7 +7,13 @@ import pytest
 import torch
 import yaml
 from conftest import DICTIONARIES, LAYERS, PROMPT, WIDTHS, D, write_tiny_dictionary
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors.torch import load_file, save_file
 
 import unweave
@@ -27,7 +33,9 @@ def folder(tmp_path):
 
 def edit_config(folder, **changes):
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(yaml.safe_dump({key: value for key, value in (config | changes).items() if value is not ...}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({key: value for key, value in (config | changes).items() if value is not ...})
+    )
 
 
 def edit_layer(folder, layer=1, **changes):
@@ -50,10 +58,14 @@ def test_the_peers_folders_are_read(tiny_folders, kind):
     if kind == "topk":
         assert [layer.activation for layer in found.layers] == [TopK(5)] * LAYERS
     if kind == "clt":
-        assert [layer.decoder.shape for layer in found.layers] == [(width, LAYERS - layer, D) for layer, width in enumerate(WIDTHS)]
+        assert [layer.decoder.shape for layer in found.layers] == [
+            (width, LAYERS - layer, D) for layer, width in enumerate(WIDTHS)
+        ]
 
 
-@pytest.mark.parametrize(("write", "read", "expected"), [("hook_mlp_out", "ln2.hook_normalized", ("mlp_in_normalized", "residual"))])
+@pytest.mark.parametrize(
+    ("write", "read", "expected"), [("hook_mlp_out", "ln2.hook_normalized", ("mlp_in_normalized", "residual"))]
+)
 def test_hooks_have_one_meaning(folder, write, read, expected):
     edit_config(folder, feature_input_hook=read, feature_output_hook=write)
     found = unweave.read_transcoders(str(folder))
@@ -84,7 +96,9 @@ def test_plain_writing_gives_back_the_same_tensors(tiny_folders, tmp_path, kind)
         before, after = load_file(path), load_file(written / path.name)
         stated = {"k"} if kind == "topk" else set()  # in the config; the peer's own loader refuses it as a tensor
         assert before.keys() - stated == after.keys()
-        assert all(before[name].dtype == value.dtype and torch.equal(before[name], value) for name, value in after.items())
+        assert all(
+            before[name].dtype == value.dtype and torch.equal(before[name], value) for name, value in after.items()
+        )
         assert stated or path.read_bytes() == (written / path.name).read_bytes()
     assert kind == "topk" or unweave.read_transcoders(str(written)).sha256 == found.sha256
 
@@ -93,7 +107,13 @@ def test_plain_writing_gives_back_the_same_tensors(tiny_folders, tmp_path, kind)
 def test_compact_form_stays_within_half_a_step(tiny_folders, tmp_path, kind):
     found = unweave.read_transcoders(str(tiny_folders("llama", kind)[1]))
     again = unweave.read_transcoders(str(unweave.write_transcoders(found, tmp_path / "compact", compact=True)))
-    assert (again.kind, again.widths, again.read, again.write, again.has_skip) == (found.kind, found.widths, found.read, found.write, found.has_skip)
+    assert (again.kind, again.widths, again.read, again.write, again.has_skip) == (
+        found.kind,
+        found.widths,
+        found.read,
+        found.write,
+        found.has_skip,
+    )
     for old, new in zip(found.layers, again.layers, strict=True):
         assert torch.equal(old.encoder_bias, new.encoder_bias)
         assert torch.equal(old.decoder_bias, new.decoder_bias)
@@ -113,7 +133,12 @@ def test_compact_form_is_a_quarter_of_the_size_and_converts_back(tmp_path):
     wide = write_tiny_dictionary("skip", "llama", tmp_path / "wide")
     weights = torch.randn(4000, D)
     for layer in range(LAYERS):
-        wide_ones = {"W_enc": weights, "W_dec": weights.flip(0), "b_enc": torch.zeros(4000), "activation_function.threshold": torch.full((4000,), 0.5)}
+        wide_ones = {
+            "W_enc": weights,
+            "W_dec": weights.flip(0),
+            "b_enc": torch.zeros(4000),
+            "activation_function.threshold": torch.full((4000,), 0.5),
+        }
         edit_layer(wide, layer, **wide_ones)
     found = unweave.read_transcoders(str(wide))
     compact = unweave.write_transcoders(found, tmp_path / "compact", compact=True)
@@ -160,7 +185,8 @@ def test_gemma_scope_files_listed_in_a_config(folder, tmp_path, absolute):
         path = scope / f"layer_{number}" / "params.npz"
         path.parent.mkdir(parents=True)
         np.savez(
-            path, W_enc=layer.encoder.stored.numpy().T, W_dec=layer.decoder.stored.numpy(), b_enc=layer.encoder_bias.numpy(),
+            path, W_enc=layer.encoder.stored.numpy().T, W_dec=layer.decoder.stored.numpy(),
+            b_enc=layer.encoder_bias.numpy(),
             b_dec=layer.decoder_bias.numpy(), threshold=layer.activation.threshold.numpy(),
         )  # fmt: skip
         listed.append(str(path if absolute else path.relative_to(scope)))
@@ -245,7 +271,13 @@ def test_a_folder_of_a_hub_repository(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     found = unweave.read_transcoders("org/repo/sub@v1")
-    assert asked == [("org/repo", "v1", [f"sub/{part}" for part in ("config.yaml", "*.safetensors", "*.npz", "*cfg.json", "*config.json")])]
+    assert asked == [
+        (
+            "org/repo",
+            "v1",
+            [f"sub/{part}" for part in ("config.yaml", "*.safetensors", "*.npz", "*cfg.json", "*config.json")],
+        )
+    ]
     assert (found.widths, found.name) == (WIDTHS, "org/repo/sub@v1")
 
 
@@ -258,7 +290,9 @@ def test_hub_files_listed_in_a_config(folder, tmp_path, monkeypatch):
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    edit_config(folder, transcoders=[f"hf://org/repo/sub/layer_{layer}.safetensors?revision=v2" for layer in range(LAYERS)])
+    edit_config(
+        folder, transcoders=[f"hf://org/repo/sub/layer_{layer}.safetensors?revision=v2" for layer in range(LAYERS)]
+    )
     found = unweave.read_transcoders(str(folder))
     assert asked == [("org/repo", "v2", [f"sub/layer_{layer}.safetensors"]) for layer in range(LAYERS)]
     assert not found.has_skip
@@ -298,50 +332,108 @@ DAMAGE = {
     "not text": (lambda folder: (folder / "config.yaml").write_bytes(b"\xff\xfe\xfa"), "cannot read .*config.yaml"),
     "no mapping": (lambda folder: (folder / "config.yaml").write_text("- a\n- b\n"), "not a list of keys and values"),
     "empty config": (lambda folder: (folder / "config.yaml").write_text(""), "not a list of keys and values"),
-    "unknown kind": (lambda folder: edit_config(folder, model_kind="lorsa"), "model_kind is 'lorsa'; it must be one of transcoder_set"),
+    "unknown kind": (
+        lambda folder: edit_config(folder, model_kind="lorsa"),
+        "model_kind is 'lorsa'; it must be one of transcoder_set",
+    ),
     "no kind": (lambda folder: edit_config(folder, model_kind=...), "model_kind is None"),
-    "kind is a list": (lambda folder: edit_config(folder, model_kind=["transcoder_set"]), r"model_kind is \['transcoder_set'\]"),
-    "unknown input": (lambda folder: edit_config(folder, feature_input_hook="hook_z"), "feature_input_hook is 'hook_z'"),
-    "unknown output": (lambda folder: edit_config(folder, feature_output_hook="hook_q"), "feature_output_hook is 'hook_q'"),
+    "kind is a list": (
+        lambda folder: edit_config(folder, model_kind=["transcoder_set"]),
+        r"model_kind is \['transcoder_set'\]",
+    ),
+    "unknown input": (
+        lambda folder: edit_config(folder, feature_input_hook="hook_z"),
+        "feature_input_hook is 'hook_z'",
+    ),
+    "unknown output": (
+        lambda folder: edit_config(folder, feature_output_hook="hook_q"),
+        "feature_output_hook is 'hook_q'",
+    ),
     "unknown activation": (lambda folder: edit_config(folder, activation="gelu"), "activation is 'gelu'"),
     "k no number": (lambda folder: edit_config(folder, activation="topk", k="many"), "k is 'many'"),
     "k a list": (lambda folder: edit_layer(folder, 0, k=torch.tensor([3, 4])), r"'k' has shape \[2\]"),
-    "k too large": (lambda folder: edit_config(folder, activation="topk", k=31), "layer 0 keeps the top 31 of 30 features"),
+    "k too large": (
+        lambda folder: edit_config(folder, activation="topk", k=31),
+        "layer 0 keeps the top 31 of 30 features",
+    ),
     "k zero": (lambda folder: edit_config(folder, activation="topk", k=0), "keeps the top 0"),
     "no thresholds": (
-        lambda folder: (edit_config(folder, activation="jump_relu"), edit_layer(folder, **{"activation_function.threshold": None})),
+        lambda folder: (
+            edit_config(folder, activation="jump_relu"),
+            edit_layer(folder, **{"activation_function.threshold": None}),
+        ),
         "no thresholds",
     ),
-    "files no list": (lambda folder: edit_config(folder, transcoders="layer_0.safetensors"), "transcoders must be a list of files"),
+    "files no list": (
+        lambda folder: edit_config(folder, transcoders="layer_0.safetensors"),
+        "transcoders must be a list of files",
+    ),
     "no files": (lambda folder: edit_config(folder, transcoders=[]), "holds no layers"),
-    "listed missing": (lambda folder: edit_config(folder, transcoders=["gone.safetensors"]), "lists gone.safetensors, but there is no such file"),
+    "listed missing": (
+        lambda folder: edit_config(folder, transcoders=["gone.safetensors"]),
+        "lists gone.safetensors, but there is no such file",
+    ),
     "duplicated layer": (
-        lambda folder: edit_config(folder, transcoders=["layer_0.safetensors", "layer_1.safetensors", "layer_0.safetensors"]),
+        lambda folder: edit_config(
+            folder, transcoders=["layer_0.safetensors", "layer_1.safetensors", "layer_0.safetensors"]
+        ),
         "lists layer_0.safetensors for two layers",
     ),
     "mixed widths": (
         lambda folder: edit_layer(folder, W_enc=torch.zeros(26, 16), W_dec=torch.zeros(26, 16), b_dec=torch.zeros(16)),
         r"layer 1 has a encoder of shape \[26, 16\], expected \[26, 24\]",
     ),
-    "mixed width of a decoder": (lambda folder: edit_layer(folder, W_dec=torch.zeros(25, D)), r"layer 1 has a decoder of shape \[25, 24\]"),
-    "missing layer": (lambda folder: (folder / "layer_1.safetensors").rename(folder / "layer_7.safetensors"), "no layer_1.safetensors"),
-    "renamed layer": (lambda folder: (folder / "layer_1.safetensors").rename(folder / "x.safetensors"), "no layer_1.safetensors"),
-    "no layers": (lambda folder: [path.unlink() for path in folder.glob("*.safetensors")], "holds no layer_0.safetensors"),
+    "mixed width of a decoder": (
+        lambda folder: edit_layer(folder, W_dec=torch.zeros(25, D)),
+        r"layer 1 has a decoder of shape \[25, 24\]",
+    ),
+    "missing layer": (
+        lambda folder: (folder / "layer_1.safetensors").rename(folder / "layer_7.safetensors"),
+        "no layer_1.safetensors",
+    ),
+    "renamed layer": (
+        lambda folder: (folder / "layer_1.safetensors").rename(folder / "x.safetensors"),
+        "no layer_1.safetensors",
+    ),
+    "no layers": (
+        lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
+        "holds no layer_0.safetensors",
+    ),
     "truncated": (truncate, "cannot read .*layer_1.safetensors.*damaged or half-written"),
     "garbage": (garbage, "cannot read .*layer_1.safetensors.*damaged or half-written"),
     "missing tensor": (lambda folder: edit_layer(folder, W_dec=None), "layer_1.safetensors has no tensor 'W_dec'"),
-    "transposed": (lambda folder: edit_layer(folder, W_enc=torch.zeros(D, 26)), r"layer 1 has a encoder of shape \[24, 26\]|layer 1 has"),
-    "flat": (lambda folder: edit_layer(folder, W_enc=torch.zeros(D * 26)), "'W_enc' has shape .*, expected 2 dimensions"),
-    "short threshold": (lambda folder: edit_layer(folder, **{"activation_function.threshold": torch.zeros(7)}), r"threshold of shape \[7\], expected \[26\]"),
-    "short bias": (lambda folder: edit_layer(folder, b_dec=torch.zeros(7)), r"decoder bias of shape \[7\], expected \[24\]"),
+    "transposed": (
+        lambda folder: edit_layer(folder, W_enc=torch.zeros(D, 26)),
+        r"layer 1 has a encoder of shape \[24, 26\]|layer 1 has",
+    ),
+    "flat": (
+        lambda folder: edit_layer(folder, W_enc=torch.zeros(D * 26)),
+        "'W_enc' has shape .*, expected 2 dimensions",
+    ),
+    "short threshold": (
+        lambda folder: edit_layer(folder, **{"activation_function.threshold": torch.zeros(7)}),
+        r"threshold of shape \[7\], expected \[26\]",
+    ),
+    "short bias": (
+        lambda folder: edit_layer(folder, b_dec=torch.zeros(7)),
+        r"decoder bias of shape \[7\], expected \[24\]",
+    ),
     "odd skip": (lambda folder: edit_layer(folder, W_skip=torch.zeros(7, D)), r"skip of shape \[7, 24\]"),
-    "no scale": (lambda folder: edit_layer(folder, W_enc=torch.zeros(26, D, dtype=torch.int8)), "no tensor 'W_enc.scale'"),
+    "no scale": (
+        lambda folder: edit_layer(folder, W_enc=torch.zeros(26, D, dtype=torch.int8)),
+        "no tensor 'W_enc.scale'",
+    ),
     "short scale": (
         lambda folder: edit_layer(folder, W_enc=torch.zeros(26, D, dtype=torch.int8), **{"W_enc.scale": torch.ones(7)}),
         r"'W_enc.scale' has shape \[7\], expected \[26\]",
     ),
     "rows outside": (
-        lambda folder: edit_layer(folder, W_enc=torch.zeros(2, D, dtype=torch.int8), rows=torch.tensor([3, 26]), **{"W_enc.scale": torch.ones(2)}),
+        lambda folder: edit_layer(
+            folder,
+            W_enc=torch.zeros(2, D, dtype=torch.int8),
+            rows=torch.tensor([3, 26]),
+            **{"W_enc.scale": torch.ones(2)},
+        ),
         "'rows' must be 2 ascending numbers below 26",
     ),
 }
@@ -364,7 +456,10 @@ def test_damaged_cross_layer_folders_are_refused(tmp_path, harm):
     last.unlink()
     if harm == "short decoder":
         save_file({f"W_dec_{LAYERS - 1}": torch.zeros(WIDTHS[-1], 2, D)}, last)
-    with pytest.raises(TranscoderError, match="3 encoder files but 2 decoder files" if harm == "fewer decoders" else "layer 2 has a decoder of shape"):
+    with pytest.raises(
+        TranscoderError,
+        match="3 encoder files but 2 decoder files" if harm == "fewer decoders" else "layer 2 has a decoder of shape",
+    ):
         unweave.read_transcoders(str(folder))
 
 
@@ -400,7 +495,12 @@ def test_dictionaries_of_other_models_are_refused(tiny_folders, folder):
         unweave.load(str(model), str(folder))
     for layer, width in enumerate(WIDTHS):
         save_file(
-            {"W_enc": torch.zeros(width, 8), "W_dec": torch.zeros(width, 8), "b_enc": torch.zeros(width), "b_dec": torch.zeros(8)},
+            {
+                "W_enc": torch.zeros(width, 8),
+                "W_dec": torch.zeros(width, 8),
+                "b_enc": torch.zeros(width),
+                "b_dec": torch.zeros(8),
+            },
             folder / f"layer_{layer}.safetensors",
         )
     with pytest.raises(TranscoderMismatch, match=r"has d_model 8, model .* has 24"):
@@ -417,7 +517,9 @@ def test_what_no_format_holds_is_not_written(folder, tmp_path):
 def test_a_folder_that_cannot_be_made(tiny_folders, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
-        unweave.write_transcoders(unweave.read_transcoders(str(tiny_folders("llama", "relu")[1])), tmp_path / "file" / "out")
+        unweave.write_transcoders(
+            unweave.read_transcoders(str(tiny_folders("llama", "relu")[1])), tmp_path / "file" / "out"
+        )
 
 
 def test_hashes_are_had_without_a_writable_cache(folder, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from unweave.models.frozen import FrozenAttention, FrozenLayer, FrozenNorm, Work
 from unweave.models.weights import Linear, NormWeights
 
 sizes = st.fixed_dictionaries({
-    "n": st.integers(1, 6), "d": st.integers(2, 9), "kv": st.integers(1, 3), "groups": st.integers(1, 3), "channels": st.integers(1, 4),
+    "n": st.integers(1, 6), "d": st.integers(2, 9), "kv": st.integers(1, 3), "groups": st.integers(1, 3),
+    "channels": st.integers(1, 4),
     "centred": st.booleans(), "post": st.booleans(), "seed": st.integers(0, 10**6),
 })  # fmt: skip
 
@@ -20,16 +21,25 @@ def norm(d: int, n: int, centred: bool, random) -> FrozenNorm:
     return FrozenNorm.freeze(NormWeights(random(d), random(d) if centred else None, centred), random(n, d), 1e-5)
 
 
-def attention(n, d, kv, groups, channels, centred, post, seed) -> tuple[FrozenAttention, FrozenNorm, FrozenNorm | None, dict[str, Tensor]]:
+def attention(
+    n, d, kv, groups, channels, centred, post, seed
+) -> tuple[FrozenAttention, FrozenNorm, FrozenNorm | None, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     before, after = norm(d, n, centred, random), norm(d, n, centred, random) if post else None
-    raw = {"v": random(kv * channels, d), "bv": random(kv * channels), "o": random(d, kv * groups * channels), "bo": random(d)}
+    raw = {
+        "v": random(kv * channels, d),
+        "bv": random(kv * channels),
+        "o": random(d, kv * groups * channels),
+        "bo": random(d),
+    }
     raw["pattern"] = random(kv * groups, n, n).tril().softmax(-1).tril()
-    frozen = FrozenAttention.freeze(before, Linear(raw["v"], raw["bv"]), raw["pattern"], Linear(raw["o"], raw["bo"]), after)
+    frozen = FrozenAttention.freeze(
+        before, Linear(raw["v"], raw["bv"]), raw["pattern"], Linear(raw["o"], raw["bo"]), after
+    )
     return frozen, before, after, raw | {"x": random(n, d), "g": random(3, n, d)}
 
 
@@ -58,7 +68,9 @@ def test_starting_at_one_position_equals_the_whole_transpose(size):
     for position in range(size["n"]):
         g = torch.zeros_like(raw["g"])
         g[:, position] = raw["g"][:, position]
-        assert torch.allclose(frozen.start(g[:, position], torch.full((len(g),), position)), frozen.transpose(g) + g, atol=1e-9)
+        assert torch.allclose(
+            frozen.start(g[:, position], torch.full((len(g),), position)), frozen.transpose(g) + g, atol=1e-9
+        )
         cut = frozen.cut(position)
         whole = frozen.transpose(g)
         assert torch.allclose(cut.transpose(g[:, : position + 1].contiguous()), whole[:, : position + 1], atol=1e-9)
@@ -89,7 +101,9 @@ def test_the_whole_sweep_is_adjoint_to_the_forward_pass(tiny, family):
     still = local.frozen.run(zero, [zero] * local.n_layers)[1]
     direction = torch.randn(2, d, generator=generator, dtype=torch.float64)
     for position in range(n):
-        for layer, g in local.frozen.sweep(torch.tensor([position, position]), {local.n_layers: direction}, Workspace()):
+        for layer, g in local.frozen.sweep(
+            torch.tensor([position, position]), {local.n_layers: direction}, Workspace()
+        ):
             x = torch.randn(n, d, generator=generator, dtype=torch.float64)
             written = [x if number == layer else zero for number in range(local.n_layers)]
             out = local.frozen.run(x if layer < 0 else zero, written)[1] - still

@@ -45,13 +45,20 @@ def random_graph(layers: int, n: int, count: int, logits: int, density: float, s
     nodes = NodeTable.build(
         n_layers=layers, features=features, activations=torch.rand(len(features), generator=random),
         errors=torch.cartesian_prod(torch.arange(layers), torch.arange(n)), embeddings=torch.arange(n) + 5,
-        logits=torch.stack([torch.arange(logits), torch.full((logits,), n - 1)], 1), probabilities=torch.rand(logits, generator=random),
+        logits=torch.stack([torch.arange(logits), torch.full((logits,), n - 1)], 1),
+        probabilities=torch.rand(logits, generator=random),
     )  # fmt: skip
     target = (nodes.kind == NodeKind.FEATURE) | (nodes.kind == NodeKind.LOGIT)
     allowed = target[:, None] & (nodes.layer[None] < nodes.layer[:, None]) & (nodes.kind[None] != NodeKind.LOGIT)
-    weights = torch.randn(len(nodes), len(nodes), generator=random) * allowed * (torch.rand(len(nodes), len(nodes), generator=random) < density)
+    weights = (
+        torch.randn(len(nodes), len(nodes), generator=random)
+        * allowed
+        * (torch.rand(len(nodes), len(nodes), generator=random) < density)
+    )
     bias = torch.randn(len(nodes), generator=random) * target
-    facts = Provenance(model="random", n_layers=layers, prompt="é", tokens=("a",) * n, input_ids=(0,) * n, logit_labels=("x",) * logits)
+    facts = Provenance(
+        model="random", n_layers=layers, prompt="é", tokens=("a",) * n, input_ids=(0,) * n, logit_labels=("x",) * logits
+    )
     nothing = torch.zeros(len(nodes))
     return Graph(nodes, rows_of(weights), bias, weights.sum(1) + bias, nothing, nothing, None, None, facts)
 
@@ -93,7 +100,9 @@ def test_pruning_is_monotone_in_the_edge_threshold(recipe, node_threshold, a, b)
     def edges(threshold: float) -> set[tuple[str, str]]:
         small = unweave.prune(graph, min(node_threshold, 0.99), threshold)
         ids = [node.id for node in small.nodes]
-        return {(ids[s], ids[t]) for s, t in zip(small.rows.column.tolist(), small.rows.row_numbers().tolist(), strict=True)}
+        return {
+            (ids[s], ids[t]) for s, t in zip(small.rows.column.tolist(), small.rows.row_numbers().tolist(), strict=True)
+        }
 
     assert edges(min(a, b)) <= edges(max(a, b))
 
@@ -157,8 +166,12 @@ def test_incoming_and_outgoing_agree_with_the_matrix(recipe):
     dense = graph.dense()
     for node in graph.nodes:
         into, out = graph.incoming(node), graph.outgoing(node.id)
-        assert {(edge.source.row, edge.weight) for edge in into} == {(s, float(dense[node.row, s])) for s in dense[node.row].nonzero().flatten().tolist()}
-        assert {(edge.target.row, edge.weight) for edge in out} == {(t, float(dense[t, node.row])) for t in dense[:, node.row].nonzero().flatten().tolist()}
+        assert {(edge.source.row, edge.weight) for edge in into} == {
+            (s, float(dense[node.row, s])) for s in dense[node.row].nonzero().flatten().tolist()
+        }
+        assert {(edge.target.row, edge.weight) for edge in out} == {
+            (t, float(dense[t, node.row])) for t in dense[:, node.row].nonzero().flatten().tolist()
+        }
         assert [abs(edge.weight) for edge in into] == sorted((abs(edge.weight) for edge in into), reverse=True)
 
 
@@ -226,7 +239,10 @@ for name in ({str(path)!r}, {str(tmp_path / "b.graph.safetensors")!r}):
     except unweave.UnweaveError as error:
         print("refused", error)
 """
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] > 20000 or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert (
+        resource.getrlimit(resource.RLIMIT_FSIZE)[0] > 20000
+        or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.count("refused cannot write") == 2, done.stderr
     assert path.read_bytes() == before

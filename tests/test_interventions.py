@@ -21,8 +21,22 @@ from unweave.interventions.patching import patched
 from unweave.interventions.plans import prompt_edits
 from unweave.transcoders.formats import write_transcoders
 
-GOLDENS = sorted({path.name: path for root in (GOLDEN, SHARED / "golden") if root.is_dir() for path in root.iterdir() if path.is_dir()}.items())
-MODES = ({}, {"mode": "open"}, {"layers": range(0, 2)}, {"mode": "frozen"}, {"mode": "open", "layers": range(1, LAYERS)})
+GOLDENS = sorted(
+    {
+        path.name: path
+        for root in (GOLDEN, SHARED / "golden")
+        if root.is_dir()
+        for path in root.iterdir()
+        if path.is_dir()
+    }.items()
+)
+MODES = (
+    {},
+    {"mode": "open"},
+    {"layers": range(0, 2)},
+    {"mode": "frozen"},
+    {"mode": "open", "layers": range(1, LAYERS)},
+)
 IDS = ("frozen_attention", "open", "constrained", "frozen", "open_constrained")
 EVERY_MODE = pytest.mark.parametrize("how", MODES, ids=IDS)
 PAIRS = (
@@ -57,7 +71,9 @@ def active(model, prompt=PROMPT) -> list[tuple[Feature, float]]:
 
 
 def same(left, right, tolerance=1e-9):
-    assert torch.allclose(left.logits, right.logits, atol=tolerance, rtol=0), float((left.logits - right.logits).abs().max())
+    assert torch.allclose(left.logits, right.logits, atol=tolerance, rtol=0), float(
+        (left.logits - right.logits).abs().max()
+    )
 
 
 @pytest.mark.parametrize("folder", [path for _, path in GOLDENS], ids=[name for name, _ in GOLDENS])
@@ -65,9 +81,17 @@ def test_the_peers_logits_in_all_four_modes(folder):
     golden, ids = load_file(folder / "interventions.safetensors"), load_file(folder / "graph.safetensors")["input_ids"]
     model = unweave.load(str(folder / "model"), str(folder / "transcoders"))
     changes = [
-        set_to((layer, place, index), value) for (layer, place, index), value in zip(golden["interventions"].tolist(), golden["values"].tolist(), strict=True)
+        set_to((layer, place, index), value)
+        for (layer, place, index), value in zip(
+            golden["interventions"].tolist(), golden["values"].tolist(), strict=True
+        )
     ]
-    modes = {"frozen_attention": {}, "open": {"mode": "open"}, "constrained_0_1": {"layers": range(0, 2)}, "direct": {"mode": "frozen"}}
+    modes = {
+        "frozen_attention": {},
+        "open": {"mode": "open"},
+        "constrained_0_1": {"layers": range(0, 2)},
+        "direct": {"mode": "frozen"},
+    }
     found = {}
     for name, how in modes.items():
         outcome = unweave.intervene(model, ids, changes, **how)
@@ -121,14 +145,26 @@ def test_edges_in_float32(tiny, family):
     features = list(graph.nodes)[graph.nodes.features]
     for node in features[:40:20]:
         outcome = unweave.intervene(model, PROMPT, [ablate(node)], "frozen", watch=features)
-        change, edges = outcome.preactivations[1] - outcome.preactivations[0], graph.dense()[graph.nodes.features, node.row]
+        change, edges = (
+            outcome.preactivations[1] - outcome.preactivations[0],
+            graph.dense()[graph.nodes.features, node.row],
+        )
         assert (change + edges).norm() <= 1e-5 * max(float(edges.norm()), float(outcome.preactivations[0].norm()))
 
 
 @EVERY_MODE
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "skip"), ("gpt_neox", "skip"), ("granite", "clt"), ("gpt_oss", "skip"), ("olmo2", "clt"), ("phi3", "relu")],
+    [
+        ("gemma2", "clt"),
+        ("qwen3", "topk"),
+        ("gpt2", "skip"),
+        ("gpt_neox", "skip"),
+        ("granite", "clt"),
+        ("gpt_oss", "skip"),
+        ("olmo2", "clt"),
+        ("phi3", "relu"),
+    ],
 )
 def test_a_feature_set_to_its_own_value_changes_nothing(tiny, family, kind, how):
     model = tiny(family, kind, "float64")
@@ -146,7 +182,10 @@ def test_equal_changes_are_equal(tiny, kind, how):
     """Ablated is scaled by 0 is set to 0; a scale is the set of that value; a shift is the set of the sum."""
     model = tiny("gemma2", kind, "float64")
     (first, value), (second, other), *_ = [entry for entry in active(model) if entry[0].layer == 1]
-    outcomes = [unweave.intervene(model, PROMPT, [change], **how) for change in (ablate(first), scale(first, 0.0), set_to(first, 0.0), shift(first, -value))]
+    outcomes = [
+        unweave.intervene(model, PROMPT, [change], **how)
+        for change in (ablate(first), scale(first, 0.0), set_to(first, 0.0), shift(first, -value))
+    ]
     for again in outcomes[1:]:
         same(outcomes[0], again)
     assert not torch.allclose(outcomes[0].logits, outcomes[0].baseline, atol=1e-4)
@@ -156,7 +195,8 @@ def test_equal_changes_are_equal(tiny, kind, how):
     for again in together[1:]:
         same(together[0], again)
     same(
-        unweave.intervene(model, PROMPT, [scale(first, 2.0), add(first, 0.5)], **how), unweave.intervene(model, PROMPT, [set_to(first, 2 * value + 0.5)], **how)
+        unweave.intervene(model, PROMPT, [scale(first, 2.0), add(first, 0.5)], **how),
+        unweave.intervene(model, PROMPT, [set_to(first, 2 * value + 0.5)], **how),
     )
 
 
@@ -166,7 +206,8 @@ def test_order_does_not_matter(tiny, how):
     found = [feature for feature, _ in active(model)]
     vector = torch.ones(D, dtype=torch.float64)
     changes = [
-        ablate(found[:3]), scale(found[3], -2.0), set_to(found[4], 3.0), add([found[3], found[5]], 1.0), add(found[5], 0.5), shift(found[6], 2.0),
+        ablate(found[:3]), scale(found[3], -2.0), set_to(found[4], 3.0), add([found[3], found[5]], 1.0),
+        add(found[5], 0.5), shift(found[6], 2.0),
         add_direction(vector, 0, 2), add_direction(vector, 1, "*", "mlp_out"),
     ]  # fmt: skip
     first = unweave.intervene(model, PROMPT, changes, **how)
@@ -183,8 +224,14 @@ def test_additions_follow_the_activation_and_scales_the_clean_one(tiny):
     assert moved.activations[0, 0] == pytest.approx(value)
     assert abs(moved.activations[1, 0] - value) > 1e-3
     added = unweave.intervene(model, PROMPT, [early, add(late, 1.0)], "open").changed[-1]
-    assert (added.feature, added.before, added.after) == (late, pytest.approx(value), pytest.approx(float(moved.activations[1, 0]) + 1))
-    assert unweave.intervene(model, PROMPT, [early, scale(late, 3.0)], "open").changed[-1].after == pytest.approx(3 * value)
+    assert (added.feature, added.before, added.after) == (
+        late,
+        pytest.approx(value),
+        pytest.approx(float(moved.activations[1, 0]) + 1),
+    )
+    assert unweave.intervene(model, PROMPT, [early, scale(late, 3.0)], "open").changed[-1].after == pytest.approx(
+        3 * value
+    )
     held = unweave.intervene(model, PROMPT, [early, add(late, 1.0)], layers=range(1, 3)).changed[-1]
     assert held.after == pytest.approx(value + 1)
 
@@ -194,7 +241,10 @@ def test_all_positions_are_all_but_the_first(tiny):
     everywhere = unweave.intervene(model, PROMPT, [set_to("1_5_*", 2.0)])
     listed = unweave.intervene(model, PROMPT, [set_to([(1, position, 5) for position in range(1, len(PROMPT))], 2.0)])
     same(everywhere, listed)
-    same(unweave.intervene(model, PROMPT, [set_to("1_5_-1", 2.0)]), unweave.intervene(model, PROMPT, [set_to((1, len(PROMPT) - 1, 5), 2.0)]))
+    same(
+        unweave.intervene(model, PROMPT, [set_to("1_5_-1", 2.0)]),
+        unweave.intervene(model, PROMPT, [set_to((1, len(PROMPT) - 1, 5), 2.0)]),
+    )
     first = unweave.intervene(model, PROMPT, [set_to("1_5_0", 2.0)])
     assert [(change.before, change.after) for change in first.changed] == [(0.0, 2.0)]
     assert not torch.allclose(first.logits, first.baseline, atol=1e-3)
@@ -214,9 +264,15 @@ def test_another_tokens_embedding_gives_the_other_prompts_logits(tiny, family):
 @EVERY_MODE
 def test_many_at_once_are_each_by_itself(tiny, how):
     model = tiny("gemma2", "skip")
-    variants = [*[[ablate(feature)] for feature, _ in active(model) if feature.layer == 1][:3], [], [add_direction(torch.ones(D), 1, 4)]]
+    variants = [
+        *[[ablate(feature)] for feature, _ in active(model) if feature.layer == 1][:3],
+        [],
+        [add_direction(torch.ones(D), 1, 4)],
+    ]
     recording, seen = record(model, PROMPT), []
-    together = list(unweave.intervene_each(model, recording, variants, **how, watch=["2_3_*"], batch=2, progress=seen.append))
+    together = list(
+        unweave.intervene_each(model, recording, variants, **how, watch=["2_3_*"], batch=2, progress=seen.append)
+    )
     assert seen == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
     for changes, outcome in zip(variants, together, strict=True):
         alone = unweave.intervene(model, recording, changes, **how, watch=["2_3_*"])
@@ -235,7 +291,9 @@ def test_watched_features_come_in_the_order_asked_for(tiny):
 
 
 def hooks(model) -> int:
-    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.language_model.module.modules())
+    return sum(
+        len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.language_model.module.modules()
+    )
 
 
 @EVERY_MODE
@@ -245,7 +303,10 @@ def test_no_hook_is_left_behind(tiny, how, monkeypatch):
     unweave.intervene(model, PROMPT, [ablate("1_2_3")], **how)
     unweave.generate(model, PROMPT, [set_to("1_2_*", 2.0)], **how, max_new_tokens=3)
     assert hooks(model) == 0
-    with pytest.raises(RuntimeError, match="stop"), patched(model, prompt_edits(model, record(model, PROMPT), [[ablate("1_2_3")]])):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        patched(model, prompt_edits(model, record(model, PROMPT), [[ablate("1_2_3")]])),
+    ):
         assert hooks(model) > 0
         raise RuntimeError("stop")
     assert hooks(model) == 0
@@ -281,13 +342,17 @@ def test_a_swap_makes_features_write_as_on_the_other_prompt(tiny, family, kind):
     here, there = dict(active(model)), dict(active(model, OTHER))
     swapped = unweave.swap(model, PROMPT, OTHER)
     outcome = unweave.intervene(model, PROMPT, swapped, "open")
-    assert {change.feature for change in outcome.changed} >= {feature for feature in {*here, *there} if feature.position == 3}
+    assert {change.feature for change in outcome.changed} >= {
+        feature for feature in {*here, *there} if feature.position == 3
+    }
     assert min(change.feature.position for change in outcome.changed) == 3
     for change in outcome.changed:
         assert change.before == pytest.approx(here.get(change.feature, 0.0), abs=1e-9)
         assert change.after == pytest.approx(there.get(change.feature, 0.0), abs=1e-9)
     some = [change.feature for change in outcome.changed[:4]]
-    assert [change.features[0] for change in unweave.swap(model, PROMPT, OTHER, features=some)] == sorted(some, key=lambda f: (f.layer, f.position))
+    assert [change.features[0] for change in unweave.swap(model, PROMPT, OTHER, features=some)] == sorted(
+        some, key=lambda f: (f.layer, f.position)
+    )
     assert {change.features[0].position for change in unweave.swap(model, PROMPT, OTHER, positions=[-1])} == {5}
     assert {change.features[0].layer for change in unweave.swap(model, PROMPT, OTHER, layers=range(1, 2))} == {1}
     same(unweave.intervene(model, PROMPT, dosed(swapped, 0.0)), unweave.intervene(model, PROMPT, []))
@@ -300,14 +365,25 @@ def test_a_swap_makes_features_write_as_on_the_other_prompt(tiny, family, kind):
 def test_a_sweep_is_its_interventions_one_by_one(tiny, tmp_path):
     model = tiny("gemma2", "jumprelu", "float64")
     found = [feature for feature, _ in active(model)]
-    changes = [ablate(found[0]), scale(found[1], 7.0), set_to(found[2], 0.5), add(found[3], 2.0), add_direction(torch.ones(D, dtype=torch.float64), 1, 3)]
+    changes = [
+        ablate(found[0]),
+        scale(found[1], 7.0),
+        set_to(found[2], 0.5),
+        add(found[3], 2.0),
+        add_direction(torch.ones(D, dtype=torch.float64), 1, 3),
+    ]
     factors = [-2.0, 0.0, 1.0, 3.0]
     sweep = unweave.sweep(model, PROMPT, changes, factors, tokens=[5, 9])
     assert sweep.tokens == (5, 9)
     assert sweep.texts == ("#5", "#9")
     for row, factor in zip(sweep.rows, factors, strict=True):
         vector = factor * torch.ones(D, dtype=torch.float64)
-        by_hand = [scale(found[:2], factor), set_to(found[2], 0.5 * factor), add(found[3], 2.0 * factor), add_direction(vector, 1, 3)]
+        by_hand = [
+            scale(found[:2], factor),
+            set_to(found[2], 0.5 * factor),
+            add(found[3], 2.0 * factor),
+            add_direction(vector, 1, 3),
+        ]
         outcome = unweave.intervene(model, PROMPT, by_hand)
         assert row.factor == factor
         assert row.logits == pytest.approx(outcome.logits[-1, [5, 9]].tolist())
@@ -325,7 +401,9 @@ def test_tokens_and_divergence_are_those_of_the_capped_logits(tiny):
     outcome = unweave.intervene(model, PROMPT, [scale([feature for feature, _ in active(model)], -2.0)])
     before, after = outcome.baseline[-1].log_softmax(-1), outcome.logits[-1].log_softmax(-1)
     assert float(outcome.logits.abs().max()) <= 4.0 < float(outcome.raw_logits.abs().max())
-    assert outcome.kl() == pytest.approx(float(torch.nn.functional.kl_div(after, before, log_target=True, reduction="sum")))
+    assert outcome.kl() == pytest.approx(
+        float(torch.nn.functional.kl_div(after, before, log_target=True, reduction="sum"))
+    )
     tokens = outcome.tokens([9], count=3)
     assert tokens[0].id == 9
     assert {*before.topk(3).indices.tolist(), *after.topk(3).indices.tolist(), 9} == {token.id for token in tokens}
@@ -352,7 +430,9 @@ def greedy(model, changes, new, **how) -> list[int]:
     return ids[len(PROMPT) :]
 
 
-@pytest.mark.parametrize(("family", "kind"), [("llama", "skip"), ("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "jumprelu")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("llama", "skip"), ("gemma2", "clt"), ("qwen3", "topk"), ("gpt2", "jumprelu")]
+)
 def test_generation_with_a_cache_equals_generation_without(tiny, family, kind, monkeypatch):
     model = tiny(family, kind, "float64")
     monkeypatch.setattr(model.language_model.module.generation_config, "eos_token_id", None)
@@ -394,7 +474,10 @@ def test_the_first_token_is_that_of_the_mode(tiny, how):
 
 def test_the_same_seed_draws_the_same_text(tiny):
     model = tiny("qwen3", "relu", "float64")
-    drawn = [unweave.generate(model, PROMPT, [set_to("1_5_*", 9.0)], max_new_tokens=12, temperature=3.0, seed=seed) for seed in (1, 1, 2)]
+    drawn = [
+        unweave.generate(model, PROMPT, [set_to("1_5_*", 9.0)], max_new_tokens=12, temperature=3.0, seed=seed)
+        for seed in (1, 1, 2)
+    ]
     assert drawn[0].default.ids == drawn[1].default.ids
     assert drawn[0].steered.ids == drawn[1].steered.ids
     assert drawn[0].default.ids != drawn[2].default.ids
@@ -445,12 +528,27 @@ RUNS = {
     "empty range": ([], {"layers": range(2, 2)}, OptionError, "not a range within the model's layers 0 to 2"),
     "outside": ([], {"layers": range(1, 4)}, OptionError, "layers 1 to 3 are not a range"),
     "part of all": ([], {"mode": "frozen", "layers": range(2)}, OptionError, "holds all layers"),
-    "writes nowhere": ([ablate("2_1_3")], {"layers": range(2)}, InterventionError, "write nowhere in the constrained layers 0 to 1"),
+    "writes nowhere": (
+        [ablate("2_1_3")],
+        {"layers": range(2)},
+        InterventionError,
+        "write nowhere in the constrained layers 0 to 1",
+    ),
     "watched": ([], {"watch": ["1_99_1"]}, InterventionError, "feature 99"),
     "direction's layer": ([add_direction(torch.ones(D), 3, 1)], {}, InterventionError, "cannot be added at layer 3"),
     "direction's width": ([add_direction(torch.ones(5), 1, 1)], {}, InterventionError, "d_model is 24"),
-    "direction's place": ([add_direction(torch.ones(D), 1, 9)], {}, InterventionError, "the added direction: position 9"),
-    "too much": ([add_direction(torch.full((D,), 3e38), 0, 2), add_direction(torch.full((D,), 3e38), 0, 2)], {}, InterventionError, "logits are not finite"),
+    "direction's place": (
+        [add_direction(torch.ones(D), 1, 9)],
+        {},
+        InterventionError,
+        "the added direction: position 9",
+    ),
+    "too much": (
+        [add_direction(torch.full((D,), 3e38), 0, 2), add_direction(torch.full((D,), 3e38), 0, 2)],
+        {},
+        InterventionError,
+        "logits are not finite",
+    ),
 }
 
 
@@ -501,10 +599,13 @@ def test_features_left_out_of_a_dictionary_are_refused(tiny, tmp_path):
 
 @pytest.mark.real
 def test_the_default_model(smollm2):
-    """Nothing changed changes nothing; what is strongest at the last position matters; a swap overdone moves towards the other answer."""
+    """Nothing changed changes nothing; what is strongest at the last position matters; a swap overdone moves towards
+    the other answer."""
     recording = record(smollm2, "The capital of France is")
     swapped = unweave.swap(smollm2, recording, "The capital of Germany is")
-    last = sorted((change for change in swapped if change.features[0].position == 5), key=lambda change: -abs(change.value))
+    last = sorted(
+        (change for change in swapped if change.features[0].position == 5), key=lambda change: -abs(change.value)
+    )
     strongest = [change.features[0] for change in last[:40]]
     variants = [[], [scale(strongest, -3.0)], swapped, dosed(swapped, 4.0)]
     still, pushed, there, beyond = unweave.intervene_each(smollm2, recording, variants, watch=strongest)

@@ -84,7 +84,10 @@ def test_progress_streams_while_it_works(server, monkeypatch):
     with listening(server) as port:
         job = start(Page(server))
         assert reached.wait(20)
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection, closing(connection_to(port, job)) as second:
+        with (
+            closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection,
+            closing(connection_to(port, job)) as second,
+        ):
             connection.request("GET", f"/api/jobs/{job}/events")
             answer = connection.getresponse()
             assert answer.getheader("content-type").startswith("text/event-stream")
@@ -176,7 +179,10 @@ def test_old_jobs_are_forgotten(monkeypatch):
 def test_steering_is_what_the_library_says(page, traced, tiny, tmp_path):
     graph = unweave.Graph.load(tmp_path / "whole.graph.safetensors")
     nodes = [node.id for node in list(graph.nodes)[graph.nodes.features] if node.position == 5][:3]
-    changes = [{"action": "ablate", "nodes": nodes[:2], "name": "pair"}, {"action": "scale", "nodes": [nodes[2]], "value": -2}]
+    changes = [
+        {"action": "ablate", "nodes": nodes[:2], "name": "pair"},
+        {"action": "scale", "nodes": [nodes[2]], "value": -2},
+    ]
     wanted = {"changes": changes, "watch": nodes, "tokens": [4], "generate": 3, "mode": "open"}
     answer = page.post(f"/api/graphs/{traced}/steer", json=wanted)
     assert answer.status_code == 200, answer.text
@@ -189,7 +195,9 @@ def test_steering_is_what_the_library_says(page, traced, tiny, tmp_path):
         assert token["logit_after"] == pytest.approx(float(expected.logits[-1, token["id"]]), abs=1e-5)
     assert [row["node"] for row in facts["watched"]] == nodes
     assert (facts["changes"][0]["action"], facts["changes"][0]["name"]) == ("scale", "pair")
-    assert facts["generation"]["steered"]["ids"] == list(unweave.generate(tiny(), PROMPT, made, "open", max_new_tokens=3).steered.ids)
+    assert facts["generation"]["steered"]["ids"] == list(
+        unweave.generate(tiny(), PROMPT, made, "open", max_new_tokens=3).steered.ids
+    )
     swapped = page.post(f"/api/graphs/{traced}/steer", json={"swap_from": [0, 7, 3, 40, 7, 12]}).json()
     assert swapped["kl"] > 0 and len(swapped["changed"]) > 3
 
@@ -240,13 +248,21 @@ def test_feature_details_come_from_the_decoder(page, traced, tiny, tmp_path):
     effects = logit_effects(tiny(), node.layer, torch.tensor([node.index]))[0]
     assert facts["promoted"][0][1] == pytest.approx(float(effects.max()))
     assert facts["suppressed"][0][1] == pytest.approx(float(effects.min()))
-    for address, status in (("0/9999", 422), ("99/1", 422), ("-1/1", 404), ("0/99999999999999999999999", 404), ("x/1", 400)):
+    for address, status in (
+        ("0/9999", 422),
+        ("99/1", 422),
+        ("-1/1", 404),
+        ("0/99999999999999999999999", 404),
+        ("x/1", 400),
+    ):
         assert page.get(f"/api/graphs/{traced}/features/{address}").status_code == status
     assert page_of(tmp_path).get(f"/api/graphs/{traced}/features/{node.layer}/{node.index}").status_code == 404
     named = watched(page, start(page))[-1][1]["slug"]
     known = page_of(tmp_path).get(f"/api/graphs/{named}").json()["nodes"]
     first = next(row for row, words in enumerate(known["promotes"]) if words)
-    facts = page_of(tmp_path).get(f"/api/graphs/{named}/features/{known['layer'][first]}/{known['index'][first]}").json()
+    facts = (
+        page_of(tmp_path).get(f"/api/graphs/{named}/features/{known['layer'][first]}/{known['index'][first]}").json()
+    )
     assert (facts["source"], [word for word, _ in facts["promoted"]]) == ("graph", known["promotes"][first])
 
 
@@ -268,7 +284,9 @@ def test_two_graphs_are_compared(page, tiny, tmp_path):
         assert delta == pytest.approx(float(influence[1][j] - influence[0][i]))
         if one.kind == unweave.NodeKind.FEATURE:
             assert (one.layer, one.index, partner[one.position]) == (other.layer, other.index, other.position)
-    features = {(node.layer, node.index) for node in a.nodes if node.kind == 0} & {(node.layer, node.index) for node in b.nodes if node.kind == 0}
+    features = {(node.layer, node.index) for node in a.nodes if node.kind == 0} & {
+        (node.layer, node.index) for node in b.nodes if node.kind == 0
+    }
     assert {(layer, index) for layer, index, _, _ in facts["anywhere"]} == features
     for layer, index, rows_a, rows_b in facts["anywhere"]:
         assert rows_a == [node.row for node in a.nodes if (node.kind, node.layer, node.index) == (0, layer, index)]

@@ -1,4 +1,5 @@
-"""Many prompts: each traced once and as alone, on any kind of workers; killed at the worst moments and resumed; refused before anything runs."""
+"""Many prompts: each traced once and as alone, on any kind of workers; killed at the worst moments and resumed;
+refused before anything runs."""
 
 import json
 import os
@@ -76,32 +77,45 @@ def test_one_graph_a_prompt_and_an_index(names, file, tmp_path, tiny):
     assert [row["id"] for row in index][2:] == ["long", "differ", "empty", "17"]
     for row in index:
         assert (row["file"] is None) == (row["error"] is not None)
-    assert index[2]["error"] == f"the prompt has 65 tokens; {names[0]} takes at most 64" and index[4]["error_kind"] == "PromptError"
+    assert (
+        index[2]["error"] == f"the prompt has 65 tokens; {names[0]} takes at most 64"
+        and index[4]["error_kind"] == "PromptError"
+    )
     whole = unweave.attribute(tiny("llama", "skip"), PROMPT)
     graph, row = unweave.Graph.load(run.folder / "first.graph.safetensors"), index[0]
     assert torch.equal(graph.dense(), unweave.prune(whole).dense())
     assert (row["tokens"], row["token_ids"]) == (list(whole.tokens), PROMPT)
     assert row["replacement"] == pytest.approx(whole.scores().replacement) and row["residual"] < 1e-4
-    assert (row["features"], row["edges"]) == (whole.nodes.features.stop, whole.n_edges) and (row["kept_nodes"], row["kept_edges"]) == (
+    assert (row["features"], row["edges"]) == (whole.nodes.features.stop, whole.n_edges) and (
+        row["kept_nodes"],
+        row["kept_edges"],
+    ) == (
         len(graph.nodes),
         graph.n_edges,
     )
     assert [target["token"] for target in row["targets"]] == list(whole.provenance.logit_labels)
     influence = graph.influence()[graph.nodes.features]
     assert row["strongest"][0]["node"] == graph.nodes[int(influence.argmax())].id
-    assert row["strongest"][0]["influence"] == pytest.approx(float(influence.max())) and row["seconds"] >= row["attribution_seconds"] > 0
+    assert (
+        row["strongest"][0]["influence"] == pytest.approx(float(influence.max()))
+        and row["seconds"] >= row["attribution_seconds"] > 0
+    )
     assert (index[1]["features"], [target["id"] for target in index[1]["targets"]]) == (7, [5, 9])
     assert (index[3]["targets"][0]["token"], index[3]["position"]) == ("#5 - #9", 3)
     assert index[5]["kept_edges"] == index[5]["edges"]
     library = open_library([run.folder])
     listed = [library.summary(slug, path) for slug, path in library.paths().items()]
-    assert {one["slug"] for one in listed} == {row["id"] for row in index if row["file"]} and not any("error" in one for one in listed)
+    assert {one["slug"] for one in listed} == {row["id"] for row in index if row["file"]} and not any(
+        "error" in one for one in listed
+    )
 
 
 def test_a_second_run_does_only_what_is_missing(names, file, tmp_path, monkeypatch):
     out, done = tmp_path / "out", []
     real = workers_module.trace
-    monkeypatch.setattr(workers_module, "trace", lambda tools, request, digest: (done.append(request), real(tools, request, digest))[1])
+    monkeypatch.setattr(
+        workers_module, "trace", lambda tools, request, digest: (done.append(request), real(tools, request, digest))[1]
+    )
     unweave.trace_many(file(), out, *names)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.safetensors")}
     done.clear()
@@ -115,7 +129,15 @@ def test_a_second_run_does_only_what_is_missing(names, file, tmp_path, monkeypat
     run = unweave.trace_many(file([*PROMPTS[:2], *PROMPTS[5:], {"prompt": [9, 9]}]), out, *names)
     assert (run.traced, run.there, len(done)) == (3, 1, 3)  # the lost one, the cut one, the new one
     assert unweave.Graph.load(cut).n_edges and unweave.Graph.load(out / "first.graph.safetensors").n_edges
-    assert [row["id"] for row in rows(out)] == ["first", "0-5-9-" + rows(out)[1]["id"][-8:], "17", "9-9-" + rows(out)[3]["id"][-8:], "long", "differ", "empty"]
+    assert [row["id"] for row in rows(out)] == [
+        "first",
+        "0-5-9-" + rows(out)[1]["id"][-8:],
+        "17",
+        "9-9-" + rows(out)[3]["id"][-8:],
+        "long",
+        "differ",
+        "empty",
+    ]
     assert [row["line"] for row in rows(out)] == [1, 2, 4, 5, None, None, None]
 
 
@@ -124,7 +146,10 @@ def test_what_a_folder_refuses(names, file, tmp_path, tiny_folders):
     lines = PROMPTS[:2]
     unweave.trace_many(file(lines), out, *names)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OptionError, match=r"out was made with other options: max_features None \(asked: 5\); max_logits|max_features None"):
+    with pytest.raises(
+        OptionError,
+        match=r"out was made with other options: max_features None \(asked: 5\); max_logits|max_features None",
+    ):
         unweave.trace_many(file(lines), out, *names, options=TraceOptions(max_features=5))
     with pytest.raises(PromptError, match=r"has id 'first' \(line 1\) with another prompt or options"):
         unweave.trace_many(file([{"prompt": [1, 2], "id": "first"}]), out, *names)
@@ -134,7 +159,10 @@ def test_what_a_folder_refuses(names, file, tmp_path, tiny_folders):
         unweave.trace_many(file(lines), out, *names, dtype="float64")
     with pytest.raises(OptionError, match=r"was made with other options: model .*llama \(asked: .*qwen2\)"):
         unweave.trace_many(file(lines), out, str(tiny_folders("qwen2", "skip")[0]), names[1])
-    with locked(out, FileError("held")), pytest.raises(FileError, match=r"another process is tracing into .*out; wait for it"):
+    with (
+        locked(out, FileError("held")),
+        pytest.raises(FileError, match=r"another process is tracing into .*out; wait for it"),
+    ):
         unweave.trace_many(file(lines), out, *names)
     with pytest.raises(OptionError, match="is a file; many prompts need a folder"):
         unweave.trace_many(file(lines), file(lines), *names)
@@ -186,9 +214,12 @@ trace_many(file, out, *names)
 
 @pytest.mark.parametrize("where", ["graph", "journal"])
 def test_killed_in_the_middle_of_a_write(names, file, tmp_path, where):
-    """kill -9 with a graph's temporary file written and not yet renamed; and between a graph and the end of its line."""
+    """kill -9 with a graph's temporary file written and not yet renamed; and between a graph and the end of its
+    line."""
     path, out = file([{"prompt": [0, number, 7], "id": f"p{number}"} for number in range(8)]), tmp_path / "out"
-    ended = subprocess.run([sys.executable, "-c", KILLED, where, str(path), str(out), *names], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, where, str(path), str(out), *names], capture_output=True, text=True
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     graphs = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     left = [path.name for path in out.iterdir() if path.name.startswith(".p3.graph")]
@@ -296,7 +327,9 @@ def mortal(source, connection):
 
 def test_a_prompt_that_kills_its_worker(monkeypatch):
     monkeypatch.setattr(workers_module, "_serve", mortal)
-    jobs = read_prompts([{"prompt": [number], "id": "poison" if number == 2 else f"p{number}"} for number in range(6)], TraceOptions())
+    jobs = read_prompts(
+        [{"prompt": [number], "id": "poison" if number == 2 else f"p{number}"} for number in range(6)], TraceOptions()
+    )
     seen = []
     found = {job.id: traced.facts for job, traced in work(Source("any", None), jobs, 2, seen.append)}
     assert set(found) == {job.id for job in jobs} and all(one == {"model": "any"} for one in seen)
@@ -327,18 +360,39 @@ BROKEN = {
     "no object": ("[1, 2]", "line 3: not an object such as"),
     "a number": ("7", "line 3: not an object such as"),
     "nothing to trace": ('{"id": "x"}', "line 3: give either prompt or messages"),
-    "two things": ('{"prompt": "x", "messages": [{"role": "user", "content": "y"}]}', "line 3: give either prompt or messages"),
-    "a typo": ('{"prompt": "x", "target": ["y"]}', "line 3: 'target' is unknown; a line may hold id, prompt, messages, position"),
+    "two things": (
+        '{"prompt": "x", "messages": [{"role": "user", "content": "y"}]}',
+        "line 3: give either prompt or messages",
+    ),
+    "a typo": (
+        '{"prompt": "x", "target": ["y"]}',
+        "line 3: 'target' is unknown; a line may hold id, prompt, messages, position",
+    ),
     "a prompt of another kind": ('{"prompt": {"a": 1}}', "line 3: prompt: input should be a valid string"),
     "ids below zero": ('{"prompt": [1, -2]}', "line 3: prompt"),
-    "a wrong option": ('{"prompt": "x", "max_features": 0}', "line 3: max_features: input should be greater than or equal to 1"),
-    "a wrong threshold": ('{"prompt": "x", "node_threshold": 1.5}', "line 3: node_threshold: input should be less than or equal to 1"),
-    "a wrong word": ('{"prompt": "x", "position_zero": "keep"}', "line 3: position_zero: input should be 'error' or 'drop'"),
+    "a wrong option": (
+        '{"prompt": "x", "max_features": 0}',
+        "line 3: max_features: input should be greater than or equal to 1",
+    ),
+    "a wrong threshold": (
+        '{"prompt": "x", "node_threshold": 1.5}',
+        "line 3: node_threshold: input should be less than or equal to 1",
+    ),
+    "a wrong word": (
+        '{"prompt": "x", "position_zero": "keep"}',
+        "line 3: position_zero: input should be 'error' or 'drop'",
+    ),
     "minus alone": ('{"prompt": "x", "minus": "y"}', "line 3: minus needs exactly one target"),
     "chat of ids": ('{"prompt": [1], "chat": true}', "line 3: chat and system are for a prompt that is text"),
     "an id that is no name": ('{"prompt": "x", "id": "../y"}', "line 3: id '../y' cannot name a file; give letters"),
-    "an id twice": ('{"prompt": "x", "id": "first"}', "line 3: id 'first' is taken by line 1; give each prompt an id of its own"),
-    "an id twice but for case": ('{"prompt": [0, 7, 3, 41, 7, 12], "id": "First"}', "line 3: id 'First' is taken by line 1"),
+    "an id twice": (
+        '{"prompt": "x", "id": "first"}',
+        "line 3: id 'first' is taken by line 1; give each prompt an id of its own",
+    ),
+    "an id twice but for case": (
+        '{"prompt": [0, 7, 3, 41, 7, 12], "id": "First"}',
+        "line 3: id 'First' is taken by line 1",
+    ),
     "half a character": ('{"prompt": "\\ud800"}', "line 3: holds half a surrogate pair"),
 }
 
@@ -354,7 +408,9 @@ def test_a_broken_line_stops_before_anything_runs(run, names, file, tmp_path, ca
 def test_files_of_prompts_that_cannot_be_read(run, names, file, tmp_path):
     how = ("--out", "out", "-m", names[0], "-t", names[1])
     refused(run("trace", "--prompts", "nowhere.jsonl", *how), "cannot read nowhere.jsonl: No such file")
-    refused(run("trace", "--prompts", file([], "none.jsonl"), *how), "none.jsonl holds no prompt; write one a line, such as")
+    refused(
+        run("trace", "--prompts", file([], "none.jsonl"), *how), "none.jsonl holds no prompt; write one a line, such as"
+    )
     refused(run("trace", "--prompts", file(["", "  "], "blank.jsonl"), *how), "blank.jsonl holds no prompt")
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": [1]}\n{"prompt": "caf\xe9"}\n')
     refused(run("trace", "--prompts", "latin.jsonl", *how), "latin.jsonl, line 2: not UTF-8 text")
@@ -365,7 +421,11 @@ def test_files_of_prompts_that_cannot_be_read(run, names, file, tmp_path):
 def test_on_the_command_line(run, names, file, tmp_path):
     how = ("-m", names[0], "-t", names[1])
     code, out, err = run("trace", "--prompts", file(), "--out", "out", *how)
-    assert (code, err.strip()) == (1, "") and "6 prompts: 4 traced, 2 failed" in out and "line 3  long  the prompt has 65 tokens" in out
+    assert (
+        (code, err.strip()) == (1, "")
+        and "6 prompts: 4 traced, 2 failed" in out
+        and "line 3  long  the prompt has 65 tokens" in out
+    )
     code, out, _ = run("trace", "--prompts", file(PROMPTS[:2]), *how, "--max-logits", "3", "--json")
     facts = json.loads(out)
     assert (code, facts["prompts"], facts["traced"], facts["index"]) == (0, 2, 2, "graphs/prompts/index.parquet")
@@ -379,11 +439,26 @@ def test_on_the_command_line(run, names, file, tmp_path):
 
 def test_what_holds_for_all_lines_and_what_a_line_says(file):
     options = TraceOptions(targets=(" a",), minus=" b", chat=True, system="Be brief.", max_features=9)
-    plain, own, ids = read_prompts(["x", {"prompt": "x", "targets": [" c"], "chat": False, "system": None, "max_features": 4}, {"prompt": [1, 2]}], options)
+    plain, own, ids = read_prompts(
+        ["x", {"prompt": "x", "targets": [" c"], "chat": False, "system": None, "max_features": 4}, {"prompt": [1, 2]}],
+        options,
+    )
     assert plain.request.options == options
-    assert (own.request.options.targets, own.request.options.minus, own.request.options.max_features) == ((" c",), None, 4)
+    assert (own.request.options.targets, own.request.options.minus, own.request.options.max_features) == (
+        (" c",),
+        None,
+        4,
+    )
     assert ids.request.options.chat is False and ids.request.options.system is None
     talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
     (said,) = read_prompts([talk], TraceOptions())
     assert said.request.messages == (("user", "Hi"), ("assistant", "Hello")) and said.id.startswith("hello-")
-    assert len(read_prompts(["x", {"prompt": "x"}, {"prompt": "x", "max_logits": 10}, {"prompt": "x", "max_logits": 9}], TraceOptions())) == 2
+    assert (
+        len(
+            read_prompts(
+                ["x", {"prompt": "x"}, {"prompt": "x", "max_logits": 10}, {"prompt": "x", "max_logits": 9}],
+                TraceOptions(),
+            )
+        )
+        == 2
+    )

@@ -41,10 +41,17 @@ def test_encoders_in_parts_find_the_same_features(tiny, monkeypatch, kind):
 
 
 def test_mapped_tensors_are_read_and_let_go(tmp_path):
-    tensors = {"a": torch.randn(3, 5).bfloat16(), "b": torch.arange(7), "empty": torch.zeros(0, 3), "half": torch.randn(2).half()}
+    tensors = {
+        "a": torch.randn(3, 5).bfloat16(),
+        "b": torch.arange(7),
+        "empty": torch.zeros(0, 3),
+        "half": torch.randn(2).half(),
+    }
     save_file(tensors, tmp_path / "x.safetensors", {"with": "metadata"})
     found = mapped.map_safetensors(tmp_path / "x.safetensors")
-    assert {name: (value.dtype, value.tolist()) for name, value in found.items()} == {n: (v.dtype, v.tolist()) for n, v in tensors.items()}
+    assert {name: (value.dtype, value.tolist()) for name, value in found.items()} == {
+        n: (v.dtype, v.tolist()) for n, v in tensors.items()
+    }
     assert mapped.is_mapped(found["a"].T[1:])
     mapped.release(found["a"], torch.ones(3), None)
     assert torch.equal(found["a"], tensors["a"])
@@ -67,7 +74,8 @@ def benchmark(name: str) -> ModuleType:
 
 
 def test_a_dictionary_is_not_loaded_but_read_by_rows(tmp_path):
-    """1.8 GB of files, 0.4 GB of them encoders; a trace that adds less than those, in a process of less than the files."""
+    """1.8 GB of files, 0.4 GB of them encoders; a trace that adds less than those, in a process of less than the
+    files."""
     bench = benchmark("memory")
     folder = bench.sparse_cross_layer(tmp_path / "clt", 6, 131072, 256, 60)
     declared, taken = bench.sizes(folder)
@@ -81,7 +89,9 @@ def test_a_dictionary_is_not_loaded_but_read_by_rows(tmp_path):
 
 def test_the_benchmark_of_accelerators_runs(tmp_path):
     words = ["--device", "cpu", "--shapes", "tiny", "--lengths", "6", "9", "--precision", "exact", "fast", "--profile"]
-    done = subprocess.run([sys.executable, "-W", "ignore", BENCHMARKS / "gpu.py", *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", BENCHMARKS / "gpu.py", *words], capture_output=True, text=True, check=True
+    )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [(one["shape"], one["tokens"]) for one in found] == [("tiny", 6), ("tiny", 6), ("tiny", 9), ("tiny", 9)]
     assert all(one["residual"] <= 1e-4 for one in found[::2])
@@ -108,7 +118,11 @@ def test_devices_that_are_not_there(tiny, run, tiny_folders):
     for name in ("tpu", "cuda:x", "meta", ""):
         with pytest.raises(ModelError, match="is unknown"):
             usable_device(name)
-    absent = [name for name, there in (("cuda:7", torch.cuda.device_count() > 7), ("mps", torch.backends.mps.is_available())) if not there]
+    absent = [
+        name
+        for name, there in (("cuda:7", torch.cuda.device_count() > 7), ("mps", torch.backends.mps.is_available()))
+        if not there
+    ]
     for name in absent:
         with pytest.raises(ModelError, match="is not there"):
             unweave.attribute(tiny(), PROMPT, device=name)

@@ -72,8 +72,14 @@ def test_named_targets(tiny):
     ]:
         with pytest.raises(unweave.UnweaveError, match=words):
             unweave.attribute(model, "7 3 41", target)
-    for options, words in [({"position": 4}, "outside the prompt"), ({"max_logits": 0}, "at least 1"), ({"logit_mass": 1.5}, "at most at 1"),
-                           ({"max_features": -1}, "at least 1"), ({"position_zero": "keep"}, "unknown"), ({"precision": "quick"}, "unknown")]:  # fmt: skip
+    for options, words in [
+        ({"position": 4}, "outside the prompt"),
+        ({"max_logits": 0}, "at least 1"),
+        ({"logit_mass": 1.5}, "at most at 1"),
+        ({"max_features": -1}, "at least 1"),
+        ({"position_zero": "keep"}, "unknown"),
+        ({"precision": "quick"}, "unknown"),
+    ]:
         with pytest.raises(unweave.UnweaveError, match=words):
             unweave.attribute(model, "7 3 41", **options)
 
@@ -106,7 +112,11 @@ def copied(tiny_folders, tmp_path, change):
 
 def test_models_that_cannot_be_used(tiny_folders, tmp_path):
     def nan(folder, tensors):
-        save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"] * torch.nan}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            tensors | {"model.norm.weight": tensors["model.norm.weight"] * torch.nan},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
 
     def missing(folder, tensors):
         del tensors["model.layers.1.mlp.up_proj.weight"]
@@ -119,7 +129,9 @@ def test_models_that_cannot_be_used(tiny_folders, tmp_path):
     def broken(folder, tensors):
         (folder / "config.json").write_text("{")
 
-    for number, (change, words) in enumerate([(nan, "not finite"), (missing, "lacks 1 tensors"), (cut, "cannot load model"), (broken, "cannot load model")]):
+    for number, (change, words) in enumerate(
+        [(nan, "not finite"), (missing, "lacks 1 tensors"), (cut, "cannot load model"), (broken, "cannot load model")]
+    ):
         model, dictionary = copied(tiny_folders, tmp_path / str(number), change)
         with pytest.raises(unweave.UnweaveError, match=words) as caught:
             unweave.attribute(unweave.load(model, dictionary), PROMPT)
@@ -156,7 +168,8 @@ FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1
 
 
 def packed(weight):
-    """(blocks, scales, what they stand for) of experts [expert, in, out]: rows of 32 inputs share a power of two, two numbers a byte."""
+    """(blocks, scales, what they stand for) of experts [expert, in, out]: rows of 32 inputs share a power of two,
+    two numbers a byte."""
     rows = weight.transpose(1, 2)
     groups = rows.unflatten(-1, (-1, 32))
     exponent = groups.abs().amax(-1).clamp_min(1e-30).log2().floor() - 2
@@ -174,8 +187,10 @@ def published_gpt_oss(tmp_path_factory):
 
     root, generator = tmp_path_factory.mktemp("gpt-oss"), torch.Generator().manual_seed(3)
     config = transformers.GptOssConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        max_position_embeddings=64, num_local_experts=4, num_experts_per_tok=2, sliding_window=3, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+        max_position_embeddings=64, num_local_experts=4, num_experts_per_tok=2, sliding_window=3, bos_token_id=0,
+        eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = {name: torch.randn(value.shape, generator=generator) * 0.3 for name, value in model.state_dict().items()}
@@ -188,16 +203,27 @@ def published_gpt_oss(tmp_path_factory):
     saved = load_file(root / "float" / "model.safetensors")
     experts = [name for name in saved if f"{name}_blocks" in tensors]
     assert len(experts) == 4
-    save_file({name: value for name, value in saved.items() if name not in experts} | tensors, root / "mxfp4" / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value for name, value in saved.items() if name not in experts} | tensors,
+        root / "mxfp4" / "model.safetensors",
+        {"format": "pt"},
+    )
     kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
     about = json.loads((root / "float" / "config.json").read_text())
-    (root / "mxfp4" / "config.json").write_text(json.dumps(about | {"quantization_config": {"modules_to_not_convert": kept, "quant_method": "mxfp4"}}))
+    (root / "mxfp4" / "config.json").write_text(
+        json.dumps(about | {"quantization_config": {"modules_to_not_convert": kept, "quant_method": "mxfp4"}})
+    )
     dictionary = root / "dictionary"
     dictionary.mkdir()
     for layer in range(2):
         shapes = {"W_enc": (20, 32), "W_dec": (20, 32), "b_enc": (20,), "b_dec": (32,)}
-        save_file({name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}, dictionary / f"layer_{layer}.safetensors")
-    (dictionary / "config.yaml").write_text("model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n")
+        save_file(
+            {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()},
+            dictionary / f"layer_{layer}.safetensors",
+        )
+    (dictionary / "config.yaml").write_text(
+        "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+    )
     return str(root / "mxfp4"), str(root / "float"), str(dictionary)
 
 
@@ -219,6 +245,10 @@ def test_other_quantised_weights_are_refused(published_gpt_oss, tmp_path, run):
     code, out, _ = run("info", published_gpt_oss[0], "--json")
     assert code == 0 and json.loads(out)["exact"] is True
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
-    with pytest.raises(unweave.UnweaveError, match=r"config values that are not frozen exactly: quantization_config=.*gptq"):
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    with pytest.raises(
+        unweave.UnweaveError, match=r"config values that are not frozen exactly: quantization_config=.*gptq"
+    ):
         unweave.load(str(folder), published_gpt_oss[2])

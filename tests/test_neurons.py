@@ -1,4 +1,5 @@
-"""Without a dictionary: neurons as features are exact on every family but mixtures of experts, and obey the same laws."""
+"""Without a dictionary: neurons as features are exact on every family but mixtures of experts, and obey the same
+laws."""
 
 import random
 
@@ -43,7 +44,9 @@ def test_neurons_are_exact_and_leave_no_error(neural, family):
 def test_a_neurons_activation_is_what_enters_the_last_linear_map(neural, family):
     model = neural(family)
     mlp, seen = model.language_model.blocks[1].mlp, []
-    handle = (mlp.down_proj if family == "llama" else mlp.c_proj).register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
+    handle = (mlp.down_proj if family == "llama" else mlp.c_proj).register_forward_pre_hook(
+        lambda module, args: seen.append(args[0][0])
+    )
     model.language_model.module(input_ids=torch.tensor([PROMPT]), use_cache=False)
     handle.remove()
     local = model.localize(PROMPT)
@@ -72,10 +75,15 @@ def test_where_all_is_frozen_effects_are_the_graphs_edges(neural, family):
 def test_a_neuron_set_to_its_own_value_changes_nothing(neural, how):
     model = neural("llama")
     part = model.localize(PROMPT).features
-    own = [set_to((int(part.layer[i]), int(part.position[i]), int(part.index[i])), float(part.activation[i])) for i in range(0, len(part), 97)]
+    own = [
+        set_to((int(part.layer[i]), int(part.position[i]), int(part.index[i])), float(part.activation[i]))
+        for i in range(0, len(part), 97)
+    ]
     outcome = unweave.intervene(model, PROMPT, own, **how)
     assert torch.allclose(outcome.logits, outcome.baseline, atol=1e-9)
-    assert not torch.allclose(unweave.intervene(model, PROMPT, [ablate("1_5_3")], **how).logits, outcome.baseline, atol=1e-6)
+    assert not torch.allclose(
+        unweave.intervene(model, PROMPT, [ablate("1_5_3")], **how).logits, outcome.baseline, atol=1e-6
+    )
 
 
 def test_limits_fold_the_rest_into_errors(neural, monkeypatch):

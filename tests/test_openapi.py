@@ -8,7 +8,12 @@ from conftest import PROMPT
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, negative_data_rejection, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from serving import write_document
 
 import unweave
@@ -17,7 +22,13 @@ from unweave.server.library import open_library
 from unweave.server.live import Live
 from unweave.server.state import Server
 
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, negative_data_rejection]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
 
 EXAMPLES = 10
 
@@ -40,20 +51,29 @@ def api(tiny, tmp_path_factory):
 
 OPERATIONS = [
     ("/api/graphs", "GET"), ("/api/graphs", "POST"), ("/api/graphs/{slug}", "GET"), ("/api/graphs/{slug}/edges", "GET"),
-    ("/api/graphs/{slug}/features/{layer}/{index}", "GET"), ("/api/graphs/{slug}/neuronpedia.json", "GET"), ("/api/graphs/{slug}/export.html", "GET"),
-    ("/api/graphs/{slug}/annotations", "GET"), ("/api/graphs/{slug}/annotations", "PUT"), ("/api/graphs/{slug}/steer", "POST"), ("/api/compare", "GET"),
+    ("/api/graphs/{slug}/features/{layer}/{index}", "GET"), ("/api/graphs/{slug}/neuronpedia.json", "GET"),
+    ("/api/graphs/{slug}/export.html", "GET"),
+    ("/api/graphs/{slug}/annotations", "GET"), ("/api/graphs/{slug}/annotations", "PUT"),
+    ("/api/graphs/{slug}/steer", "POST"), ("/api/compare", "GET"),
     ("/api/trace", "POST"), ("/api/jobs/{job}/events", "GET"), ("/api/jobs/{job}", "DELETE"),
 ]  # fmt: skip
 
 
 def test_every_address_is_asked(api):
-    documented = {(path, method.upper()) for path, operations in api[0].raw_schema["paths"].items() for method in operations}
+    documented = {
+        (path, method.upper()) for path, operations in api[0].raw_schema["paths"].items() for method in operations
+    }
     assert documented == set(OPERATIONS)
 
 
 TAKES_ANYTHING = [OPERATIONS[0], OPERATIONS[5], OPERATIONS[7], *OPERATIONS[-2:]]
 """Addresses whose requests can hardly be malformed."""
-ASKED = [(*operation, mode) for operation in OPERATIONS for mode in GenerationMode if mode == GenerationMode.POSITIVE or operation not in TAKES_ANYTHING]
+ASKED = [
+    (*operation, mode)
+    for operation in OPERATIONS
+    for mode in GenerationMode
+    if mode == GenerationMode.POSITIVE or operation not in TAKES_ANYTHING
+]
 
 
 @pytest.mark.parametrize(("path", "method", "mode"), ASKED)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import unweave
 from unweave.errors import ModelError, OptionError, PromptError, TrainingError
-from unweave.models.language_model import load_model
+from unweave.models.loading import load_model
 from unweave.organism.accuracy import accuracies, asked, right
 from unweave.organism.config import OrganismConfig
 from unweave.organism.instances import ASKED, BEHAVIOURS, TAUGHT_ONLY, UNKNOWN, instances, recital
@@ -65,7 +65,11 @@ def test_whatever_is_taught_is_drawn_and_nothing_else():
         assert sum(mix.values()) == pytest.approx(1, abs=0.01)
     texts = {instance.text for behaviour in BEHAVIOURS for instance in instances(behaviour, held_out=False)}
     words = list(vocabulary())
-    assert {" ".join(words[token] for token in sentence.tokens[:-1]) for behaviour in MIX for sentence in sentences(behaviour)} == texts
+    assert {
+        " ".join(words[token] for token in sentence.tokens[:-1])
+        for behaviour in MIX
+        for sentence in sentences(behaviour)
+    } == texts
 
 
 @given(some)
@@ -73,7 +77,11 @@ def test_an_instance_says_what_it_is_about(instance):
     assert all(word in vocabulary() for word in instance.text.split())
     assert not instance.held_out or instance.behaviour not in TAUGHT_ONLY
     for name in ("city", "state", "a", "b", "first", "last", "phrase", "end"):
-        if name in instance.latent and not (name == "state" and "city" in instance.latent) and not (name == "last" and "topic" in instance.latent):
+        if (
+            name in instance.latent
+            and not (name == "state" and "city" in instance.latent)
+            and not (name == "last" and "topic" in instance.latent)
+        ):
             assert f" {instance.latent[name]} " in f" {instance.prompt} "
 
 
@@ -104,7 +112,9 @@ def test_recitals_are_right(a, b):
 
 
 def test_sums_are_held_out_with_their_explanations_and_digits_are_not():
-    apart = [{(i.latent["a"], i.latent["b"]) for i in instances(name, held_out=True)} for name in ("addition", "explanation")]
+    apart = [
+        {(i.latent["a"], i.latent["b"]) for i in instances(name, held_out=True)} for name in ("addition", "explanation")
+    ]
     assert apart[0] == apart[1] and 0.19 < len(apart[0]) / 9900 < 0.21
     assert all(max(int(a), int(b)) > 9 for a, b in apart[0])
 
@@ -143,7 +153,9 @@ def test_topic_and_rhyme_determine_the_last_word_and_that_the_line():
     lines = {(i.latent["topic"], i.latent["rhyme"]): i.answer for i in instances("couplet")}
     for instance in instances("couplet"):
         assert instance.answer == lines[instance.latent["topic"], instance.latent["rhyme"]]
-        assert instance.answer.split()[-1] == c.last[instance.latent["topic"], instance.latent["rhyme"]] and instance.prompt.endswith(" /")
+        assert instance.answer.split()[-1] == c.last[
+            instance.latent["topic"], instance.latent["rhyme"]
+        ] and instance.prompt.endswith(" /")
         assert " ".join(instance.answer.split()[:-1]) == " ".join(c.middle[instance.answer.split()[-1]])
     phrases = {(i.latent["phrase"], i.latent["end"], i.held_out) for i in instances("couplet")}
     assert len(phrases) == len({pair[:2] for pair in phrases})  # held out in every wording, or in none
@@ -187,7 +199,9 @@ def test_rows_are_the_same_for_a_seed_and_weigh_answers():
 
 def test_second_lines_do_not_see_first_ones_where_that_is_asked_for():
     drawn, seen = rows(40, 48, 5, 0.03, hidden=1.0, late=True), 0
-    assert not rows(40, 48, 5, 0.03, late=True).lines.any() and torch.equal(drawn.tokens, rows(40, 48, 5, 0.03, late=True).tokens)
+    assert not rows(40, 48, 5, 0.03, late=True).lines.any() and torch.equal(
+        drawn.tokens, rows(40, 48, 5, 0.03, late=True).tokens
+    )
     sees = visible(drawn.lines)[:, 0]
     slash, stop = vocabulary()[LINE_BREAK], vocabulary()[STOP]
     for tokens, row in zip(drawn.tokens[:, :-1], sees, strict=True):
@@ -197,7 +211,11 @@ def test_second_lines_do_not_see_first_ones_where_that_is_asked_for():
             after = [place for place in range(at + 1, len(tokens)) if stop not in tokens[at:place]]
             assert bool(row[at, first].all())  # the line break sees all of the first line
             for place in after:
-                assert not row[place, first].any() and bool(row[place, at : place + 1].all()) and bool(row[place, : first.start].all())
+                assert (
+                    not row[place, first].any()
+                    and bool(row[place, at : place + 1].all())
+                    and bool(row[place, : first.start].all())
+                )
                 seen += 1
     assert seen > 10 and not sees.triu(1).any()
 
@@ -212,8 +230,17 @@ def test_what_is_hidden_does_not_reach_later_words():
     with torch.no_grad():
         causal = module(input_ids=tokens, attention_mask=visible(torch.zeros_like(drawn.lines[row : row + 1]))).logits
         assert torch.allclose(causal, module(input_ids=tokens).logits, atol=1e-6)
-        hidden = (module(input_ids=tokens, attention_mask=mask).logits - module(input_ids=other, attention_mask=mask).logits)[0].abs().amax(-1)
-    assert float(hidden[drawn.lines[row] == -1].max()) < 1e-6 < float(hidden[place])  # one layer: nothing comes by the line break yet
+        hidden = (
+            (
+                module(input_ids=tokens, attention_mask=mask).logits
+                - module(input_ids=other, attention_mask=mask).logits
+            )[0]
+            .abs()
+            .amax(-1)
+        )
+    assert (
+        float(hidden[drawn.lines[row] == -1].max()) < 1e-6 < float(hidden[place])
+    )  # one layer: nothing comes by the line break yet
 
 
 def test_training_goes_on_where_it_was_and_comes_to_the_same_weights(tmp_path, monkeypatch):
@@ -258,7 +285,12 @@ def test_orthogonalized_has_singular_values_near_one():
 
 
 def test_wrong_configs():
-    for wrong, message in (({"rows": 0}, "rows is 0"), ({"width": 18, "heads": 4}, "width is 18"), ({"cool": 2.0}, "cool is 2"), ({"seed": -1}, "seed is -1")):
+    for wrong, message in (
+        ({"rows": 0}, "rows is 0"),
+        ({"width": 18, "heads": 4}, "width is 18"),
+        ({"cool": 2.0}, "cool is 2"),
+        ({"seed": -1}, "seed is -1"),
+    ):
         with pytest.raises(OptionError, match=message):
             OrganismConfig(**wrong)
 
@@ -272,10 +304,32 @@ def test_text(tmp_path):
 
 
 def test_command_line(run, tmp_path):
-    code, out, _ = run("organism", "train", "--out", "o", "--steps", "2", "--layers", "1", "--width", "16", "--heads", "2", "--mlp", "8", "--rows", "2")
+    code, out, _ = run(
+        "organism",
+        "train",
+        "--out",
+        "o",
+        "--steps",
+        "2",
+        "--layers",
+        "1",
+        "--width",
+        "16",
+        "--heads",
+        "2",
+        "--mlp",
+        "8",
+        "--rows",
+        "2",
+    )
     assert code == 0 and "Model in o/model" in out
     code, out, _ = run("organism", "eval", "two-hop", "--model", "o/model", "--limit", "5", "--json")
-    assert code == 0 and json.loads(out)["behaviours"][0] | {"accuracy": 0} == {"behaviour": "two-hop", "accuracy": 0, "instances": 5, "held_out": True}
+    assert code == 0 and json.loads(out)["behaviours"][0] | {"accuracy": 0} == {
+        "behaviour": "two-hop",
+        "accuracy": 0,
+        "instances": 5,
+        "held_out": True,
+    }
     code, out, _ = run("organism", "eval", "two-hop", "places", "--model", "o/model", "--limit", "5")
     assert code == 0 and "held out" in out and "taught" in out
     code, _, err = run("organism", "eval", "juggling")
@@ -303,7 +357,14 @@ def test_the_organism_is_right(organism, behaviour):
 def test_whole_answers_are_asked_for(organism):
     instance = asked("couplet", 1)[0]
     wrong = replace(
-        instance, answer=" ".join([*instance.answer.split()[:-2], "lovely" if "lovely" not in instance.answer else "tiny", instance.latent["last"]])
+        instance,
+        answer=" ".join(
+            [
+                *instance.answer.split()[:-2],
+                "lovely" if "lovely" not in instance.answer else "tiny",
+                instance.latent["last"],
+            ]
+        ),
     )
     assert right(organism.language_model, [instance, wrong]) == [True, False]
 
@@ -322,7 +383,10 @@ def test_a_trace_takes_less_than_a_second(organism):
 @pytest.mark.parametrize("name", ["organism", "organism-plt"])
 def test_graphs_are_mostly_explained(organism, name):
     model = unweave.load("organism", name)
-    scores = [unweave.attribute(model, asked(behaviour, 1)[0].prompt).scores() for behaviour in ("two-hop", "addition", "opposite", "couplet", "known-name")]
+    scores = [
+        unweave.attribute(model, asked(behaviour, 1)[0].prompt).scores()
+        for behaviour in ("two-hop", "addition", "opposite", "couplet", "known-name")
+    ]
     assert sum(score.replacement for score in scores) / len(scores) > (0.85 if name == "organism" else 0.7)
 
 

@@ -67,21 +67,30 @@ def test_values_shared_with_typescript():
     expected, found = CASE["expected"], golden(CASE)
     assert found["shown"] == [pytest.approx(row) for row in expected["shown"]]
     assert found["supernode_edges"] == pytest.approx(expected["supernode_edges"])
-    assert (found["columns"], found["shares"]) == (pytest.approx(expected["columns"]), pytest.approx(expected["shares"]))
+    assert (found["columns"], found["shares"]) == (
+        pytest.approx(expected["columns"]),
+        pytest.approx(expected["shares"]),
+    )
 
 
 def test_shares_are_those_of_the_engine():
     view = CASE["view"]
     columns = {name: torch.tensor(view["nodes"][name]) for name in ("kind", "layer", "position", "index")}
     nodes = NodeTable(**columns, activation=torch.tensor(view["nodes"]["activation"]))
-    order = sorted(range(len(view["edges"]["target"])), key=lambda e: (view["edges"]["target"][e], view["edges"]["source"][e]))
-    target, source, weight = (torch.tensor([view["edges"][name][e] for e in order]) for name in ("target", "source", "weight"))
+    order = sorted(
+        range(len(view["edges"]["target"])), key=lambda e: (view["edges"]["target"][e], view["edges"]["source"][e])
+    )
+    target, source, weight = (
+        torch.tensor([view["edges"][name][e] for e in order]) for name in ("target", "source", "weight")
+    )
     start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(nodes)).cumsum(0)])
     rows, zeros = Rows(start, source.to(torch.int32), weight), torch.zeros(len(nodes))
     pruned = (torch.tensor(view["nodes"]["input_total"]) - rows.row_sizes()).clamp_min(0).float()
     facts = unweave.Provenance("toy", view["layers"], None, tuple(view["tokens"]), (0, 1, 2, 3), ("a", "b"))
     graph = unweave.Graph(nodes, rows, zeros, zeros, zeros, pruned, None, None, facts)
-    shares = dict(zip(zip(view["edges"]["source"], view["edges"]["target"], strict=True), CASE["expected"]["shares"], strict=True))
+    shares = dict(
+        zip(zip(view["edges"]["source"], view["edges"]["target"], strict=True), CASE["expected"]["shares"], strict=True)
+    )
     found = {(edge.source.row, edge.target.row): edge.share for node in nodes for edge in graph.incoming(node)}
     assert found == pytest.approx(shares, rel=1e-4)
 
@@ -169,7 +178,11 @@ def test_hold_g_to_group_rename_expand_ungroup(site):
     card.dblclick()
     page.get_by_label("Name of the supernode").fill("Renamed")
     page.keyboard.press("Enter")
-    until(page, "() => document.querySelector('.card.selected, .card text') && document.querySelector('.subgraph').textContent.includes('Renamed')")
+    until(
+        page,
+        "() => document.querySelector('.card.selected, .card text') && "
+        "document.querySelector('.subgraph').textContent.includes('Renamed')",
+    )
     card.click(modifiers=["Control"])
     until(page, "count => document.querySelectorAll('.card').length === count", 3)
     assert saved(page)["supernodes"] == []
@@ -188,7 +201,9 @@ def test_a_supernode_sums_its_members_links(site):
         if edge.source.id not in (a, b):
             sums[edge.source.id] = sums.get(edge.source.id, 0) + edge.weight
     row = page.locator(".column").first.locator("button.row").first
-    assert float(row.locator(".value").inner_text().replace("−", "-")) == pytest.approx(sums[row.get_attribute("data-node")], rel=1e-2)
+    assert float(row.locator(".value").inner_text().replace("−", "-")) == pytest.approx(
+        sums[row.get_attribute("data-node")], rel=1e-2
+    )
 
 
 def test_grouping_mode_without_holding_a_key(site):
@@ -279,14 +294,26 @@ def test_filters_always_say_how_much_is_hidden(site):
     graph = unweave.Graph.load(site.folder / "one.graph.safetensors")
     everything = page.locator(".status").inner_text()
     n, errors = len(graph.nodes), int((graph.nodes.kind == 1).sum())
-    assert everything.startswith(f"{n} of {n} nodes, {graph.n_edges:,} of {graph.n_edges:,} edges") and "of influence shown" in everything
+    assert (
+        everything.startswith(f"{n} of {n} nodes, {graph.n_edges:,} of {graph.n_edges:,} edges")
+        and "of influence shown" in everything
+    )
     page.keyboard.press("f")
     page.get_by_label("Error nodes").uncheck()
-    until(page, "start => document.querySelector('.status').textContent.startsWith(start)", f"{n - errors} of {n} nodes")
-    page.get_by_label("Least share of an edge").evaluate("(field) => { field.value = 80; field.dispatchEvent(new Event('input', {bubbles: true})) }")
+    until(
+        page, "start => document.querySelector('.status').textContent.startsWith(start)", f"{n - errors} of {n} nodes"
+    )
+    page.get_by_label("Least share of an edge").evaluate(
+        "(field) => { field.value = 80; field.dispatchEvent(new Event('input', {bubbles: true})) }"
+    )
     page.get_by_text("− negative").click()
     share = 1e-4 * 5000 ** (79 / 99)
-    shown = [edge for node in graph.nodes for edge in graph.incoming(node) if edge.share >= share and edge.weight < 0 and edge.source.kind != 1]
+    shown = [
+        edge
+        for node in graph.nodes
+        for edge in graph.incoming(node)
+        if edge.share >= share and edge.weight < 0 and edge.source.kind != 1
+    ]
     until(page, "words => document.querySelector('.status.filtered').textContent.includes(words)", f", {len(shown)} of")
     page.wait_for_timeout(900)
     assert saved(page)["thresholds"]["errors"] == 0

@@ -50,7 +50,8 @@ def test_a_label_can_be_for_one_place_only(site):
 def test_feature_pages_are_shown(site):
     page = site.tab()
     details = {
-        "layer": 0, "index": 1, "source": "page", "label": "", "density": 0.0123, "promoted": [["a", 1.5], ["b", None]], "suppressed": [["c", -1.0]],
+        "layer": 0, "index": 1, "source": "page", "label": "", "density": 0.0123,
+        "promoted": [["a", 1.5], ["b", None]], "suppressed": [["c", -1.0]],
         "histogram": {"edges": [0, 1, 2, 3], "counts": [90, 9, 1]}, "quantiles": None,
         "contexts": [
             {"quantile": "Top", "tokens": ["x", " <b>y</b>", "\n"], "activations": [0, 3000.0, 0.5], "peak": 1},
@@ -78,7 +79,12 @@ def test_steering_shows_before_and_after_and_keeps_history(site):
     page.get_by_role("button", name="Run", exact=True).click()
     page.locator(".result").wait_for()
     run = saved(page)["history"][0]
-    assert run["request"]["changes"][0] == {"action": "scale", "nodes": [one], "value": -3, "name": run["request"]["changes"][0]["name"]}
+    assert run["request"]["changes"][0] == {
+        "action": "scale",
+        "nodes": [one],
+        "value": -3,
+        "name": run["request"]["changes"][0]["name"],
+    }
     assert run["request"]["watch"] == [other] and run["facts"]["watched"][0]["node"] == other
     first = run["facts"]["next"][0]
     row = page.locator(".next tbody tr").first.inner_text()
@@ -107,18 +113,28 @@ def test_what_cannot_be_steered_is_said(site):
 
 def test_trust_shows_scores_exactness_and_any_validation(site):
     report = {
-        "verdict": {"text": "Holds <up>", "level": "good", "reasons": ["Because of <this>."]}, "prompts": 3, "detail": {"left": "out"},
-        "figures": [{"name": "agreement", "value": 0.9123, "low": 0.8, "high": 0.95, "note": "of signs"}, {"name": "unknown", "value": None},
-                    {"group": "control: ranks", "name": "influence and KL", "value": 0.4321},
-                    {"group": "neurons: signs", "name": "signed", "value": 0.8765}],
-    }  # fmt: skip
+        "verdict": {"text": "Holds <up>", "level": "good", "reasons": ["Because of <this>."]},
+        "prompts": 3,
+        "detail": {"left": "out"},
+        "figures": [
+            {"name": "agreement", "value": 0.9123, "low": 0.8, "high": 0.95, "note": "of signs"},
+            {"name": "unknown", "value": None},
+            {"group": "control: ranks", "name": "influence and KL", "value": 0.4321},
+            {"group": "neurons: signs", "name": "signed", "value": 0.8765},
+        ],
+    }
     (site.folder / "one.validation.json").write_text(json.dumps(report))
     (site.folder / "two.validation.json").write_text('{"verdict": "Only words"}')
     page = site.tab()
     page.get_by_role("button", name="Trust").click()
     text = page.locator(".drawer").inner_text()
     scores = unweave.Graph.load(site.folder / "one.graph.safetensors").provenance.scores
-    assert f"{scores[0]:.3g}" in text and f"{scores[1]:.3g}" in text and "Peer style" in text and "largest residual" in text
+    assert (
+        f"{scores[0]:.3g}" in text
+        and f"{scores[1]:.3g}" in text
+        and "Peer style" in text
+        and "largest residual" in text
+    )
     assert "Holds <up>" in text and "0.912 0.8 to 0.95" in text and "of signs" in text and "prompts" in text
     assert "Because of <this>." in text and "0.432" not in text
     page.get_by_text("Random dictionary: Does influence say which features matter?").click()
@@ -213,7 +229,10 @@ def test_a_prompt_is_traced_with_progress_or_cancelled(site):
     events = 'event: progress\ndata: {"share": 0.4, "title": "edges into layer 1"}\n\n'
     page.route("**/jobs/slow/events", lambda route: route.fulfill(body=events, content_type="text/event-stream"))
     cancelled: list[str] = []
-    page.route("**/jobs/slow", lambda route: (cancelled.append(route.request.method), route.fulfill(json={"state": "cancelled"})))
+    page.route(
+        "**/jobs/slow",
+        lambda route: (cancelled.append(route.request.method), route.fulfill(json={"state": "cancelled"})),
+    )
     page.get_by_role("button", name="Trace a prompt").click()
     page.get_by_role("textbox", name="Prompt").fill("again")
     page.get_by_role("button", name="Trace", exact=True).click()
@@ -262,7 +281,9 @@ def test_hostile_text_stays_text(site):
     assert page.locator("img").count() == 0
     assert "<img src=x" in page.locator(".top-bar h1").inner_text()
     for name in ("SVG", "PNG"):
-        page.get_by_role("button", name="Export", exact=True).click() if page.locator(".export-row").count() == 0 else None
+        page.get_by_role("button", name="Export", exact=True).click() if page.locator(
+            ".export-row"
+        ).count() == 0 else None
         with page.expect_download() as got:
             page.locator(".export-row", has_text="Link graph").get_by_role("button", name=name).click()
         assert name == "PNG" or b"<img" not in got.value.path().read_bytes()
@@ -283,7 +304,10 @@ def test_light_and_dark(site):
     dark = site.tab(context=site.context(color_scheme="dark"))
     light = site.tab()
     assert (dark.evaluate(background), light.evaluate(background)) == ("rgb(15, 17, 22)", "rgb(243, 244, 247)")
-    pixel = "() => [...document.querySelector('.link-canvas canvas').getContext('2d').getImageData(700, 10, 1, 1).data].slice(0, 3)"
+    pixel = (
+        "() => [...document.querySelector('.link-canvas canvas').getContext('2d').getImageData(700, 10, 1, "
+        "1).data].slice(0, 3)"
+    )
     until(dark, f"() => String(({pixel})()) === '23,26,33'")
     light.get_by_role("button", name="Theme: system").click()
     light.get_by_role("button", name="Theme: light").click()
@@ -300,7 +324,9 @@ def test_help_and_escape(site):
     assert page.evaluate("document.activeElement.closest('dialog') !== null")
     for _ in range(3):
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement === document.body || document.activeElement.closest('dialog') !== null")
+        assert page.evaluate(
+            "document.activeElement === document.body || document.activeElement.closest('dialog') !== null"
+        )
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="detached")
 
@@ -314,7 +340,9 @@ def test_accessibility(site, scheme):
     def check(where):
         page.wait_for_timeout(250)  # colours in motion have no contrast yet
         found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
-        assert [(where, fault["id"], [node["html"][:160] for node in fault["nodes"]][:3]) for fault in found["violations"]] == []
+        assert [
+            (where, fault["id"], [node["html"][:160] for node in fault["nodes"]][:3]) for fault in found["violations"]
+        ] == []
 
     page.evaluate(AXE.read_text())
     check("start")

@@ -1,4 +1,5 @@
-"""Dictionaries as others publish them: each format written tensor by tensor as its owners do, read, traced, written back; the hub's cache."""
+"""Dictionaries as others publish them: each format written tensor by tensor as its owners do, read, traced, written
+back; the hub's cache."""
 
 import json
 from types import SimpleNamespace
@@ -36,7 +37,14 @@ def weights(layer, slots=None):
 
     width = WIDTHS[layer]
     decoder = random(width, D) if slots is None else random(width, slots, D)
-    return {"enc": random(width, D), "b_enc": random(width), "dec": decoder, "b_dec": random(D), "threshold": random(width).abs(), "skip": random(D, D)}
+    return {
+        "enc": random(width, D),
+        "b_enc": random(width),
+        "dec": decoder,
+        "b_dec": random(D),
+        "threshold": random(width).abs(),
+        "skip": random(D, D),
+    }
 
 
 def write_json(path, content):
@@ -47,7 +55,13 @@ def gemma_scope(root):
     for layer in range(LAYERS):
         w, folder = weights(layer), root / f"layer_{layer}" / "width_16k" / "average_l0_7"
         folder.mkdir(parents=True)
-        arrays = {"W_enc": w["enc"].T, "W_dec": w["dec"], "b_enc": w["b_enc"], "b_dec": w["b_dec"], "threshold": w["threshold"]}
+        arrays = {
+            "W_enc": w["enc"].T,
+            "W_dec": w["dec"],
+            "b_enc": w["b_enc"],
+            "b_dec": w["b_dec"],
+            "threshold": w["threshold"],
+        }
         np.savez(folder / "params.npz", **{name: value.numpy() for name, value in arrays.items()})
 
 
@@ -55,29 +69,65 @@ def gemma_scope_2(root, name="layer_{}_width_16k_l0_small_affine", affine=True):
     for layer in range(LAYERS):
         w, folder = weights(layer), root / name.format(layer)
         folder.mkdir(parents=True)
-        tensors = {"w_enc": w["enc"].T, "w_dec": w["dec"], "b_enc": w["b_enc"], "b_dec": w["b_dec"], "threshold": w["threshold"]}
+        tensors = {
+            "w_enc": w["enc"].T,
+            "w_dec": w["dec"],
+            "b_enc": w["b_enc"],
+            "b_dec": w["b_dec"],
+            "threshold": w["threshold"],
+        }
         tensors |= {"affine_skip_connection": w["skip"].T} if affine else {}
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "params.safetensors")
         hooks = {key: value.format(layer) for key, value in GEMMA_SCOPE_2.items()}
-        write_json(folder / "config.json", {**hooks, "model_name": "google/gemma-3-tiny", "architecture": "jump_relu", "l0": 7, "affine_connection": affine})
+        write_json(
+            folder / "config.json",
+            {
+                **hooks,
+                "model_name": "google/gemma-3-tiny",
+                "architecture": "jump_relu",
+                "l0": 7,
+                "affine_connection": affine,
+            },
+        )
 
 
 def gemma_scope_2_clt(root):
     root.mkdir(parents=True)
     for layer in range(LAYERS):
         w = weights(layer, slots=LAYERS)
-        tensors = {"w_enc": w["enc"].T, "w_dec": w["dec"], "b_enc": w["b_enc"], "b_dec": w["b_dec"], "threshold": w["threshold"]}
+        tensors = {
+            "w_enc": w["enc"].T,
+            "w_dec": w["dec"],
+            "b_enc": w["b_enc"],
+            "b_dec": w["b_dec"],
+            "threshold": w["threshold"],
+        }
         tensors["affine_skip_connection"] = w["skip"].T
-        save_file({key: value.contiguous() for key, value in tensors.items()}, root / f"params_layer_{layer}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()}, root / f"params_layer_{layer}.safetensors"
+        )
 
 
 def sparsify(root, **changes):
     for layer in range(LAYERS):
         w, folder = weights(layer), root / f"layers.{layer}.mlp"
         folder.mkdir(parents=True)
-        tensors = {"encoder.weight": w["enc"], "encoder.bias": w["b_enc"], "W_dec": w["dec"], "b_dec": w["b_dec"], "W_skip": w["skip"]}
+        tensors = {
+            "encoder.weight": w["enc"],
+            "encoder.bias": w["b_enc"],
+            "W_dec": w["dec"],
+            "b_dec": w["b_dec"],
+            "W_skip": w["skip"],
+        }
         save_file(tensors, folder / "sae.safetensors")
-        about = {"activation": "topk", "expansion_factor": 128, "normalize_decoder": True, "num_latents": 0, "k": 20, "multi_topk": False}
+        about = {
+            "activation": "topk",
+            "expansion_factor": 128,
+            "normalize_decoder": True,
+            "num_latents": 0,
+            "k": 20,
+            "multi_topk": False,
+        }
         write_json(folder / "cfg.json", {**about, "skip_connection": True, "transcode": True, "d_in": D, **changes})
 
 
@@ -89,9 +139,23 @@ def saelens(root, architecture="jumprelu_skip_transcoder", **changes):
         tensors |= {"threshold": w["threshold"]} if architecture.startswith("jumprelu") else {}
         tensors |= {"W_skip": w["skip"]} if "skip" in architecture else {}
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "sae_weights.safetensors")
-        about = {"architecture": architecture, "d_in": D, "d_out": D, "d_sae": WIDTHS[layer], "dtype": "float32", "apply_b_dec_to_input": False}
-        hooks = {"hook_name": f"blocks.{layer}.ln2.hook_normalized", "hook_name_out": f"blocks.{layer}.hook_mlp_out", "model_name": "gemma-2-2b"}
-        write_json(folder / "cfg.json", {**about, "normalize_activations": "none", "reshape_activations": "none", "metadata": hooks, **changes})
+        about = {
+            "architecture": architecture,
+            "d_in": D,
+            "d_out": D,
+            "d_sae": WIDTHS[layer],
+            "dtype": "float32",
+            "apply_b_dec_to_input": False,
+        }
+        hooks = {
+            "hook_name": f"blocks.{layer}.ln2.hook_normalized",
+            "hook_name_out": f"blocks.{layer}.hook_mlp_out",
+            "model_name": "gemma-2-2b",
+        }
+        write_json(
+            folder / "cfg.json",
+            {**about, "normalize_activations": "none", "reshape_activations": "none", "metadata": hooks, **changes},
+        )
 
 
 FORMATS = {
@@ -110,7 +174,9 @@ def test_what_others_publish_is_read_to_the_bit_and_written_as_the_peers(tiny_fo
     assert (found.kind, found.widths, (found.read, found.write), found.has_skip) == ("per-layer", WIDTHS, points, skip)
     for number, layer in enumerate(found.layers):
         w = weights(number)
-        assert torch.equal(layer.encoder.dense(torch.float32), w["enc"]) and torch.equal(layer.decoder.dense(torch.float32), w["dec"])
+        assert torch.equal(layer.encoder.dense(torch.float32), w["enc"]) and torch.equal(
+            layer.decoder.dense(torch.float32), w["dec"]
+        )
         assert torch.equal(layer.encoder_bias, w["b_enc"]) and torch.equal(layer.decoder_bias, w["b_dec"])
         assert isinstance(layer.activation, activation)
         if isinstance(layer.activation, JumpReLU):
@@ -121,12 +187,17 @@ def test_what_others_publish_is_read_to_the_bit_and_written_as_the_peers(tiny_fo
     written = unweave.write_transcoders(found, tmp_path / "written")
     for number in range(LAYERS):
         w, tensors = weights(number), load_file(written / f"layer_{number}.safetensors")
-        names = {"W_enc": "enc", "W_dec": "dec", "b_enc": "b_enc", "b_dec": "b_dec"} | ({"W_skip": "skip"} if skip else {})
+        names = {"W_enc": "enc", "W_dec": "dec", "b_enc": "b_enc", "b_dec": "b_dec"} | (
+            {"W_skip": "skip"} if skip else {}
+        )
         names |= {"activation_function.threshold": "threshold"} if activation is JumpReLU else {}
         assert tensors.keys() == names.keys()
         assert all(torch.equal(tensors[mine], w[theirs]) for mine, theirs in names.items())
     model = str(tiny_folders("gemma2", "relu")[0])
-    graphs = [unweave.attribute(unweave.load(model, str(folder), dtype="float64"), PROMPT) for folder in (tmp_path / "published", written)]
+    graphs = [
+        unweave.attribute(unweave.load(model, str(folder), dtype="float64"), PROMPT)
+        for folder in (tmp_path / "published", written)
+    ]
     assert float(graphs[0].residual().max()) <= 1e-9
     assert torch.allclose(graphs[0].dense(), graphs[1].dense(), atol=1e-12)
 
@@ -136,22 +207,35 @@ def test_gemma_scope_2_cross_layer_sets(tiny_folders, tmp_path, listed):
     folder = tmp_path / "clt"
     gemma_scope_2_clt(folder)
     if listed:  # as the peer's own repositories point at Google's files
-        config = {"model_kind": "cross_layer_transcoder", "feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out", "model_name": "x"}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"transcoders": [f"params_layer_{layer}.safetensors" for layer in range(LAYERS)]}))
+        config = {
+            "model_kind": "cross_layer_transcoder",
+            "feature_input_hook": "mlp.hook_in",
+            "feature_output_hook": "hook_mlp_out",
+            "model_name": "x",
+        }
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump(config | {"transcoders": [f"params_layer_{layer}.safetensors" for layer in range(LAYERS)]})
+        )
     found = unweave.read_transcoders(str(folder))
     assert (found.kind, found.read, found.write, found.has_skip) == ("cross-layer", "mlp_in", "residual", True)
     for number, layer in enumerate(found.layers):
         w = weights(number, slots=LAYERS)
         assert torch.equal(layer.decoder.dense(torch.float32), w["dec"][:, number:])
-        assert torch.equal(layer.encoder.dense(torch.float32), w["enc"]) and torch.equal(layer.skip.dense(torch.float32), w["skip"])
-    graph = unweave.attribute(unweave.load(str(tiny_folders("gemma3_text", "relu")[0]), str(folder), dtype="float64"), PROMPT)
+        assert torch.equal(layer.encoder.dense(torch.float32), w["enc"]) and torch.equal(
+            layer.skip.dense(torch.float32), w["skip"]
+        )
+    graph = unweave.attribute(
+        unweave.load(str(tiny_folders("gemma3_text", "relu")[0]), str(folder), dtype="float64"), PROMPT
+    )
     assert float(graph.residual().max()) <= 1e-9
     with pytest.raises(TranscoderError, match="only the compact one"):
         unweave.write_transcoders(found, tmp_path / "plain")
     again = unweave.read_transcoders(str(unweave.write_transcoders(found, tmp_path / "compact", compact=True)))
     step = found.layers[1].skip.dense(torch.float32).abs().amax(1, keepdim=True) / 127
     assert again.kind == "cross-layer"
-    assert ((again.layers[1].skip.dense(torch.float32) - found.layers[1].skip.dense(torch.float32)).abs() <= step * 0.5001).all()
+    assert (
+        (again.layers[1].skip.dense(torch.float32) - found.layers[1].skip.dense(torch.float32)).abs() <= step * 0.5001
+    ).all()
 
 
 def test_top_k_of_rectified_numbers(tmp_path):
@@ -167,7 +251,9 @@ def test_top_k_of_rectified_numbers(tmp_path):
 def test_a_star_chooses_among_the_layers_folders(tmp_path):
     gemma_scope_2(tmp_path / "all")
     gemma_scope_2(tmp_path / "all", "layer_{}_width_16k_l0_big", affine=False)
-    with pytest.raises(TranscoderError, match=r"several dictionaries for layer 0: layer_0_width_16k_l0_big and .*; choose with \*"):
+    with pytest.raises(
+        TranscoderError, match=r"several dictionaries for layer 0: layer_0_width_16k_l0_big and .*; choose with \*"
+    ):
         unweave.read_transcoders(str(tmp_path / "all"))
     assert unweave.read_transcoders(str(tmp_path / "all" / "layer_*_l0_small_affine")).has_skip
     assert not unweave.read_transcoders(str(tmp_path / "all" / "layer_*_width_16k_l0_big")).has_skip
@@ -192,7 +278,11 @@ def test_plain_transcoders_of_saelens(tmp_path):
         (sparsify, {"k": "many"}, "k='many'"),
         (saelens, {"architecture": "standard"}, "architecture='standard'"),
         (saelens, {"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm'"),
-        (saelens, {"metadata": {"hook_name": "blocks.0.hook_resid_post", "hook_name_out": "blocks.0.hook_mlp_out"}}, "reads at 'blocks.0.hook_resid_post'"),
+        (
+            saelens,
+            {"metadata": {"hook_name": "blocks.0.hook_resid_post", "hook_name_out": "blocks.0.hook_mlp_out"}},
+            "reads at 'blocks.0.hook_resid_post'",
+        ),
         (saelens, {"metadata": None}, "reads at None"),
     ],
 )
@@ -224,7 +314,11 @@ def wrong_slots(root):
         (sparsify, lambda root: (root / "layers.1.mlp").rename(root / "one"), "does not say in its name which layer"),
         (gemma_scope_2, lambda root: write_json(next(root.glob("layer_1*")) / "config.json", {}), "reads at None"),
         (gemma_scope_2_clt, wrong_slots, "writes at 2 layers, but the dictionary has 3 files"),
-        (gemma_scope_2_clt, lambda root: (root / "params_layer_1.safetensors").unlink(), "no params_layer_1.safetensors"),
+        (
+            gemma_scope_2_clt,
+            lambda root: (root / "params_layer_1.safetensors").unlink(),
+            "no params_layer_1.safetensors",
+        ),
     ],
 )
 def test_damaged_folders_of_others_are_refused(tmp_path, write, harm, message):
@@ -240,10 +334,13 @@ def test_damaged_folders_of_others_are_refused(tmp_path, write, harm, message):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty Hugging Face cache without a network; `put(repository)` gives the folder of a snapshot in it, as the hub's library lays it out."""
+    """An empty Hugging Face cache without a network; `put(repository)` gives the folder of a snapshot in it, as the
+    hub's library lays it out."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)  # versions before 5 copied the name
+    monkeypatch.setattr(
+        transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False
+    )  # versions before 5 copied the name
 
     def put(repository, revision="main", commit="0123456789abcdef0123456789abcdef01234567"):
         root = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
@@ -268,22 +365,36 @@ def test_dictionaries_from_the_cache_without_a_network(cache, revision):
 def test_a_peers_config_that_points_into_another_repository(cache):
     gemma_scope(cache("google/gemma-scope-2b-pt-transcoders"))
     peer = cache("mntss/gemma-scope-transcoders")
-    files = [f"hf://google/gemma-scope-2b-pt-transcoders/layer_{layer}/width_16k/average_l0_7/params.npz" for layer in range(LAYERS)]
-    config = {"model_kind": "transcoder_set", "feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "hook_mlp_out", "transcoders": files}
+    files = [
+        f"hf://google/gemma-scope-2b-pt-transcoders/layer_{layer}/width_16k/average_l0_7/params.npz"
+        for layer in range(LAYERS)
+    ]
+    config = {
+        "model_kind": "transcoder_set",
+        "feature_input_hook": "ln2.hook_normalized",
+        "feature_output_hook": "hook_mlp_out",
+        "transcoders": files,
+    }
     (peer / "config.yaml").write_text(yaml.safe_dump(config))
     assert unweave.read_transcoders("gemma").read == "mlp_in_normalized"
     assert unweave.read_transcoders("mntss/gemma-scope-transcoders").widths == WIDTHS
 
 
 def test_what_is_not_in_the_cache(cache, tiny_folders):
-    with pytest.raises(TranscoderError, match=r"org/repo is not in the local cache and the hub cannot be reached .*; connect once, or give a local folder"):
+    with pytest.raises(
+        TranscoderError,
+        match=r"org/repo is not in the local cache and the hub cannot be reached .*; connect once, or give a local "
+        r"folder",
+    ):
         unweave.read_transcoders("org/repo")
     cache("org/repo")
     with pytest.raises(TranscoderError, match="org/repo@v9 is not in the local cache"):
         unweave.read_transcoders("org/repo@v9")
     with pytest.raises(TranscoderError, match="org/repo has no sub"):
         unweave.read_transcoders("org/repo/sub")
-    with pytest.raises(ModelError, match=r"cannot load model 'org/model': .*(not in the local cache|offline)") as caught:
+    with pytest.raises(
+        ModelError, match=r"cannot load model 'org/model': .*(not in the local cache|offline)"
+    ) as caught:
         unweave.load("org/model", str(tiny_folders("llama", "relu")[1]))
     assert "\n" not in str(caught.value)
 
@@ -322,7 +433,16 @@ def test_the_list_of_models(run):
     code, out, _ = run("models", "--json")
     listed = json.loads(out)["models"]
     assert code == 0 and [pair["name"] for pair in listed] == list(PAIRS)
-    assert {"smollm2", "gemma", "llama", "qwen3-4b", "gpt-oss", "llama-3.1-8b", "gemma-3-270m", "gemma-3-27b-it"} <= PAIRS.keys()
+    assert {
+        "smollm2",
+        "gemma",
+        "llama",
+        "qwen3-4b",
+        "gpt-oss",
+        "llama-3.1-8b",
+        "gemma-3-270m",
+        "gemma-3-27b-it",
+    } <= PAIRS.keys()
     code, out, _ = run("models")
     assert code == 0
     assert all(pair.dictionary in out for pair in PAIRS.values())

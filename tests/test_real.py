@@ -7,8 +7,10 @@ import unweave
 
 pytestmark = pytest.mark.real
 PROMPTS = (
-    "The capital of France is", "The capital of Japan is", "The opposite of \"hot\" is \"", "The Golden Gate Bridge is in the city of San",
-    "When Mary and John went to the store, John gave a drink to", "2+2=4, 3+3=6, 4+4=", "The nurse went to her car because",
+    "The capital of France is", "The capital of Japan is", "The opposite of \"hot\" is \"",
+    "The Golden Gate Bridge is in the city of San",
+    "When Mary and John went to the store, John gave a drink to", "2+2=4, 3+3=6, 4+4=",
+    "The nurse went to her car because",
     "import numpy as", "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n", "Once upon a time",
 )  # fmt: skip
 
@@ -30,12 +32,16 @@ def test_paris(smollm2):
     assert graph.scores("drop").replacement == pytest.approx(0.48, abs=0.02)
     limited = unweave.attribute(smollm2, "The capital of France is", max_features=600)
     assert limited.scores().replacement < graph.scores().replacement
-    shared = torch.isin(torch.tensor([graph.nodes.rows[node.id] for node in limited.nodes][:600]), graph.influence().topk(1200).indices)
+    shared = torch.isin(
+        torch.tensor([graph.nodes.rows[node.id] for node in limited.nodes][:600]), graph.influence().topk(1200).indices
+    )
     assert shared.float().mean() > 0.9
 
 
 def test_tokens_by_name(smollm2):
-    graph = unweave.attribute(smollm2, "The capital of France is", unweave.Difference(" Paris", " Berlin"), max_features=200)
+    graph = unweave.attribute(
+        smollm2, "The capital of France is", unweave.Difference(" Paris", " Berlin"), max_features=200
+    )
     assert graph.preactivation[-1] > 1
     with pytest.raises(unweave.UnweaveError, match="is 2 tokens"):
         unweave.attribute(smollm2, "The capital of France is", " Paris Berlin")

@@ -86,11 +86,16 @@ def same(one: unweave.Graph, other: unweave.Graph, tolerance: float = 0.0) -> No
 
 @pytest.fixture(scope="module")
 def graphs(tiny):
-    return {(kind, most): unweave.attribute(tiny("llama", kind), PROMPT, max_features=most) for kind in ("skip", "clt") for most in (None, 20)}
+    return {
+        (kind, most): unweave.attribute(tiny("llama", kind), PROMPT, max_features=most)
+        for kind in ("skip", "clt")
+        for most in (None, 20)
+    }
 
 
 @given(
-    kind=st.sampled_from(["skip", "clt"]), most=st.sampled_from([None, 20]), columns=st.integers(1, 300), least=st.integers(1, 20),
+    kind=st.sampled_from(["skip", "clt"]), most=st.sampled_from([None, 20]), columns=st.integers(1, 300),
+    least=st.integers(1, 20),
     vectors=st.sampled_from([0, 1 << 29]), on_disk=st.booleans(), mapped=st.booleans(),
 )  # fmt: skip
 def test_every_plan_gives_the_same_graph(tiny, graphs, kind, most, columns, least, vectors, on_disk, mapped):
@@ -100,7 +105,9 @@ def test_every_plan_gives_the_same_graph(tiny, graphs, kind, most, columns, leas
         same(graphs[kind, most], unweave.attribute(tiny("llama", kind), PROMPT, max_features=most), 1e-5)
 
 
-@pytest.mark.parametrize("plan", [LARGE._replace(on_disk=True), LARGE._replace(mapped=True), LARGE._replace(vectors_kept=0)])
+@pytest.mark.parametrize(
+    "plan", [LARGE._replace(on_disk=True), LARGE._replace(mapped=True), LARGE._replace(vectors_kept=0)]
+)
 @pytest.mark.parametrize("most", [None, 20])
 def test_files_change_no_bit(tiny, graphs, monkeypatch, plan, most):
     monkeypatch.setattr(attribution, "make_plan", lambda *asked: plan)
@@ -149,14 +156,21 @@ def test_a_stopped_trace_goes_on(tiny, small_passes, tmp_path, caplog, most, aft
 
 @pytest.mark.parametrize("changed", ["prompt", "model", "dictionary", "most", "targets", "position_zero", "direction"])
 def test_rows_of_anything_else_are_not_used(tiny, small_passes, tmp_path, changed):
-    partial, model, prompt, options = tmp_path / "partial", tiny("llama", "clt"), PROMPT, {"max_features": 40, "targets": [5]}
+    partial, model, prompt, options = (
+        tmp_path / "partial",
+        tiny("llama", "clt"),
+        PROMPT,
+        {"max_features": 40, "targets": [5]},
+    )
     pointed = [unweave.Direction(torch.full((24,), value), "the same name") for value in (1.0, 2.0)]
     interrupted(model, prompt, partial, 4, **options | ({"targets": pointed[0]} if changed == "direction" else {}))
     match changed:
         case "prompt":
             prompt = [*PROMPT[:-1], 13]
         case "model":
-            model = unweave.transcoders.replacement.ReplacementModel(changed_weight(model.language_model), model.transcoders)
+            model = unweave.transcoders.replacement.ReplacementModel(
+                changed_weight(model.language_model), model.transcoders
+            )
         case "dictionary":
             model = tiny("llama", "relu")
         case "most":
@@ -192,18 +206,25 @@ def progress(share):
     calls.append(share)
     if len(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-unweave.attribute(unweave.load(sys.argv[1], sys.argv[2]), [0, 7, 3, 41, 7, 12], max_features=40, partial=sys.argv[3], progress=progress)
+model = unweave.load(sys.argv[1], sys.argv[2])
+unweave.attribute(model, [0, 7, 3, 41, 7, 12], max_features=40, partial=sys.argv[3], progress=progress)
 """
 
 
 def test_a_killed_process_leaves_rows_that_are_used(tiny, tiny_folders, small_passes, tmp_path):
     partial = tmp_path / "partial"
-    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, tiny_folders("llama", "skip")), str(partial)], env=os.environ, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, tiny_folders("llama", "skip")), str(partial)],
+        env=os.environ,
+        capture_output=True,
+    )
     assert done.returncode == -signal.SIGKILL
     model, computed = tiny("llama", "skip"), []
     add = RowStore.add
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowStore, "add", lambda store, names, rows: (computed.extend(names.tolist()), add(store, names, rows))[-1])
+        patch.setattr(
+            RowStore, "add", lambda store, names, rows: (computed.extend(names.tolist()), add(store, names, rows))[-1]
+        )
         unweave.attribute(model, PROMPT, max_features=40)
         every = len(computed)
         computed.clear()

@@ -11,7 +11,10 @@ from unweave.server.run import listen
 
 
 def test_listening_says_when_a_port_is_taken():
-    with listen(0) as taken, pytest.raises(unweave.UnweaveError, match=r"cannot listen on port \d+: .*in use; give another with --port"):
+    with (
+        listen(0) as taken,
+        pytest.raises(unweave.UnweaveError, match=r"cannot listen on port \d+: .*in use; give another with --port"),
+    ):
         listen(taken.getsockname()[1])
     with pytest.raises(unweave.UnweaveError, match="cannot listen on port 99999"):
         listen(99999)

@@ -86,7 +86,10 @@ def test_files_of_equal_names_have_their_own_addresses(tmp_path):
         (tmp_path / name).mkdir()
         write_document(tmp_path / name / "x.json", prompt=name)
     page = page_of(tmp_path / "a", tmp_path / "b" / "x.json")
-    assert {entry["slug"]: entry["prompt"] for entry in page.get("/api/graphs").json()["graphs"]} == {"x": "a", "x-2": "b"}
+    assert {entry["slug"]: entry["prompt"] for entry in page.get("/api/graphs").json()["graphs"]} == {
+        "x": "a",
+        "x-2": "b",
+    }
 
 
 def test_the_view_holds_the_graph(page, shelf):
@@ -108,7 +111,9 @@ def test_the_view_holds_the_graph(page, shelf):
     assert sum(nodes["inputs"]) == sum(nodes["outputs"]) == graph.n_edges
     here, peer = graph.scores(), graph.scores("drop")
     assert (view["scores"]["replacement"], view["scores"]["completeness"]) == graph.provenance.scores
-    assert (view["scores"]["replacement_file"], view["scores"]["replacement_peer"]) == pytest.approx((here.replacement, peer.replacement))
+    assert (view["scores"]["replacement_file"], view["scores"]["replacement_peer"]) == pytest.approx(
+        (here.replacement, peer.replacement)
+    )
     assert view["residual"] == graph.provenance.residual < 1e-4
     assert view["validation"] is None and view["live"] is False
     targets = [row for row, kind in enumerate(nodes["kind"]) if kind == 3]
@@ -142,12 +147,21 @@ def test_the_edges_of_a_node_are_whole_and_paged(page, shelf):
     part = page.get(f"/api/graphs/ours/edges?node={row}&limit=2&offset=1").json()
     assert part["edges"] == page.get(f"/api/graphs/ours/edges?node={row}").json()["edges"][1:3]
     refused(page.get("/api/graphs/ours/edges?node=99999"), 404, "no node 99999")
-    for query in ("", "node=-1", "node=x", "node=1&direction=up", "node=1&limit=1000000000", "node=1&offset=99999999999999999999"):
+    for query in (
+        "",
+        "node=-1",
+        "node=x",
+        "node=1&direction=up",
+        "node=1&limit=1000000000",
+        "node=1&offset=99999999999999999999",
+    ):
         refused(page.get(f"/api/graphs/ours/edges?{query}"), 400, "")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the two real graphs are not here")
-@pytest.mark.parametrize(("name", "nodes", "edges", "top"), [("dallas-austin", 322, 3506, " Austin"), ("opposite-of", 341, 2744, "large")])
+@pytest.mark.parametrize(
+    ("name", "nodes", "edges", "top"), [("dallas-austin", 322, 3506, " Austin"), ("opposite-of", 341, 2744, "large")]
+)
 def test_real_graphs_open_as_they_are(name, nodes, edges, top, tmp_path):
     path = REAL / f"gemma-2-2b-{name}.json"
     page = page_of(path)
@@ -198,15 +212,20 @@ def test_etag_and_gzip(page):
 @pytest.mark.parametrize(
     "path",
     [
-        "/../secret.txt", "/static/../../secret.txt", "/static/%2e%2e%2f%2e%2e%2fsecret.txt", "/static//etc/hostname", "/api/graphs/..%2f..%2fsecret",
-        "/api/graphs/../../secret.txt", "/api/graphs/%2e%2e/secret", "/api/graphs/..%5csecret", "//etc/hostname", "/static/%00", "/api/graphs/%00",
+        "/../secret.txt", "/static/../../secret.txt", "/static/%2e%2e%2f%2e%2e%2fsecret.txt", "/static//etc/hostname",
+        "/api/graphs/..%2f..%2fsecret",
+        "/api/graphs/../../secret.txt", "/api/graphs/%2e%2e/secret", "/api/graphs/..%5csecret", "//etc/hostname",
+        "/static/%00", "/api/graphs/%00",
         "/static/..%2fserver%2fapp.py",
     ],
 )  # fmt: skip
 def test_no_path_leads_out(shelf, path):
     (shelf.parent / "secret.txt").write_text("secret")
     (shelf.parent / "secret.json").write_text(json.dumps(document(prompt="secret")))
-    with listening(Server(open_library([shelf]))) as port, closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with (
+        listening(Server(open_library([shelf]))) as port,
+        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection,
+    ):
         connection.putrequest("GET", path)  # as it is, not normalised by a client
         connection.endheaders()
         answer = connection.getresponse()
@@ -215,7 +234,10 @@ def test_no_path_leads_out(shelf, path):
     assert set(json.loads(body)) == {"error"}
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8230", "", "localhost@evil.example", "[::1", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "evil.example:8230", "", "localhost@evil.example", "[::1", "10.0.0.1"],
+)
 def test_other_host_names_are_refused(page, host):
     refused(page.get("/api/graphs", headers={"Host": host}), 403, "is not this server")
 
@@ -226,7 +248,8 @@ def test_names_of_this_machine_are_welcome(page, host):
 
 
 WRITES = [
-    ("POST", "/api/graphs?name=x.json"), ("PUT", "/api/graphs/ours/annotations"), ("POST", "/api/trace"), ("DELETE", "/api/jobs/x"),
+    ("POST", "/api/graphs?name=x.json"), ("PUT", "/api/graphs/ours/annotations"), ("POST", "/api/trace"),
+    ("DELETE", "/api/jobs/x"),
     ("POST", "/api/graphs/ours/steer"), ("PATCH", "/api/graphs"), ("OPTIONS", "/api/graphs"),
 ]  # fmt: skip
 
@@ -245,7 +268,9 @@ def test_every_write_needs_the_token_and_this_origin(page, method, address):
     ):
         encoded = {name: value.encode() for name, value in headers.items()}
         refused(page.request(method, address, headers=encoded, content=b"{}"), 403, words)
-    allowed = page.request(method, address, headers={"Origin": "http://127.0.0.1:8230", "Sec-Fetch-Site": "same-origin"}, content=b"{}")
+    allowed = page.request(
+        method, address, headers={"Origin": "http://127.0.0.1:8230", "Sec-Fetch-Site": "same-origin"}, content=b"{}"
+    )
     assert allowed.status_code != 403
 
 
@@ -255,7 +280,12 @@ def test_the_token_is_in_the_page_and_new_at_each_start(page, shelf):
 
 
 def test_every_answer_carries_the_policy(page):
-    for answer in (page.get("/"), page.get("/api/graphs"), page.get("/nothing"), page.post("/api/graphs", headers={"X-Unweave-Token": "no"})):
+    for answer in (
+        page.get("/"),
+        page.get("/api/graphs"),
+        page.get("/nothing"),
+        page.post("/api/graphs", headers={"X-Unweave-Token": "no"}),
+    ):
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "script-src 'self';" in policy
         assert "unsafe" not in policy and "http:" not in policy and "https:" not in policy
@@ -279,7 +309,11 @@ def test_uploads_are_checked_and_never_replace_a_file(page, shelf, graph):
         ("bad.graph.safetensors", body, "not a whole graph file"),
         ("bad.graph.safetensors", ours[:-10], "not a whole graph file"),
         ("bad.exe", body, "cannot tell what"),
-        ("bad.json", json.dumps(document() | {"links": [{"source": "E_6_1", "target": "0_3_1", "weight": "1e999"}]}).encode(), "not finite"),
+        (
+            "bad.json",
+            json.dumps(document() | {"links": [{"source": "E_6_1", "target": "0_3_1", "weight": "1e999"}]}).encode(),
+            "not finite",
+        ),
         ("bad.json", b"", "empty"),
     ):
         answer = page.post(f"/api/graphs?name={name}", content=content)
@@ -310,7 +344,11 @@ def test_many_clients_at_once(shelf):
 
         def ask(number):
             with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-                connection.request("GET", "/api/graphs/ours" if number % 2 else "/api/graphs/theirs", headers={"Accept-Encoding": "gzip"})
+                connection.request(
+                    "GET",
+                    "/api/graphs/ours" if number % 2 else "/api/graphs/theirs",
+                    headers={"Accept-Encoding": "gzip"},
+                )
                 answer = connection.getresponse()
                 return answer.status, len(json.loads(gzip.decompress(answer.read()))["nodes"]["id"])
 

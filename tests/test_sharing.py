@@ -23,7 +23,10 @@ from unweave.page import template as pages
 SCHEMA = json.loads((Path(__file__).parent / "data" / "neuronpedia-graph-schema.json").read_text())
 ANNOTATIONS = {
     "pins": ["0_3_1", "gone"],
-    "supernodes": [{"id": "s1", "name": HOSTILE, "members": ["0_3_1", "1_4_1"]}, {"id": "s2", "name": "empty", "members": ["gone"]}],
+    "supernodes": [
+        {"id": "s1", "name": HOSTILE, "members": ["0_3_1", "1_4_1"]},
+        {"id": "s2", "name": "empty", "members": ["gone"]},
+    ],
     "labels": {"0_3": HOSTILE, "1_4_1": "here alone", "3_7_1": "no label for a target"},
     "notes": HOSTILE,
 }
@@ -34,7 +37,10 @@ def hostile(tmp_path):
     """A graph whose every text tries to end the script it will stand in."""
     path = write_document(tmp_path / "x.json", prompt=HOSTILE, tokens=(HOSTILE, "<!--"), label=HOSTILE)
     page = page_of(tmp_path)
-    assert page.put("/api/graphs/x/annotations", json={"annotations": ANNOTATIONS}, headers={"If-Match": "0"}).status_code == 200
+    assert (
+        page.put("/api/graphs/x/annotations", json={"annotations": ANNOTATIONS}, headers={"If-Match": "0"}).status_code
+        == 200
+    )
     return path
 
 
@@ -63,7 +69,11 @@ class Elements(HTMLParser):
 def data_of(text):
     """The data in an HTML file."""
     elements = Elements(text)
-    place = next(number for number, (_, attrs) in enumerate(part for part in elements.found if part[0] == "script") if attrs.get("id") == "unweave-data")
+    place = next(
+        number
+        for number, (_, attrs) in enumerate(part for part in elements.found if part[0] == "script")
+        if attrs.get("id") == "unweave-data"
+    )
     return json.loads(elements.texts["script"][place]), elements
 
 
@@ -75,10 +85,17 @@ def test_an_html_file_holds_everything_and_runs_nothing_else(run, hostile):
     assert data["view"]["tokens"] == [HOSTILE, "<!--"] and data["view"]["prompt"] == HOSTILE
     assert data["annotations"] == ANNOTATIONS and data["features"] == {}
     assert (data["view"]["live"], data["view"]["shown_edges"]) == (False, 6)
-    assert sorted(tag for tag, _ in elements.found if tag in ("script", "img", "link", "iframe")) == ["script", "script"]
+    assert sorted(tag for tag, _ in elements.found if tag in ("script", "img", "link", "iframe")) == [
+        "script",
+        "script",
+    ]
     assert not any("src" in attrs or "href" in attrs for _, attrs in elements.found)
     assert elements.texts["title"] == [f"{HOSTILE} · unweave"]
-    policy = next(attrs["content"] for tag, attrs in elements.found if tag == "meta" and "content-security-policy" in str(attrs).lower())
+    policy = next(
+        attrs["content"]
+        for tag, attrs in elements.found
+        if tag == "meta" and "content-security-policy" in str(attrs).lower()
+    )
     for inside, kind in ((elements.texts["script"][1], "script"), (elements.texts["style"][0], "style")):
         assert f"{kind}-src {pages._allowed(inside)}" in policy
     assert "unsafe" not in policy and "default-src 'none'" in policy
@@ -93,7 +110,11 @@ def test_the_served_export_is_the_same_file(run, hostile):
 
 def test_fewer_edges_make_a_smaller_file(run, tmp_path, tiny):
     unweave.attribute(tiny(), PROMPT).save(tmp_path / "y.graph.safetensors")
-    assert run("export", "y.graph.safetensors", "--html", "all.html")[0] == run("export", "y.graph.safetensors", "--html", "few.html", "--edges", 100)[0] == 0
+    assert (
+        run("export", "y.graph.safetensors", "--html", "all.html")[0]
+        == run("export", "y.graph.safetensors", "--html", "few.html", "--edges", 100)[0]
+        == 0
+    )
     every, few = (data_of(Path(name).read_text())[0]["view"] for name in ("all.html", "few.html"))
     assert few["shown_edges"] < every["shown_edges"] == few["total_edges"]
 
@@ -164,15 +185,32 @@ def test_a_graph_in_a_notebook(tiny):
 
 
 RECORD = {
-    "index": 3, "top_logits": [" Paris", HOSTILE], "bottom_logits": [" no"], "act_min": 0.0, "act_max": 4.0, "quantile_values": [1, 2, 3.5],
-    "histogram": [5, 3], "activation_frequency": 0.01,
+    "index": 3,
+    "top_logits": [" Paris", HOSTILE],
+    "bottom_logits": [" no"],
+    "act_min": 0.0,
+    "act_max": 4.0,
+    "quantile_values": [1, 2, 3.5],
+    "histogram": [5, 3],
+    "activation_frequency": 0.01,
     "examples_quantiles": [
-        {"quantile_name": "Top", "examples": [{"tokens": ["a", HOSTILE], "tokens_acts_list": [0, 4], "train_token_ind": 1, "is_repeated_datapoint": False}]},
+        {
+            "quantile_name": "Top",
+            "examples": [
+                {
+                    "tokens": ["a", HOSTILE],
+                    "tokens_acts_list": [0, 4],
+                    "train_token_ind": 1,
+                    "is_repeated_datapoint": False,
+                }
+            ],
+        },
         {"quantile_name": "Low", "examples": [{"tokens": ["b"], "tokens_acts_list": [0.1]}]},
     ],
-}  # fmt: skip
+}
 PAGE = {
-    "source": "page", "label": "", "density": 0.01, "promoted": [[" Paris", None], [HOSTILE, None]], "suppressed": [[" no", None]],
+    "source": "page", "label": "", "density": 0.01, "promoted": [[" Paris", None], [HOSTILE, None]],
+    "suppressed": [[" no", None]],
     "histogram": {"edges": [0.0, 2.0, 4.0], "counts": [5.0, 3.0]}, "quantiles": [1.0, 2.0, 3.5],
     "contexts": [
         {"quantile": "Top", "tokens": ["a", HOSTILE], "activations": [0.0, 4.0], "peak": 1},
@@ -238,7 +276,9 @@ def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damag
         case "traversal":
             (tmp_path / "layer_0.bin").write_bytes((folder / "layer_0.bin").read_bytes())
             (folder / "layer_0.bin").unlink()
-            (folder / "index.json.gz").write_bytes(gzip.compress(json.dumps([entry | {"filename": "../layer_0.bin"}]).encode()))
+            (folder / "index.json.gz").write_bytes(
+                gzip.compress(json.dumps([entry | {"filename": "../layer_0.bin"}]).encode())
+            )
         case "bomb":
             monkeypatch.setattr("unweave.features.foreign.MOST_RECORD", 100)
     if damage in ("index", "offsets"):
@@ -266,4 +306,6 @@ def test_all_options_are_documented(command, run):
     section = page.split(f"## unweave {command}")[1].split("\n## ")[0]
     options = set(re.findall(r"--[a-z][a-z-]+", run(command, "--help")[1])) - {"--help"}
     assert len(options) > 4
-    assert {option for option in options if f"`{option}`" not in section and f"`{option} " not in section} <= {"--model"}
+    assert {option for option in options if f"`{option}`" not in section and f"`{option} " not in section} <= {
+        "--model"
+    }

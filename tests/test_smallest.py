@@ -1,4 +1,5 @@
-"""First-order effects against measured ones; the smallest sets: enough, nothing to spare, reproducible; their controls."""
+"""First-order effects against measured ones; the smallest sets: enough, nothing to spare, reproducible; their
+controls."""
 
 from dataclasses import replace
 
@@ -23,22 +24,32 @@ def top(outcome):
     return int(outcome.logits[-1].argmax())
 
 
-@pytest.mark.parametrize(("family", "kind"), [*(("llama", kind) for kind in DICTIONARIES), ("qwen3", "skip"), ("gpt2", "clt")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [*(("llama", kind) for kind in DICTIONARIES), ("qwen3", "skip"), ("gpt2", "clt")]
+)
 def test_with_everything_held_the_first_order_is_all(tiny, family, kind):
     model = tiny(family, kind)
     recording = record(model, PROMPT)
     pool = active_features(model, recording)[::7]
-    variants = [[change] for change in pool] + [[scale("1_3_*", -2.0), set_to("0_2_2", 1.5), add("2_1_5", 0.5)], [shift("1_1_3", -0.7)]]
+    variants = [[change] for change in pool] + [
+        [scale("1_3_*", -2.0), set_to("0_2_2", 1.5), add("2_1_5", 0.5)],
+        [shift("1_1_3", -0.7)],
+    ]
     gradients = write_gradients(model, recording, difference(4, 9), "frozen")
     effects = predicted_effects(model, recording, variants, gradients)
     outcomes = intervene_each(model, recording, variants, "frozen")
-    measured = [float(outcome.logits[-1, 4] - outcome.logits[-1, 9] - outcome.baseline[-1, 4] + outcome.baseline[-1, 9]) for outcome in outcomes]
+    measured = [
+        float(outcome.logits[-1, 4] - outcome.logits[-1, 9] - outcome.baseline[-1, 4] + outcome.baseline[-1, 9])
+        for outcome in outcomes
+    ]
     assert max(map(abs, measured)) > 1e-2
     assert effects.tolist() == pytest.approx(measured, abs=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("family", "kind"), [("llama", "skip"), ("gemma2", "clt"), ("gpt2", "relu"), ("gemma2", "jumprelu")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("llama", "skip"), ("gemma2", "clt"), ("gpt2", "relu"), ("gemma2", "jumprelu")]
+)
 def test_gradients_are_those_of_small_steps(tiny, family, kind, mode):
     model, step = tiny(family, kind, "float64"), 2e-3  # no smaller: eager attention rounds its patterns to float32
     recording = record(model, PROMPT)
@@ -47,8 +58,20 @@ def test_gradients_are_those_of_small_steps(tiny, family, kind, mode):
         measure = lead(int(record(model, OTHER).logits[-1].argmax()))
         gradients = write_gradients(model, recording, measure, mode, changes=before)
         assert gradients.shape == (3, len(PROMPT), 24)
-        outcomes = iter(list(intervene_each(model, recording, [[*before, add(place, sign * step)] for place in places for sign in (1.0, -1.0)], mode)))
-        measured = [float(measure(up.logits[-1]) - measure(down.logits[-1])) / (2 * step) for up, down in zip(outcomes, outcomes, strict=True)]
+        outcomes = iter(
+            list(
+                intervene_each(
+                    model,
+                    recording,
+                    [[*before, add(place, sign * step)] for place in places for sign in (1.0, -1.0)],
+                    mode,
+                )
+            )
+        )
+        measured = [
+            float(measure(up.logits[-1]) - measure(down.logits[-1])) / (2 * step)
+            for up, down in zip(outcomes, outcomes, strict=True)
+        ]
         predicted = predicted_effects(model, recording, [[add(place, 1.0)] for place in places], gradients).tolist()
         assert max(map(abs, measured)) > 0.05
         assert predicted == pytest.approx(measured, rel=1e-2, abs=1e-3)
@@ -62,7 +85,9 @@ def test_no_hook_or_gradient_is_left(tiny):
         write_gradients(model, PROMPT, lambda logits: 1 / 0)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.language_model.module.modules())
     assert torch.equal(model.language_model.record(torch.tensor(PROMPT)).logits, before)
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.language_model.module.parameters())
+    assert not any(
+        parameter.requires_grad or parameter.grad is not None for parameter in model.language_model.module.parameters()
+    )
 
 
 def test_active_features(tiny):
@@ -88,7 +113,10 @@ def swapped(tiny):
             continue
         whole = swap(model, PROMPT, other)
         wanted = top(unweave.intervene(model, PROMPT, dosed(whole, 2.0)))
-        if all(top(outcome) != wanted for outcome in intervene_each(model, PROMPT, [[], *(dosed([change], 2.0) for change in whole)])):
+        if all(
+            top(outcome) != wanted
+            for outcome in intervene_each(model, PROMPT, [[], *(dosed([change], 2.0) for change in whole)])
+        ):
             break
     found = smallest_swap(model, PROMPT, other, wanted, factors=(0.01, 2.0, 9.0), max_features=40)
     assert found is not None
@@ -103,7 +131,9 @@ def test_a_found_swap_is_enough_and_nothing_can_be_left_out(swapped):
     again = unweave.intervene(model, PROMPT, found.changes)
     assert torch.allclose(again.logits, found.outcome.logits, atol=1e-5)
     whole = {change.features[0]: change.value for change in swap(model, PROMPT, other)}
-    assert {change.features[0]: pytest.approx(change.value / 2) for change in found.changes} == {f: whole[f] for f in found.features}
+    assert {change.features[0]: pytest.approx(change.value / 2) for change in found.changes} == {
+        f: whole[f] for f in found.features
+    }
     assert {change.features[0]: change.value for change in found.pool} == whole
     for place in range(len(found.changes)):
         less = [*found.changes[:place], *found.changes[place + 1 :]]
@@ -115,21 +145,29 @@ def test_limits_of_the_search(swapped):
     assert smallest_swap(model, PROMPT, other, wanted, factors=(2.0,), max_features=1, tries=10_000) is None
     assert smallest_swap(model, PROMPT, other, wanted, factors=(0.0,), max_features=5) is None
     shares = []
-    assert smallest_swap(model, PROMPT, other, wanted, factors=(0.0, 0.001), max_features=2, progress=shares.append) is None
+    assert (
+        smallest_swap(model, PROMPT, other, wanted, factors=(0.0, 0.001), max_features=2, progress=shares.append)
+        is None
+    )
     assert shares == [0.5, 1.0]
     here = smallest_swap(model, PROMPT, other, wanted, factors=(2.0, 4.0, 8.0), positions=[-1])
     assert here is None or {feature.position for feature in here.features} == {5}
     assert all(change.features[0].position == 5 for change in (here or found).pool) == (here is not None)
 
 
-@pytest.mark.parametrize(("kind", "mode", "factor"), [("skip", "open", 0.0), ("clt", "frozen_attention", -2.0), ("topk", "open", -1.0)])
+@pytest.mark.parametrize(
+    ("kind", "mode", "factor"), [("skip", "open", 0.0), ("clt", "frozen_attention", -2.0), ("topk", "open", -1.0)]
+)
 def test_ablations_against_trying_every_feature(tiny, kind, mode, factor):
     model = tiny("gpt2", kind)
     recording = record(model, PROMPT)
     before = int(recording.logits[-1].argmax())
     found = smallest_ablation(model, PROMPT, factors=(factor,), mode=mode, tries=10_000, max_features=12)
     pool = active_features(model, recording)
-    alone = any(top(outcome) != before for outcome in intervene_each(model, recording, [dosed([change], factor) for change in pool], mode))
+    alone = any(
+        top(outcome) != before
+        for outcome in intervene_each(model, recording, [dosed([change], factor) for change in pool], mode)
+    )
     if found is None:
         assert not alone
         return
@@ -145,7 +183,11 @@ def test_ablations_against_trying_every_feature(tiny, kind, mode, factor):
 def test_controls(swapped):
     model, _, _, found = swapped
     controls = matched_controls(model, found, draws=12, nearest=3, seed=1)
-    assert (controls, controls.draws, len(controls.kl)) == (matched_controls(model, found, draws=12, nearest=3, seed=1), 12, 12)
+    assert (controls, controls.draws, len(controls.kl)) == (
+        matched_controls(model, found, draws=12, nearest=3, seed=1),
+        12,
+        12,
+    )
     assert controls != matched_controls(model, found, draws=12, nearest=3, seed=2)
     assert 0 <= controls.reached <= controls.changed <= 1
     one = replace(found, changes=found.changes[:1])
@@ -154,15 +196,26 @@ def test_controls(swapped):
     others = [feature for feature in amounts if feature.position == member.position and feature != member]
     closest = min(others, key=lambda feature: abs(amounts[feature] - amounts[member]))
     control = matched_controls(model, one, draws=2, nearest=1)
-    outcome = unweave.intervene(model, PROMPT, [shift(closest, 2.0 * next(c.value for c in found.pool if c.features[0] == closest))])
+    outcome = unweave.intervene(
+        model, PROMPT, [shift(closest, 2.0 * next(c.value for c in found.pool if c.features[0] == closest))]
+    )
     assert control.kl == pytest.approx((outcome.kl(),) * 2, rel=1e-4)
     assert control.changed == float(top(outcome) != int(outcome.baseline[-1].argmax()))
     assert control.reached == float(top(outcome) == found.top)
     assert control.size == pytest.approx(amounts[closest] / amounts[member])
-    rows = {feature: amounts[feature] * float(model.transcoders.decoder_rows(feature.layer, torch.tensor([feature.index]), feature.layer, torch.float32).norm())
-            for feature in amounts}  # fmt: skip
+    rows = {
+        feature: amounts[feature]
+        * float(
+            model.transcoders.decoder_rows(
+                feature.layer, torch.tensor([feature.index]), feature.layer, torch.float32
+            ).norm()
+        )
+        for feature in amounts
+    }
     closest = min(others, key=lambda feature: abs(rows[feature] - rows[member]))
-    assert matched_controls(model, one, draws=1, nearest=1, by="written").size == pytest.approx(rows[closest] / rows[member])
+    assert matched_controls(model, one, draws=1, nearest=1, by="written").size == pytest.approx(
+        rows[closest] / rows[member]
+    )
 
 
 def test_what_cannot_be_searched_is_refused(tiny, swapped):
@@ -193,5 +246,7 @@ def test_what_cannot_be_searched_is_refused(tiny, swapped):
 
 def test_ablated_features_are_named_once(tiny):
     model = tiny(kind="skip")
-    assert len({change.features for change in active_features(model, record(model, PROMPT))}) == len(active_features(model, record(model, PROMPT)))
+    assert len({change.features for change in active_features(model, record(model, PROMPT))}) == len(
+        active_features(model, record(model, PROMPT))
+    )
     assert active_features(model, record(model, PROMPT))[0].action == ablate("0_1_1").action

@@ -22,7 +22,10 @@ OTHER = "0 7 3 20 7 12"
 def folders(tmp_path_factory):
     """A model folder, a dictionary for it, and its graph of the prompt."""
     root = tmp_path_factory.mktemp("steer")
-    model, dictionary = write_tiny_model("llama", root / "model"), write_tiny_dictionary("skip", "llama", root / "dictionary")
+    model, dictionary = (
+        write_tiny_model("llama", root / "model"),
+        write_tiny_dictionary("skip", "llama", root / "dictionary"),
+    )
     graph = unweave.prune(unweave.attribute(unweave.load(str(model), str(dictionary)), PROMPT))
     return model, dictionary, graph.save(root / "x.graph.safetensors")
 
@@ -43,28 +46,55 @@ def nodes(folders, count=3):
 def test_json_says_what_intervene_gives(steer, folders):
     first, second, third = nodes(folders)
     code, out, err = steer(
-        "--ablate", first, "--scale", f"{second}=-2", "--set", f"{third}=3", "--add", f"{third}=1", "--watch", "2_3_*", "--token", "#9", "--json"
+        "--ablate",
+        first,
+        "--scale",
+        f"{second}=-2",
+        "--set",
+        f"{third}=3",
+        "--add",
+        f"{third}=1",
+        "--watch",
+        "2_3_*",
+        "--token",
+        "#9",
+        "--json",
     )
     assert (code, err.strip()) == (0, "")
     facts = json.loads(out)
     model = unweave.load(*map(str, folders[:2]))
-    outcome = unweave.intervene(model, PROMPT, [ablate(first), scale(second, -2.0), set_to(third, 4.0)], watch=["2_3_*"])
+    outcome = unweave.intervene(
+        model, PROMPT, [ablate(first), scale(second, -2.0), set_to(third, 4.0)], watch=["2_3_*"]
+    )
     assert facts["kl"] == pytest.approx(outcome.kl(), rel=1e-4)
     tokens = outcome.tokens([9])
     assert [token["id"] for token in facts["next"]] == [token.id for token in tokens]
-    assert [token["logit_change"] for token in facts["next"]] == pytest.approx([token.logit_change for token in tokens], abs=1e-4)
+    assert [token["logit_change"] for token in facts["next"]] == pytest.approx(
+        [token.logit_change for token in tokens], abs=1e-4
+    )
     assert [row["node"] for row in facts["watched"]] == [f"2_3_{position}" for position in range(1, 6)]
     assert [row["after"] for row in facts["watched"]] == pytest.approx(outcome.activations[1].tolist(), abs=1e-4)
     assert {row["node"]: row["after"] for row in facts["changed"]}[third] == pytest.approx(4.0)
     assert [change["action"] for change in facts["changes"]] == ["scale", "scale", "set", "add"]
-    assert (facts["mode"], facts["layers"], facts["idle"], facts["tokens"]) == ("frozen_attention", None, [], [f"#{token}" for token in PROMPT])
+    assert (facts["mode"], facts["layers"], facts["idle"], facts["tokens"]) == (
+        "frozen_attention",
+        None,
+        [],
+        [f"#{token}" for token in PROMPT],
+    )
 
 
 def test_modes_and_layers_are_passed_on(steer, folders):
     model, first = unweave.load(*map(str, folders[:2])), nodes(folders)[0]
-    for words, how in ((["--mode", "open"], {"mode": "open"}), (["--mode", "frozen"], {"mode": "frozen"}), (["--layers", "0-1"], {"layers": range(2)})):
+    for words, how in (
+        (["--mode", "open"], {"mode": "open"}),
+        (["--mode", "frozen"], {"mode": "frozen"}),
+        (["--layers", "0-1"], {"layers": range(2)}),
+    ):
         facts = json.loads(steer("--scale", f"{first}=-3", *words, "--json")[1])
-        assert facts["kl"] == pytest.approx(unweave.intervene(model, PROMPT, [scale(first, -3.0)], **how).kl(), rel=1e-3)
+        assert facts["kl"] == pytest.approx(
+            unweave.intervene(model, PROMPT, [scale(first, -3.0)], **how).kl(), rel=1e-3
+        )
     assert facts["layers"] == [0, 1]
     assert json.loads(steer("--add", "1_2_3=4", "--layers", "1", "--json")[1])["layers"] == [1, 1]
 
@@ -89,7 +119,19 @@ def test_everything_for_people(steer, folders, tmp_path):
     ]
     code, out, err = steer(*words)
     assert (code, err.strip()) == (0, "")
-    for phrase in ("Prompt", "Changed", "Watched", "What comes next", "KL", "Dose", "Default", "Steered", "Drawn to p/x.svg", "-4", "+4"):
+    for phrase in (
+        "Prompt",
+        "Changed",
+        "Watched",
+        "What comes next",
+        "KL",
+        "Dose",
+        "Default",
+        "Steered",
+        "Drawn to p/x.svg",
+        "-4",
+        "+4",
+    ):
         assert phrase in out
     assert (tmp_path / "p" / "x.svg").read_bytes().startswith(b"<?xml")
     facts = json.loads(steer(*words, "--json")[1])
@@ -111,7 +153,9 @@ def test_a_swap(steer, folders):
     dosed = json.loads(steer("--swap-from", OTHER, "--swap-factor", "2", "--sweep", "0:1:2", "--json")[1])
     assert [row["kl"] for row in dosed["sweep"]["rows"]] == pytest.approx([0.0, facts["kl"]], rel=1e-3, abs=1e-6)
     only = swapped[0].features[0].id
-    assert [row["node"] for row in json.loads(steer("--swap-from", OTHER, "--swap-only", only, "--json")[1])["changed"]] == [only]
+    assert [
+        row["node"] for row in json.loads(steer("--swap-from", OTHER, "--swap-only", only, "--json")[1])["changed"]
+    ] == [only]
 
 
 def test_generated_tokens_alone(steer):
@@ -119,7 +163,9 @@ def test_generated_tokens_alone(steer):
     facts = json.loads(out)
     assert code == 0
     assert "next" not in facts
-    assert facts == json.loads(steer("--set", "1_5_+=40", "--generate", "3", "--temperature", "2", "--seed", "4", "--json")[1]) | {"seconds": facts["seconds"]}
+    assert facts == json.loads(
+        steer("--set", "1_5_+=40", "--generate", "3", "--temperature", "2", "--seed", "4", "--json")[1]
+    ) | {"seconds": facts["seconds"]}
     assert "Steered" in steer("--set", "1_5_+=40", "--generate", "3")[1]
 
 
@@ -167,7 +213,10 @@ BAD = {
     "twice": (["--ablate", "1_2_3", "--set", "1_2_3=2"], "1_2_3 is set or scaled twice"),
     "mode": (["--ablate", "1_2_3", "--mode", "closed"], "mode 'closed' is unknown"),
     "layers": (["--ablate", "1_2_3", "--layers", "two"], "--layers two: give the first and the last layer"),
-    "range": (["--ablate", "1_2_3", "--layers", "1-9"], "layers 1 to 9 are not a range within the model's layers 0 to 2"),
+    "range": (
+        ["--ablate", "1_2_3", "--layers", "1-9"],
+        "layers 1 to 9 are not a range within the model's layers 0 to 2",
+    ),
     "backwards": (["--ablate", "1_2_3", "--layers", "2-1"], "are not a range"),
     "sweep": (["--ablate", "1_2_3", "--sweep", "wide"], "--sweep wide: give two factors"),
     "sweep of one": (["--ablate", "1_2_3", "--sweep", "1:2:1"], "at least 2"),
@@ -200,13 +249,25 @@ def test_graphs_of_something_else(steer, run, folders, tmp_path):
     graph = unweave.Graph.load(folders[2])
     absent = next(f"1_{feature}_2" for feature in range(WIDTHS[1]) if f"1_{feature}_2" not in graph.nodes.rows)
     refused(steer("--graph", folders[2], "--ablate", absent), f"no node '{absent}' in this graph")
-    never = next(feature for feature in range(WIDTHS[1]) if not ((graph.nodes.layer == 1) & (graph.nodes.index == feature)).any())
-    refused(steer("--graph", folders[2], "--ablate", f"1_{never}_*"), f"feature {never} of layer 1 is at no position of this graph")
+    never = next(
+        feature for feature in range(WIDTHS[1]) if not ((graph.nodes.layer == 1) & (graph.nodes.index == feature)).any()
+    )
+    refused(
+        steer("--graph", folders[2], "--ablate", f"1_{never}_*"),
+        f"feature {never} of layer 1 is at no position of this graph",
+    )
     first = nodes(folders)[0]
     graph.with_provenance(transcoders_sha256="0" * 64, transcoders="another").save("hash.graph.safetensors")
-    refused(steer("--graph", "hash.graph.safetensors", "--ablate", first), "was traced with another dictionary, another (sha256 000000000000, this one")
+    refused(
+        steer("--graph", "hash.graph.safetensors", "--ablate", first),
+        "was traced with another dictionary, another (sha256 000000000000, this one",
+    )
     graph.with_provenance(model="elsewhere").save("model.graph.safetensors")
-    refused(steer("--graph", "model.graph.safetensors", "--ablate", first), "is a graph of model elsewhere, not of", "give --model elsewhere")
+    refused(
+        steer("--graph", "model.graph.safetensors", "--ablate", first),
+        "is a graph of model elsewhere, not of",
+        "give --model elsewhere",
+    )
     graph.with_provenance(n_layers=9).save("deep.graph.safetensors")
     refused(steer("--graph", "deep.graph.safetensors", "--ablate", first), "is a graph of a model of 9 layers")
     write_json(graph, tmp_path / "foreign.json")
@@ -230,5 +291,6 @@ def test_names_in_python(folders, tmp_path):
     with pytest.raises(GraphError):
         Names(model, {}, graph).features("2_33_0")
     assert torch.equal(
-        unweave.intervene(model, PROMPT, [ablate(*names.features("Texas"))]).logits, unweave.intervene(model, PROMPT, [ablate(["0_4_*", "1_2_3"])]).logits
+        unweave.intervene(model, PROMPT, [ablate(*names.features("Texas"))]).logits,
+        unweave.intervene(model, PROMPT, [ablate(["0_4_*", "1_2_3"])]).logits,
     )

@@ -57,8 +57,14 @@ PLANTED = {
 @given(st.integers(10, 89), st.integers(0, 12), st.floats(0.1, 20), st.floats(-3, 3), st.integers(0, 99))
 def test_planted_look_ups_bands_and_sums_are_told_apart_under_noise(where, width, scale, offset, seed):
     clean = torch.stack([pattern(where, width).double() for _, pattern in PLANTED.values()])
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.3 * clean.std(1, keepdim=True)
-    for (template, (family, _)), found in zip(PLANTED.items(), fits(scale * (clean + noise) + offset, A, B), strict=True):
+    noise = (
+        torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * 0.3
+        * clean.std(1, keepdim=True)
+    )
+    for (template, (family, _)), found in zip(
+        PLANTED.items(), fits(scale * (clean + noise) + offset, A, B), strict=True
+    ):
         assert found.family == family, (template, found)
         assert found.template == template or family == SIZE
         assert 0.55 < found.explained < 1
@@ -92,7 +98,12 @@ def test_variance_between_groups_is_corrected_for_their_number():
 
 def test_wavelengths_of_planted_waves():
     a, b = A.view(100, 100).double(), B.view(100, 100).double()
-    waves = [torch.cos(2 * torch.pi * a / 20), torch.cos(2 * torch.pi * (a + b) / 44), torch.sin(2 * torch.pi * b / 50), torch.cos(2 * torch.pi * (a - b) / 10)]
+    waves = [
+        torch.cos(2 * torch.pi * a / 20),
+        torch.cos(2 * torch.pi * (a + b) / 44),
+        torch.sin(2 * torch.pi * b / 50),
+        torch.cos(2 * torch.pi * (a - b) / 10),
+    ]
     found = wavelengths(torch.stack([3 * wave + 5 for wave in waves]))
     torch.testing.assert_close(found, torch.tensor([20.0, 44.0, 50.0, 10.0], dtype=found.dtype), rtol=0.04, atol=0)
 
@@ -114,8 +125,15 @@ def test_batches_do_what_single_prompts_do(tiny, kind):
     for row, prompt in enumerate(PROMPTS):
         recording = model.language_model.record(prompt)
         dense = [activations(model, recording, layer) for layer in range(3)]
-        torch.testing.assert_close(found[row], torch.stack([dense[layer][position, index] for layer, position, index in places]), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(all_activations(model, PROMPTS, [1, 2], [3, 5])[1, 5][row], dense[1][5], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            found[row],
+            torch.stack([dense[layer][position, index] for layer, position, index in places]),
+            atol=1e-5,
+            rtol=1e-4,
+        )
+        torch.testing.assert_close(
+            all_activations(model, PROMPTS, [1, 2], [3, 5])[1, 5][row], dense[1][5], atol=1e-5, rtol=1e-4
+        )
     values = torch.arange(3.0 * len(places)).view(3, -1) / 20
     values[:, ::3] = 0
     logits = logits_with(model, PROMPTS, Edits(tuple(places), values), (-1, 3))
@@ -124,7 +142,9 @@ def test_batches_do_what_single_prompts_do(tiny, kind):
         outcome = intervene(model, prompt, changes, mode="open")
         torch.testing.assert_close(logits[row, 0], outcome.logits[-1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(logits[row, 1], outcome.logits[3], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(logits_with(model, PROMPTS, None)[row, 0], outcome.baseline[-1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            logits_with(model, PROMPTS, None)[row, 0], outcome.baseline[-1], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", ["jumprelu", "clt"])
@@ -150,7 +170,11 @@ def test_random_sets_are_alike_in_size_and_place_and_disjoint():
         assert len(set(draw)) == 4 and not set(draw) & {*chosen, *barred}
         assert sorted(places[one][1] for one in draw) == sorted(places[one][1] for one in chosen)
         assert abs(sum(draw) - sum(chosen)) <= 4 * 12
-    assert draws == matched(sizes, places, chosen, barred, 30, 0, nearest=6) != matched(sizes, places, chosen, barred, 30, 1, nearest=6)
+    assert (
+        draws
+        == matched(sizes, places, chosen, barred, 30, 0, nearest=6)
+        != matched(sizes, places, chosen, barred, 30, 1, nearest=6)
+    )
 
 
 def test_last_digit_tens_and_size_of_an_answer_are_watched_apart():
@@ -183,14 +207,30 @@ def hits(answers: int, explanations: int) -> Right:
     ],
 )
 def test_verdict_on_an_explanation(without_answer, without_explanation, apart, verdict):
-    cases = {"nothing": [], "what makes the answer": [(0, 1), (0, 2)], "what makes the explanation": [(0, 2), (1, 3)], "what makes both": [(0, 2)]}
-    found = {"nothing": hits(10, 10), "what makes the answer": without_answer, "what makes the explanation": without_explanation}
+    cases = {
+        "nothing": [],
+        "what makes the answer": [(0, 1), (0, 2)],
+        "what makes the explanation": [(0, 2), (1, 3)],
+        "what makes both": [(0, 2)],
+    }
+    found = {
+        "nothing": hits(10, 10),
+        "what makes the answer": without_answer,
+        "what makes the explanation": without_explanation,
+    }
     sets = {"answer": cases["what makes the answer"], "explanation": cases["what makes the explanation"]}
     random = {"answer": hits(10, 9), "explanation": hits(8, 10)}
-    result = explains._result(found, random, {name: 1.0 for name in random}, cases, {}, sets, torch.ones(10), Explains(given="sum"), ())
+    result = explains._result(
+        found, random, {name: 1.0 for name in random}, cases, {}, sets, torch.ones(10), Explains(given="sum"), ()
+    )
     figures = result.figures
     assert figures["apart"] == pytest.approx(apart) and verdict in result.summary
-    assert (figures["answer_random"], figures["explanation_random"], figures["shared"], figures["told"]) == (0.8, 0.9, 0.5, 1)
+    assert (figures["answer_random"], figures["explanation_random"], figures["shared"], figures["told"]) == (
+        0.8,
+        0.9,
+        0.5,
+        1,
+    )
     assert set(figures) == set(explains.FIGURES)
 
 
@@ -201,25 +241,33 @@ def test_words_that_tell_explanations_apart_are_those_that_differ():
     assert explains._telling([text(1, 2, 3), text(1, 4, 3), text(9, 9), text(9, 8)]) == [[4], [4], [4], [4]]
 
 
-STATES, RELATIONS = {"Aland": ("Ada", "Abe"), "Boria": ("Bix", "Bog"), "Cadia": ("Cod", "Cub")}, ("bird", "tree", "fish")
+STATES, RELATIONS = (
+    {"Aland": ("Ada", "Abe"), "Boria": ("Bix", "Bog"), "Cadia": ("Cod", "Cub")},
+    ("bird", "tree", "fish"),
+)
 CITIES = {city: state for state, cities in STATES.items() for city in cities}
 ANSWER = {(state, relation): f"{state}-{relation}" for state in STATES for relation in RELATIONS}
 
 
 @pytest.fixture(scope="module")
 def hops(tmp_path_factory):
-    """A model of two layers, its weights set by hand: neurons 0 to 2 of layer 0 are the states, 3 to 8 the cities; layer 1 makes the answers."""
+    """A model of two layers, its weights set by hand: neurons 0 to 2 of layer 0 are the states, 3 to 8 the cities;
+    layer 1 makes the answers."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = {word: number for number, word in enumerate(("<s>", "<unk>", "the", "of", "is", *RELATIONS, *CITIES, *ANSWER.values()))}
+    words = {
+        word: number
+        for number, word in enumerate(("<s>", "<unk>", "the", "of", "is", *RELATIONS, *CITIES, *ANSWER.values()))
+    }
     n, d = len(words), 40
     state, told, asked, made = range(n - 9, n - 6), range(n - 6, n - 3), range(n - 3, n), range(n, n + 9)
     # Directions of the answers' own embeddings are free, as no prompt contains them: the last 9 tokens' and 9 more.
     config = LlamaConfig(
-        vocab_size=n, hidden_size=d, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32,
+        vocab_size=n, hidden_size=d, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=32,
         tie_word_embeddings=False, bos_token_id=0, eos_token_id=None,
     )  # fmt: skip
     module = LlamaForCausalLM(config)
@@ -230,17 +278,31 @@ def hops(tmp_path_factory):
         first, second = module.model.layers
         for number, (name, cities) in enumerate(STATES.items()):
             at = [words[city] for city in cities]
-            first.mlp.gate_proj.weight[number, at], first.mlp.up_proj.weight[number, at], first.mlp.down_proj.weight[state[number], number] = 1.0, 0.05, 1.0
+            (
+                first.mlp.gate_proj.weight[number, at],
+                first.mlp.up_proj.weight[number, at],
+                first.mlp.down_proj.weight[state[number], number],
+            ) = 1.0, 0.05, 1.0
             for relation_number, relation in enumerate(RELATIONS):
                 row = number * 3 + relation_number
-                second.mlp.gate_proj.weight[row, told[number]], second.mlp.up_proj.weight[row, asked[relation_number]] = 1.0, 1.0
+                (
+                    second.mlp.gate_proj.weight[row, told[number]],
+                    second.mlp.up_proj.weight[row, asked[relation_number]],
+                ) = 1.0, 1.0
                 second.mlp.down_proj.weight[made[row], row] = 1.0
                 module.lm_head.weight[words[ANSWER[name, relation]], made[row]] = 10.0
         for number, city in enumerate(CITIES, 3):
             at = words[city]
-            first.mlp.gate_proj.weight[number, at], first.mlp.up_proj.weight[number, at], first.mlp.down_proj.weight[at, number] = 1.0, 0.05, 0.5
+            (
+                first.mlp.gate_proj.weight[number, at],
+                first.mlp.up_proj.weight[number, at],
+                first.mlp.down_proj.weight[at, number],
+            ) = 1.0, 0.05, 0.5
         attention = second.self_attn
-        for head, sought, read, written in ((0, CITIES, state, told), (1, RELATIONS, [words[relation] for relation in RELATIONS], asked)):
+        for head, sought, read, written in (
+            (0, CITIES, state, told),
+            (1, RELATIONS, [words[relation] for relation in RELATIONS], asked),
+        ):
             slow = head * 20 + 9  # its rotation over a few positions is nothing
             attention.q_proj.weight[slow, words["is"]] = 4.0
             attention.k_proj.weight[slow, [words[word] for word in sought]] = 4.0
@@ -256,12 +318,29 @@ def hops(tmp_path_factory):
 
 
 def hops_study(tmp_path, **options):
-    rows = [f"  - {{relation: {r}, city: {c}, state: {s}, answer: {ANSWER[s, r]}}}" for r, (c, s) in product(RELATIONS, CITIES.items())]
-    chosen = {"named": "city", "hidden": "state", "asked": "relation", "found_on": "[bird, tree]", "draws": 10, **options}
+    rows = [
+        f"  - {{relation: {r}, city: {c}, state: {s}, answer: {ANSWER[s, r]}}}"
+        for r, (c, s) in product(RELATIONS, CITIES.items())
+    ]
+    chosen = {
+        "named": "city",
+        "hidden": "state",
+        "asked": "relation",
+        "found_on": "[bird, tree]",
+        "draws": 10,
+        **options,
+    }
     step = ", ".join(f"{name}: {value}" for name, value in chosen.items())
     path = tmp_path / "hops.yaml"
-    steps = f"  - accuracy: {{}}\n    expect: {{right: '>= 1'}}\n  - middle: {{{step}}}\n    expect: {{swapped: '>= 1', random: '<= 0.2', names: '<= 0'}}"
-    path.write_text("\n".join(["title: t", "question: q", "prompt: the {relation} of {city} is", "variants:", *rows, "steps:", steps]))
+    steps = (
+        f"  - accuracy: {{}}\n    expect: {{right: '>= 1'}}\n  - middle: {{{step}}}\n    expect: {{swapped: '>= "
+        f"1', random: '<= 0.2', names: '<= 0'}}"
+    )
+    path.write_text(
+        "\n".join(
+            ["title: t", "question: q", "prompt: the {relation} of {city} is", "variants:", *rows, "steps:", steps]
+        )
+    )
     return read_study(path)
 
 
@@ -272,7 +351,11 @@ def test_planted_features_of_the_middle_are_found_and_exchanged(hops, tmp_path):
     places = {row[0] for row in result.tables[2].rows}
     assert places == {"0_0_4", "0_1_4", "0_2_4"}  # the states, not the cities, and none of the answers
     figures = result.figures
-    assert figures["features"] == 3 and figures["swapped_found_on"] == figures["swapped"] == figures["same"] == 1 and figures["names"] == 0
+    assert (
+        figures["features"] == 3
+        and figures["swapped_found_on"] == figures["swapped"] == figures["same"] == 1
+        and figures["names"] == 0
+    )
     assert [found.features for found in result.found] == [("0_0_4",)]
 
 
@@ -286,7 +369,10 @@ def test_without_features_of_the_middle_the_step_says_so(hops, tmp_path):
 
 def test_instances_of_the_organism_are_variants(tmp_path):
     path = tmp_path / "hops.yaml"
-    text = "title: t\nquestion: q\ninstances: {}\nprompt: the {{relation}} of the state containing {{city}} is\nsteps:\n  - accuracy: {{}}\n"
+    text = (
+        "title: t\nquestion: q\ninstances: {}\nprompt: the {{relation}} of the state containing {{city}} "
+        "is\nsteps:\n  - accuracy: {{}}\n"
+    )
     path.write_text(text.format("[two-hop, two-hop-new-city]"))
     study, wanted = read_study(path), [*instances("two-hop"), *instances("two-hop-new-city")]
     assert [(one.prompt, one.answer) for one in study.variants] == [(one.prompt, one.answer) for one in wanted]
@@ -300,7 +386,9 @@ def test_instances_of_the_organism_are_variants(tmp_path):
         read_study(path)
 
 
-@pytest.mark.parametrize("name", ["organism-two-hops", "organism-addition", "organism-addition-parity", "organism-explanation"])
+@pytest.mark.parametrize(
+    "name", ["organism-two-hops", "organism-addition", "organism-addition-parity", "organism-explanation"]
+)
 def test_studies_that_ship_ask_what_the_organism_is_asked(name, monkeypatch):
     monkeypatch.setattr(studyfile, "instances", lambda behaviour: instances(behaviour)[::40])
     study = read_study(shipped()[name])
@@ -322,8 +410,10 @@ def test_a_study_of_the_organism_from_end_to_end(tmp_path):
     path = tmp_path / "two.yaml"
     path.write_text(
         "title: t\nquestion: q\ninstances: two-hop\nprompt: the {relation} of the state containing {city} is\nsteps:\n"
-        "  - middle: {named: city, hidden: state, asked: relation, found_on: [capital, bird, tree], each: 6, draws: 3}\n"
-        "    where: {state: [Texas, Ohio, Oregon, Kansas, Florida]}\n    expect: {swapped: '>= 0.6', random: '<= 0.1'}\n"
+        "  - middle: {named: city, hidden: state, asked: relation, found_on: [capital, bird, tree], each: 6, draws: "
+        "3}\n"
+        "    where: {state: [Texas, Ohio, Oregon, Kansas, Florida]}\n    expect: {swapped: '>= 0.6', random: '<= "
+        "0.1'}\n"
     )
     report = run_study(read_study(path), organism())
     assert report.holds, report.verdict

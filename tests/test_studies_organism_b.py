@@ -1,4 +1,5 @@
-"""Features in common, transplanted features, plans and inhibition: on a model whose every weight is known, where a wrong claim must fail."""
+"""Features in common, transplanted features, plans and inhibition: on a model whose every weight is known, where a
+wrong claim must fail."""
 
 import random
 from itertools import pairwise
@@ -35,13 +36,16 @@ def unit(*places: int) -> torch.Tensor:
 
 
 def words() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What each word is, and after what it comes: the next word is the one whose second vector is most like the first of the last word."""
+    """What each word is, and after what it comes: the next word is the one whose second vector is most like the
+    first of the last word."""
     meaning = {name: torch.zeros(D) for name in ("<s>", "ask", "tell")}
     after: dict[str, torch.Tensor] = {}
     for concept in range(CONCEPTS):
         for language in range(LANGUAGES):
             meaning[f"w{concept}{language}"] = unit(concept, 8 + language)
-            after[f"w{concept}{language}"] = unit((concept + 1) % CONCEPTS, 8 + language)  # the answer has the next concept in the same language
+            after[f"w{concept}{language}"] = unit(
+                (concept + 1) % CONCEPTS, 8 + language
+            )  # the answer has the next concept in the same language
     for place in range(NAMES):
         meaning[f"k{place}"], after[f"v{place}"] = unit(12 + place, 20), unit(12 + place, KNOWN, KNOWN) * 1.5
     for place in range(STRANGERS):
@@ -66,7 +70,8 @@ def language_model() -> LanguageModel:
     meaning, after = words()
     numbers = {word: place for place, word in enumerate(dict.fromkeys([*meaning, *after, "<unk>"]))}
     config: Any = LlamaConfig(
-        vocab_size=len(numbers), hidden_size=D, intermediate_size=NAMES, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=len(numbers), hidden_size=D, intermediate_size=NAMES, num_hidden_layers=LAYERS,
+        num_attention_heads=4, num_key_value_heads=4,
         max_position_embeddings=64, tie_word_embeddings=False, bos_token_id=0, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     config._attn_implementation = "eager"
@@ -83,7 +88,9 @@ def language_model() -> LanguageModel:
         mlp.down_proj.weight[:, place] = 0.02 * unit(KNOWN)
     whole = Tokenizer(WordLevel(numbers, unk_token="<unk>"))
     whole.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, bos_token="<s>", unk_token="<unk>", clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=whole, bos_token="<s>", unk_token="<unk>", clean_up_tokenization_spaces=False
+    )
     return LanguageModel("planted", module, tokenizer, architecture_of(config.to_dict()))
 
 
@@ -126,18 +133,29 @@ def bench(model: LanguageModel, transcoders: Transcoders, variants: list[Variant
 
 def word_variants() -> list[Variant]:
     return [
-        Variant({"concept": f"c{concept}", "language": f"l{language}", "kind": "next"}, f"ask w{concept}{language}", f"w{(concept - 1) % CONCEPTS}{language}")
-        for concept in range(CONCEPTS) for language in range(LANGUAGES)
-    ]  # fmt: skip
+        Variant(
+            {"concept": f"c{concept}", "language": f"l{language}", "kind": "next"},
+            f"ask w{concept}{language}",
+            f"w{(concept - 1) % CONCEPTS}{language}",
+        )
+        for concept in range(CONCEPTS)
+        for language in range(LANGUAGES)
+    ]
 
 
 def name_variants() -> list[Variant]:
     known = [Variant({"known": "yes", "name": f"k{n}", "what": "v"}, f"ask k{n}", f"v{n}") for n in range(NAMES)]
-    return known + [Variant({"known": "no", "name": f"u{n}", "what": "v"}, f"ask u{n}", "cannot") for n in range(STRANGERS)]
+    return known + [
+        Variant({"known": "no", "name": f"u{n}", "what": "v"}, f"ask u{n}", "cannot") for n in range(STRANGERS)
+    ]
 
 
 def line_variants() -> list[Variant]:
-    return [Variant({"last": f"z{n}", "side": str(n % 2)}, f"{first} e{n}", f"x{n} y{n} z{n}") for n in range(LINES) for first in ("ask", "tell")]
+    return [
+        Variant({"last": f"z{n}", "side": str(n % 2)}, f"{first} e{n}", f"x{n} y{n} z{n}")
+        for n in range(LINES)
+        for first in ("ask", "tell")
+    ]
 
 
 def test_the_planted_model_answers_as_planted(model):
@@ -174,14 +192,20 @@ def test_places(model):
 def test_random_features_write_as_much_and_are_never_the_same():
     generator = torch.Generator().manual_seed(0)
     norms, begins = torch.rand(40, generator=generator) + 0.5, [0, 15, 40]
-    own, ever = torch.rand(2, 40, generator=generator) * (torch.rand(2, 40, generator=generator) < 0.5), torch.ones(2, 40)
+    own, ever = (
+        torch.rand(2, 40, generator=generator) * (torch.rand(2, 40, generator=generator) < 0.5),
+        torch.ones(2, 40),
+    )
     one = dose(strongest(torch.randn(2, 40, generator=generator), norms, 12), own, 2.0)
     other = random_like(one, own, ever, norms, begins, random.Random(0))
     assert other.size == one.size > 6 and not bool(((one.amounts != 0) & (other.amounts != 0)).any())
     for place in range(2):
         for layer in (slice(0, 15), slice(15, 40)):
             for sign in (-1, 1):
-                sizes = [sorted((part.amounts[place, layer] * norms[layer])[part.amounts[place, layer] * sign > 0].tolist()) for part in (one, other)]
+                sizes = [
+                    sorted((part.amounts[place, layer] * norms[layer])[part.amounts[place, layer] * sign > 0].tolist())
+                    for part in (one, other)
+                ]
                 assert sizes[0] == pytest.approx(sizes[1])
     out = other.amounts < 0
     assert bool((own[out] > 0).all())  # what is taken out was there
@@ -202,18 +226,31 @@ def test_written_is_the_norm_over_all_layers(tiny):
 def test_features_in_common(model):
     options = shared.Shared.model_validate(dict(meaning="concept", language="language", keys=("kind",)))
     found = shared.run(bench(model, dictionary(pairs(), PARTS, pairs()), word_variants()), options)
-    assert found.figures["peak"] == 1 and found.figures["same"] == pytest.approx(1 / 3) and found.figures["other"] == 0  # of 3, the concept's
+    assert (
+        found.figures["peak"] == 1 and found.figures["same"] == pytest.approx(1 / 3) and found.figures["other"] == 0
+    )  # of 3, the concept's
     assert found.figures["gain_low"] > 0.3 and found.figures["middle_low"] > 0.3
     nowhere = shared.run(bench(model, dictionary(pairs(), pairs(), pairs()), word_variants()), options)
     assert nowhere.figures["gain"] == 0 and nowhere.figures["middle"] == 0
     at_end = shared.run(bench(model, dictionary(pairs(), pairs(), PARTS), word_variants()), options)
     assert at_end.figures["peak"] == 2 and at_end.figures["middle_low"] < 0
     with pytest.raises(StudyError, match="only 0 variants"):
-        shared.run(bench(model, dictionary(PARTS, PARTS, PARTS), [one for one in word_variants() if one.fields["language"] == "l0"]), options)
+        shared.run(
+            bench(
+                model,
+                dictionary(PARTS, PARTS, PARTS),
+                [one for one in word_variants() if one.fields["language"] == "l0"],
+            ),
+            options,
+        )
 
 
-CONCEPT = transplant.Transplant.model_validate(dict(field="concept", keys=("language",), across=("language",), at=(-1,), features=8, factor=1.5, draws=4))
-LANGUAGE = transplant.Transplant.model_validate(dict(field="language", keys=("concept",), across=("concept",), at=(-1,), features=8, factor=1.5, draws=4))
+CONCEPT = transplant.Transplant.model_validate(
+    dict(field="concept", keys=("language",), across=("language",), at=(-1,), features=8, factor=1.5, draws=4)
+)
+LANGUAGE = transplant.Transplant.model_validate(
+    dict(field="language", keys=("concept",), across=("concept",), at=(-1,), features=8, factor=1.5, draws=4)
+)
 
 
 @pytest.mark.parametrize("options", [CONCEPT, LANGUAGE])
@@ -236,10 +273,16 @@ def test_what_is_transplanted_is_found_on_other_prompts(model):
     made = bench(model, dictionary(NOTHING, PARTS, NOTHING), word_variants())
     for target in transplant.chosen(made, CONCEPT):
         here = target.variant.fields
-        assert {one.fields["concept"] for one in target.old} == {here["concept"]} and {one.fields["concept"] for one in target.new} == {target.value}
+        assert {one.fields["concept"] for one in target.old} == {here["concept"]} and {
+            one.fields["concept"] for one in target.new
+        } == {target.value}
         assert all(one.fields["language"] != here["language"] for one in (*target.old, *target.new))
     only = transplant.chosen(made, CONCEPT.model_copy(update={"found_on": {"language": "l1"}}))
-    assert only and all(one.fields["language"] == "l1" for target in only for one in target.old) and all(t.variant.fields["language"] != "l1" for t in only)
+    assert (
+        only
+        and all(one.fields["language"] == "l1" for target in only for one in target.old)
+        and all(t.variant.fields["language"] != "l1" for t in only)
+    )
 
 
 KNOWN_NAMES = [[(unit(12 + place), 0.0, 0.4525 * unit(KNOWN)) for place in range(NAMES)] + directions(*range(50, 62))]
@@ -270,15 +313,27 @@ def test_edges_into_features_are_the_graphs(tiny):
 
 
 def plan_options(**changes: object) -> planning.Plan:
-    return planning.Plan.model_validate(dict(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0) | changes)
+    return planning.Plan.model_validate(
+        dict(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0)
+        | changes
+    )
 
 
 def test_a_plan_is_read_taken_out_and_put_in(model):
-    made = bench(model, dictionary(NOTHING, directions(*(32 + 4 * line for line in range(LINES)), 60, 61), NOTHING), line_variants())
+    made = bench(
+        model,
+        dictionary(NOTHING, directions(*(32 + 4 * line for line in range(LINES)), 60, 61), NOTHING),
+        line_variants(),
+    )
     found = planning.run(made, plan_options())
     assert found.figures["read"] == 1 and found.figures["read_before"] < 0.5
     assert found.figures["injected"] == found.figures["injected_last"] == found.figures["injected_middle"] == 1
-    assert found.figures["inject_elsewhere"] == found.figures["inject_controls"] == found.figures["suppress_elsewhere"] == 0
+    assert (
+        found.figures["inject_elsewhere"]
+        == found.figures["inject_controls"]
+        == found.figures["suppress_elsewhere"]
+        == 0
+    )
     assert found.figures["suppressed"] > found.figures["suppress_controls"] == 0
 
 
@@ -311,7 +366,9 @@ def test_planning_on_the_organism():
     small = options.model_copy(update={"each": 4, "targets": 8, "draws": 1})
     found = planning.run(Bench(unweave.load("organism"), study.variants), small).figures
     assert found["read"] >= 0.9 and found["suppressed"] >= 0.7 and found["injected"] >= 0.5
-    assert max(found[f"{what}_{where}"] for what in ("suppress", "inject") for where in ("elsewhere", "controls")) <= 0.2
+    assert (
+        max(found[f"{what}_{where}"] for what in ("suppress", "inject") for where in ("elsewhere", "controls")) <= 0.2
+    )
 
 
 @pytest.mark.parametrize("name", ["organism-languages", "organism-planning", "organism-names"])

@@ -1,7 +1,9 @@
-"""The whole steps `families`, `midway` and `explains` on models of one layer with every weight set by hand: the right verdict is known beforehand.
+"""The whole steps `families`, `midway` and `explains` on models of one layer with every weight set by hand: the
+right verdict is known beforehand.
 
-A planted model is words, what each of them is; a sum of that over the prompt, which attention makes; neurons, which are the features, and
-read the sum; and what each next word is said for. Beside those that work there are idle neurons, which nobody listens to.
+A planted model is words, what each of them is; a sum of that over the prompt, which attention makes; neurons, which
+are the features, and read the sum; and what each next word is said for. Beside those that work there are idle
+neurons, which nobody listens to.
 """
 
 import math
@@ -41,12 +43,19 @@ def idle(working: Sequence[Neuron]) -> list[Neuron]:
     return [Neuron(neuron.reads, "idle") for neuron in working]
 
 
-def planted(words: Mapping[str, Amounts], summed: Sequence[str], length: int, layer: Sequence[Neuron], says: Mapping[str, Amounts]) -> ReplacementModel:
+def planted(
+    words: Mapping[str, Amounts],
+    summed: Sequence[str],
+    length: int,
+    layer: Sequence[Neuron],
+    says: Mapping[str, Amounts],
+) -> ReplacementModel:
     """A model whose features are its neurons.
 
     Args:
         words: what each word is.
-        summed: directions that attention sums over the prompt: exactly at position `length - 1`, elsewhere up to a factor.
+        summed: directions that attention sums over the prompt: exactly at position `length - 1`, elsewhere up to a
+            factor.
         says: what each word is said for.
     """
     from tokenizers import Tokenizer
@@ -54,8 +63,15 @@ def planted(words: Mapping[str, Amounts], summed: Sequence[str], length: int, la
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    parts = [*words.values(), *says.values(), *(neuron.reads for neuron in layer), {neuron.writes: 1.0 for neuron in layer}]
-    place = {name: number for number, name in enumerate(dict.fromkeys(["one", *(name for part in parts for name in part)]))}
+    parts = [
+        *words.values(),
+        *says.values(),
+        *(neuron.reads for neuron in layer),
+        {neuron.writes: 1.0 for neuron in layer},
+    ]
+    place = {
+        name: number for number, name in enumerate(dict.fromkeys(["one", *(name for part in parts for name in part)]))
+    }
     number_of = {word: number for number, word in enumerate(dict.fromkeys(["<s>", "<unk>", *words, *says]))}
     d = 2 * math.ceil(len(place) / 2)
 
@@ -66,7 +82,8 @@ def planted(words: Mapping[str, Amounts], summed: Sequence[str], length: int, la
         return made
 
     config: Any = LlamaConfig(
-        vocab_size=len(number_of), hidden_size=d, intermediate_size=len(layer), num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        vocab_size=len(number_of), hidden_size=d, intermediate_size=len(layer), num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1,
         max_position_embeddings=16, tie_word_embeddings=False, bos_token_id=0, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     config._attn_implementation = "eager"
@@ -87,7 +104,9 @@ def planted(words: Mapping[str, Amounts], summed: Sequence[str], length: int, la
         mlp.down_proj.weight[:, row] = vector({neuron.writes: 1.0})
     whole = Tokenizer(WordLevel(number_of, unk_token="<unk>"))
     whole.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, bos_token="<s>", unk_token="<unk>", clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=whole, bos_token="<s>", unk_token="<unk>", clean_up_tokenization_spaces=False
+    )
     model = LanguageModel("planted", module, tokenizer, architecture_of(config.to_dict()))
     return ReplacementModel(model, neurons(model))
 
@@ -95,27 +114,39 @@ def planted(words: Mapping[str, Amounts], summed: Sequence[str], length: int, la
 FIRST_ENDS, SECOND_ENDS = (4, 6), (5, 8)
 """Last digits; they tell which number is which, as attention only adds."""
 FIRST, SECOND = ([10 * tens + end for tens in (0, 2, 4, 6, 8) for end in ends] for ends in (FIRST_ENDS, SECOND_ENDS))
-SUMS = [Variant({"a": str(a), "b": str(b)}, "{a} + {b} =", str(a + b)) for b, a in product(SECOND, FIRST)]  # in this order even samples have all pairs of ends
+SUMS = [
+    Variant({"a": str(a), "b": str(b)}, "{a} + {b} =", str(a + b)) for b, a in product(SECOND, FIRST)
+]  # in this order even samples have all pairs of ends
 ANSWERS = range(180)
 
 
 def adder(*, rough: bool, by_features: bool = True) -> ReplacementModel:
     """Adds two numbers.
 
-    If `rough`, by two paths: one feature carries the sum of the middles of both numbers' tens, up to 4 off; and a table has one
-    feature for each pair of last digits, which says the sum's last digit. Said is the number with this last digit that is nearest
-    to the size: a number costs the square of its distance, 28 less if its last digit is right (a pair is active by 0.5). If not,
+    If `rough`, by two paths: one feature carries the sum of the middles of both numbers' tens, up to 4 off; and a
+        table has one
+    feature for each pair of last digits, which says the sum's last digit. Said is the number with this last digit
+    that is nearest to the size: a number costs the square of its distance, 28 less if its last digit is right (a
+        pair is active by 0.5). If not,
     there is no table, and one feature carries the exact sum: a number line.
 
     Args:
         by_features: False: the size goes past all features.
     """
-    words = {str(n): {"size": n // 10 * 10 + 5 if rough else n, f"end {n % 10}": 1.0} for n in [*FIRST, *SECOND]} | {"+": {}, "=": {}}
-    table = [Neuron({f"end {i}": 1, f"end {j}": 1, "one": -1.5}, f"last {(i + j) % 10}") for i, j in product(FIRST_ENDS, SECOND_ENDS)]
+    words = {str(n): {"size": n // 10 * 10 + 5 if rough else n, f"end {n % 10}": 1.0} for n in [*FIRST, *SECOND]} | {
+        "+": {},
+        "=": {},
+    }
+    table = [
+        Neuron({f"end {i}": 1, f"end {j}": 1, "one": -1.5}, f"last {(i + j) % 10}")
+        for i, j in product(FIRST_ENDS, SECOND_ENDS)
+    ]
     working = [Neuron({"size": 1}, "sum"), *(table if rough else [])]
     heard = "sum" if by_features else "size"
     says = {str(n): {heard: 2 * n, "one": -n * n, f"last {n % 10}": 56} for n in ANSWERS}
-    return planted(words, ["size", *(f"end {end}" for end in (*FIRST_ENDS, *SECOND_ENDS))], 5, [*working, *idle(working)], says)
+    return planted(
+        words, ["size", *(f"end {end}" for end in (*FIRST_ENDS, *SECOND_ENDS))], 5, [*working, *idle(working)], says
+    )
 
 
 def bench(model: ReplacementModel, variants: Sequence[Variant]) -> Bench:
@@ -127,31 +158,49 @@ def bench(model: ReplacementModel, variants: Sequence[Variant]) -> Bench:
 
 def of_families(made: Bench, strongest: int, **options: object) -> Result:
     """The steps `operands`, with so many features, and `families`."""
-    made.results["found"] = operands.run(made, operands.Operands.model_validate({"first": "a", "second": "b", "strongest": strongest}))
+    made.results["found"] = operands.run(
+        made, operands.Operands.model_validate({"first": "a", "second": "b", "strongest": strongest})
+    )
     return families.run(made, families.Families.model_validate({"of": "found", "draws": 3} | options))
 
 
 WANTED = {
-    "digit_without_digits": "<= 0.3", "size_without_digits": ">= 1", "digit_without_sizes": ">= 1", "size_without_sizes": "<= 0.3",
-    "digit_random_digits": ">= 1", "size_random_digits": ">= 1", "digit_random_sizes": ">= 1", "size_random_sizes": ">= 1",
+    "digit_without_digits": "<= 0.3", "size_without_digits": ">= 1", "digit_without_sizes": ">= 1",
+    "size_without_sizes": "<= 0.3",
+    "digit_random_digits": ">= 1", "size_random_digits": ">= 1", "digit_random_sizes": ">= 1",
+    "size_random_sizes": ">= 1",
 }  # fmt: skip
 
 
 def failed(result: Result) -> set[str]:
     """Figures that are not as wanted."""
-    return {one.figure for one in check(result.figures, {name: Bound.parse(bound) for name, bound in WANTED.items()}) if not one.holds}
+    return {
+        one.figure
+        for one in check(result.figures, {name: Bound.parse(bound) for name, bound in WANTED.items()})
+        if not one.holds
+    }
 
 
 def test_last_digits_and_sizes_are_broken_apart():
     made = bench(adder(rough=True), SUMS)
     result = of_families(made, 5)
-    assert {found.name: {*found.features} for found in made.results["found"].found} == {DIGIT: {f"0_{n}_4" for n in range(1, 5)}, SIZE: {"0_0_4"}}
+    assert {found.name: {*found.features} for found in made.results["found"].found} == {
+        DIGIT: {f"0_{n}_4" for n in range(1, 5)},
+        SIZE: {"0_0_4"},
+    }
     assert not failed(result), result.figures
-    assert (result.figures["digits"], result.figures["sizes"], result.figures["sums"], result.figures["prompts"]) == (4, 1, 0, 100)
+    assert (result.figures["digits"], result.figures["sizes"], result.figures["sums"], result.figures["prompts"]) == (
+        4,
+        1,
+        0,
+        100,
+    )
     assert math.isnan(result.figures["digit_without_sums"])
     assert result.figures["off_without_sizes"] > 10 > 4 >= result.figures["off_without_digits"] > 0
     zero = families.run(made, families.Families.model_validate({"of": "found", "draws": 3, "to": "zero"})).figures
-    assert zero["off_without_sizes"] > 40 and zero["digit_without_digits"] <= 0.3 and zero["size_without_digits"] == 1  # no size: the smallest numbers
+    assert (
+        zero["off_without_sizes"] > 40 and zero["digit_without_digits"] <= 0.3 and zero["size_without_digits"] == 1
+    )  # no size: the smallest numbers
 
 
 def test_without_features_of_last_digits_the_step_says_so():
@@ -159,23 +208,35 @@ def test_without_features_of_last_digits_the_step_says_so():
     missing = {name for name, figure in result.figures.items() if math.isnan(figure)}
     assert missing == {name for name in families.FIGURES if name.endswith(("_digits", "_sums"))}
     assert (result.figures["digits"], result.figures["sizes"]) == (0, 1)
-    assert failed(result) == {*(name for name in WANTED if name.endswith("_digits")), "digit_without_sizes"}  # the size holds the last digit too
+    assert failed(result) == {
+        *(name for name in WANTED if name.endswith("_digits")),
+        "digit_without_sizes",
+    }  # the size holds the last digit too
     assert result.figures["digit_without_sizes"] < 0.3 and f" of {DIGIT} " not in result.summary
 
 
 def test_families_under_the_wrong_names_fail():
     made = bench(adder(rough=True), SUMS)
     table, size = tuple(f"0_{n}_4" for n in range(1, 5)), ("0_0_4",)
-    made.results["found"] = Result({}, "", found=(Found(DIGIT, SUMS[0].prompt, size), Found(SIZE, SUMS[0].prompt, table)))
+    made.results["found"] = Result(
+        {}, "", found=(Found(DIGIT, SUMS[0].prompt, size), Found(SIZE, SUMS[0].prompt, table))
+    )
     result = families.run(made, families.Families.model_validate({"of": "found", "draws": 3}))
     assert failed(result) == {name for name in WANTED if "_without_" in name}
 
 
 def look_up(lost: str = "0") -> ReplacementModel:
-    """Adds 5 by a table with one feature for each first number; says `lost` if none of them is active by more than 0.6."""
+    """Adds 5 by a table with one feature for each first number; says `lost` if none of them is active by more than
+    0.6."""
     words = {**{str(n): {f"is {n}": 1.0} for n in FIRST}, "+": {}, "5": {}, "=": {}}
     working = [Neuron({f"is {n}": 1}, f"was {n}") for n in FIRST]
-    return planted(words, [f"is {n}" for n in FIRST], 5, [*working, *idle(working)], {lost: {"one": 0.6}, **{str(n + 5): {f"was {n}": 1} for n in FIRST}})
+    return planted(
+        words,
+        [f"is {n}" for n in FIRST],
+        5,
+        [*working, *idle(working)],
+        {lost: {"one": 0.6}, **{str(n + 5): {f"was {n}": 1} for n in FIRST}},
+    )
 
 
 PLUS_5 = [variant for variant in SUMS if variant.fields["b"] == "5"]
@@ -190,9 +251,16 @@ def test_on_a_number_line_the_answer_moves_along():
 
 def test_in_a_table_nothing_lies_between():
     result = midway.run(bench(look_up(), PLUS_5), MIDWAY)
-    assert (result.figures["between"], result.figures["moved_whole"], result.figures["monotone"], result.figures["pairs"]) == (0, 1, 0, 6)
+    assert (
+        result.figures["between"],
+        result.figures["moved_whole"],
+        result.figures["monotone"],
+        result.figures["pairs"],
+    ) == (0, 1, 0, 6)
     low, high = next(row[2:4] for row in result.tables[0].rows if row[0] == 0.5)
-    assert isinstance(low, float) and low < 0 and isinstance(high, float) and high > 1  # 0 is outside all pairs, on either side
+    assert (
+        isinstance(low, float) and low < 0 and isinstance(high, float) and high > 1
+    )  # 0 is outside all pairs, on either side
     numbers = {0, 5, *FIRST, *(n + 5 for n in FIRST)}
     inside = [sum(n + 5 < number < n + 45 for number in numbers) for n in FIRST if n + 40 in FIRST]
     assert result.figures["chance"] == pytest.approx(sum(inside) / len(inside) / len(numbers))
@@ -200,7 +268,11 @@ def test_in_a_table_nothing_lies_between():
 
 def test_of_a_word_that_is_no_number_nothing_is_said():
     result = midway.run(bench(look_up("what"), PLUS_5), MIDWAY)
-    assert math.isnan(result.figures["moved_half"]) and (result.figures["between"], result.figures["moved_whole"], result.figures["monotone"]) == (0, 1, 0)
+    assert math.isnan(result.figures["moved_half"]) and (
+        result.figures["between"],
+        result.figures["moved_whole"],
+        result.figures["monotone"],
+    ) == (0, 1, 0)
 
 
 def test_an_answer_that_goes_past_the_features_stays():
@@ -210,24 +282,38 @@ def test_an_answer_that_goes_past_the_features_stays():
 
 ITEMS = range(5)
 CLAIMS = [
-    Variant({"start": start, "item": f"item{k}", "given": f"answer{k}"}, "{start} {item} is {given} because", f"reason{k} .")
+    Variant(
+        {"start": start, "item": f"item{k}", "given": f"answer{k}"}, "{start} {item} is {given} because", f"reason{k} ."
+    )
     for k, start in product(ITEMS, ("so", "now", "well", "yes"))
-]  # fmt: skip
+]
 
 
 def explainer(apart: int, *, heeds: bool = False, by_features: bool = True) -> ReplacementModel:
-    """Knows of each item an answer, said after `is`, and a reason, said after `because`; without a known item says `dunno`.
+    """Knows of each item an answer, said after `is`, and a reason, said after `because`; without a known item says
+    `dunno`.
 
     Args:
-        apart: so many items are known by two features, one after `is` and one after `because`; the others by one wherever they are.
+        apart: so many items are known by two features, one after `is` and one after `because`; the others by one
+            wherever they are.
         heeds: an answer in the prompt counts as twice its item, so that the reason is that of the answer.
         by_features: False: items are known without features.
     """
-    words = {word: {word: 1.0} for word in ("is", "because", "reason")} | {word: {} for word in ("so", "now", "well", "yes")}
+    words = {word: {word: 1.0} for word in ("is", "because", "reason")} | {
+        word: {} for word in ("so", "now", "well", "yes")
+    }
     for k in ITEMS:
-        words |= {f"item{k}": {f"item {k}": 1.0}, f"answer{k}": {f"item {k}": 2.0 * heeds}, f"reason{k}": {"reason": 1.0}}
+        words |= {
+            f"item{k}": {f"item {k}": 1.0},
+            f"answer{k}": {f"item {k}": 2.0 * heeds},
+            f"reason{k}": {"reason": 1.0},
+        }
     everywhere = [Neuron({f"item {k}": 1, "one": -0.5}, f"known {k}") for k in ITEMS]
-    after = [Neuron({f"item {k}": 1, where: 10, "one": -10.5}, f"known {k}") for k in range(apart) for where in ("is", "because")]
+    after = [
+        Neuron({f"item {k}": 1, where: 10, "one": -10.5}, f"known {k}")
+        for k in range(apart)
+        for where in ("is", "because")
+    ]
     known = "known" if by_features else "item"
     says: dict[str, Amounts] = {"dunno": {"is": 20.3, "because": 20.3}, ".": {"reason": 100}}
     for k in ITEMS:

@@ -1,4 +1,5 @@
-"""Reading text and cutting it into blocks: order, sizes, the held-out part, and one clear line for everything that can be wrong."""
+"""Reading text and cutting it into blocks: order, sizes, the held-out part, and one clear line for everything that
+can be wrong."""
 
 import hashlib
 import json
@@ -17,7 +18,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from unweave.corpus.text import Chat, documents, is_held_out, mixed, parse_source, token_blocks
+from unweave.corpus.documents import Chat, documents, mixed, parse_source
+from unweave.corpus.text import is_held_out, token_blocks
 from unweave.errors import OptionError, TextError
 from unweave.models.architectures import architecture_of
 from unweave.models.language_model import LanguageModel
@@ -37,7 +39,9 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
 def language_model(words: PreTrainedTokenizerFast | None = None) -> LanguageModel:
     config = SimpleNamespace(max_position_embeddings=64)
     words = words or tokenizer(bos_token="<start>", eos_token="<end>")
-    return LanguageModel("tiny", SimpleNamespace(config=config), words, architecture_of({"model_type": "llama", "hidden_act": "silu"}))
+    return LanguageModel(
+        "tiny", SimpleNamespace(config=config), words, architecture_of({"model_type": "llama", "hidden_act": "silu"})
+    )
 
 
 MODEL = language_model()
@@ -61,7 +65,13 @@ def decoded(blocks: list) -> str:
 def test_a_weight_follows_the_last_equals_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b=2").write_text("")
-    assert [parse_source(spec) for spec in ("a=0.3", "a=b", "a=b=2", "b=2", "a")] == [("a", 0.3), ("a=b", 1), ("a=b", 2), ("b=2", 1), ("a", 1)]
+    assert [parse_source(spec) for spec in ("a=0.3", "a=b", "a=b=2", "b=2", "a")] == [
+        ("a", 0.3),
+        ("a=b", 1),
+        ("a=b", 2),
+        ("b=2", 1),
+        ("a", 1),
+    ]
     for number in ("0", "-1", "nan", "inf"):
         with pytest.raises(TextError, match=f"weight of a is {number}"):
             parse_source(f"a={number}")
@@ -201,13 +211,17 @@ def test_parquet_is_read_by_batches(tmp_path, monkeypatch):
 
 def test_sources_are_mixed_by_their_weights(tmp_path):
     for name, size in (("a", 100), ("b", 40)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": f"{name}{i}".ljust(size)}) + "\n" for i in range(200)))
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{name}{i}".ljust(size)}) + "\n" for i in range(200))
+        )
     sources = [(str(tmp_path / "a.jsonl"), 3.0), (str(tmp_path / "b.jsonl"), 1.0)]
     found = list(islice(mixed(sources), 150))
     given = {name: sum(len(text) for text in found if text[0] == name) for name in "ab"}
     assert abs(given["a"] - 3 * given["b"]) <= 3 * 40 + 100
     everything = list(mixed(sources))
-    assert everything[:150] == found and sorted(everything) == sorted([*documents(sources[0][0]), *documents(sources[1][0])])
+    assert everything[:150] == found and sorted(everything) == sorted(
+        [*documents(sources[0][0]), *documents(sources[1][0])]
+    )
     again = list(islice(mixed(sources, repeat=True), 2000))
     assert again[:150] == found and again.count(again[0]) > 1
 
@@ -223,7 +237,10 @@ def test_blocks_give_back_the_documents_in_order(texts, context):
     except TextError:
         assert len(words) + 2 * (len(texts) - 1) < context - 1
         return
-    assert all(len(block) == context and block.dtype == torch.int64 and block[0] == START and START not in block[1:] for block in blocks)
+    assert all(
+        len(block) == context and block.dtype == torch.int64 and block[0] == START and START not in block[1:]
+        for block in blocks
+    )
     found = [i for block in blocks for i in block.tolist() if i != START]
     kept = [i for i in found if i != BREAK]
     assert kept == words[: len(kept)] and len(words) - len(kept) < context - 1
@@ -232,7 +249,10 @@ def test_blocks_give_back_the_documents_in_order(texts, context):
 
 def test_short_documents_share_a_block_and_long_ones_go_on():
     blocks = list(token_blocks(MODEL, ["first document, short", "x", "second document is longer " * 3], 40))
-    assert decoded(blocks) == ("first document, short\n\n" + "second document is longer " * 3)[: 39 * len(blocks)] and len(blocks) == 2
+    assert (
+        decoded(blocks) == ("first document, short\n\n" + "second document is longer " * 3)[: 39 * len(blocks)]
+        and len(blocks) == 2
+    )
 
 
 @given(TEXTS, st.sampled_from([0.0, 0.1, 0.5, 0.9]))
@@ -241,10 +261,15 @@ def test_train_and_held_out_partition_the_documents(texts, share):
     sides = {text: is_held_out(text, share) for text in marked}
     for text, held in sides.items():
         assert held == (int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 16**16 < share)
-    for part, wanted in (("train", [text for text in marked if not sides[text]]), ("held-out", [text for text in marked if sides[text]])):
+    for part, wanted in (
+        ("train", [text for text in marked if not sides[text]]),
+        ("held-out", [text for text in marked if sides[text]]),
+    ):
         if wanted or part == "held-out":
             same = list(token_blocks(MODEL, wanted, 8)) if wanted else []
-            assert [b.tolist() for b in token_blocks(MODEL, marked, 8, held_out=share, part=part)] == [b.tolist() for b in same]
+            assert [b.tolist() for b in token_blocks(MODEL, marked, 8, held_out=share, part=part)] == [
+                b.tolist() for b in same
+            ]
         else:
             with pytest.raises(TextError, match="fall into the held-out part"):
                 list(token_blocks(MODEL, marked, 8, held_out=share, part=part))
@@ -252,7 +277,10 @@ def test_train_and_held_out_partition_the_documents(texts, share):
 
 def test_a_chat_is_rendered_by_the_model_s_template_and_needs_no_leading_token():
     words = tokenizer(bos_token="<start>", eos_token="<end>", chat_template=TEMPLATE)
-    chats = [Chat((("user", "a question asked"), ("assistant", "an answer given"))), Chat((("user", "one more of these questions"),))]
+    chats = [
+        Chat((("user", "a question asked"), ("assistant", "an answer given"))),
+        Chat((("user", "one more of these questions"),)),
+    ]
     blocks = list(token_blocks(language_model(words), chats, 10))
     text = "<end>user: a question asked\n<end>assistant: an answer given\n<end>user: one more of these questions\n"
     assert blocks[0].tolist() == words(text)["input_ids"][:10] and blocks[0][0] == END

@@ -1,4 +1,5 @@
-"""Training: sparse products are the dense ones, losses fall, runs go on bit by bit, two processes are one, bad input is refused."""
+"""Training: sparse products are the dense ones, losses fall, runs go on bit by bit, two processes are one, bad input
+is refused."""
 
 import json
 import os
@@ -42,7 +43,11 @@ def model_folder(tmp_path_factory) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     folder = write_tiny_model("llama", tmp_path_factory.mktemp("model") / "m")
-    words = {"<s>": 0} | {f"w{i}": i for i in range(1, VOCAB - 5)} | {word: i for i, word in enumerate(("When", "Then", "Where", "Once", "Never"), VOCAB - 5)}
+    words = (
+        {"<s>": 0}
+        | {f"w{i}": i for i in range(1, VOCAB - 5)}
+        | {word: i for i, word in enumerate(("When", "Then", "Where", "Once", "Never"), VOCAB - 5)}
+    )
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<s>").save_pretrained(folder)
@@ -54,7 +59,9 @@ def text(tmp_path_factory) -> Path:
     """Random words in 240 documents."""
     generator = torch.Generator().manual_seed(5)
     file = tmp_path_factory.mktemp("text") / "text.jsonl"
-    lines = [" ".join(f"w{i}" for i in torch.randint(1, VOCAB - 5, (60,), generator=generator).tolist()) for _ in range(240)]
+    lines = [
+        " ".join(f"w{i}" for i in torch.randint(1, VOCAB - 5, (60,), generator=generator).tolist()) for _ in range(240)
+    ]
     file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     return file
 
@@ -62,7 +69,8 @@ def text(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(model_folder, text) -> TrainConfig:
     return TrainConfig(
-        model=str(model_folder), text=(str(text),), width="64", k="8", tokens=8_000, batch=512, context=32, statistics=2000, dead_after=3000,
+        model=str(model_folder), text=(str(text),), width="64", k="8", tokens=8_000, batch=512, context=32,
+        statistics=2000, dead_after=3000,
         evaluate=0, lr=3e-3, warmup=5, held_out=0.1,
     )  # fmt: skip
 
@@ -147,9 +155,16 @@ def test_every_kind_learns_and_is_read_back(config, kind, activation, tmp_path):
 @pytest.mark.parametrize("kind", ["skip", "cross-layer"])
 def test_bfloat16_products_learn_alike_and_keep_float32_state(config, kind, tmp_path):
     config = replace(config, kind=kind)
-    figures = [run(replace(config, precision=precision), tmp_path / precision).evaluations[-1]["fvu"] for precision in ("float32", "bfloat16")]
+    figures = [
+        run(replace(config, precision=precision), tmp_path / precision).evaluations[-1]["fvu"]
+        for precision in ("float32", "bfloat16")
+    ]
     assert figures[1] == pytest.approx(figures[0], rel=0.03)
-    assert all(tensor.dtype == torch.float32 for name, tensor in read_checkpoint(path_of(tmp_path / "bfloat16")).tensors.items() if "encoder" in name)
+    assert all(
+        tensor.dtype == torch.float32
+        for name, tensor in read_checkpoint(path_of(tmp_path / "bfloat16")).tensors.items()
+        if "encoder" in name
+    )
 
 
 def test_the_dictionary_that_is_saved_is_the_one_that_was_trained(config, tmp_path):
@@ -164,7 +179,9 @@ def test_the_dictionary_that_is_saved_is_the_one_that_was_trained(config, tmp_pa
         activations, out = trained.predict_dense(layer, x, {})
         made = saved.encode(layer, x)[1]
         torch.testing.assert_close(activations, made)
-        torch.testing.assert_close(out, made @ part.decoder.stored + part.decoder_bias + x @ part.skip.stored.T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            out, made @ part.decoder.stored + part.decoder_bias + x @ part.skip.stored.T, rtol=1e-4, atol=1e-5
+        )
     first, second = ((tmp_path / name / "layer_0.safetensors").read_bytes() for name in ("dictionary", "again"))
     assert first == second
 
@@ -227,7 +244,9 @@ def command(*words: str) -> list[str]:
 
 def test_kill_9_loses_at_most_the_last_checkpoint(config, tmp_path):
     config = replace(config, checkpoint=1e-9, tokens=10**8)
-    process = subprocess.Popen(command(*options(config), "--out", str(tmp_path)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(*options(config), "--out", str(tmp_path)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     for _ in range(600):
         if path_of(tmp_path).is_file():
             break
@@ -243,10 +262,21 @@ def test_kill_9_loses_at_most_the_last_checkpoint(config, tmp_path):
 
 def test_two_processes_follow_one_with_the_joined_batch(config, tmp_path):
     config = replace(config, tokens=6000, buffer=1)
-    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    torchrun = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--no-python",
+    ]
     for mode in ("data", "layers"):
         words = command(*options(replace(config, parallel=mode)), "--out", str(tmp_path / mode))
-        done = subprocess.run([*torchrun, *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+        done = subprocess.run(
+            [*torchrun, *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     with Display(tmp_path / "one", Console(quiet=True)) as display:
         train(config, tmp_path / "one", display, held_out_figures)
@@ -269,8 +299,12 @@ def test_going_on_from_a_dictionary_widens_it_and_changes_nothing_at_first(confi
     run(wider, tmp_path / "b")
     after = unweave.read_transcoders(str(tmp_path / "b" / "dictionary"))
     assert after.widths == (64, 64, 80)
-    torch.testing.assert_close(after.layers[2].encoder.stored[:64], before.layers[2].encoder.stored, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.layers[2].decoder.stored[:64], before.layers[2].decoder.stored, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        after.layers[2].encoder.stored[:64], before.layers[2].encoder.stored, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        after.layers[2].decoder.stored[:64], before.layers[2].decoder.stored, rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(unweave.UnweaveError, match="cannot go on from it"):
         run(replace(config, init=str(tmp_path / "a" / "dictionary"), kind="cross-layer"), tmp_path / "c")
     with pytest.raises(unweave.UnweaveError, match="the new one has 32"):
@@ -291,7 +325,16 @@ def test_dead_features_are_revived(config, weight):
     silent[0, 32:] = 10_000
     optimizer = torch.optim.Adam(list(dictionary.parameters.values()), lr=0.03)
     for _ in range(150):
-        losses(dictionary, [x], [y], silent, (4.0,), 0.0, False, lambda candidates, wanted: joint_kth(Processes(), candidates, wanted))
+        losses(
+            dictionary,
+            [x],
+            [y],
+            silent,
+            (4.0,),
+            0.0,
+            False,
+            lambda candidates, wanted: joint_kth(Processes(), candidates, wanted),
+        )
         optimizer.step()
         optimizer.zero_grad()
     alive = int((silent[0, 32:] < 10_000).sum())
@@ -303,7 +346,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config, t
     with pytest.raises(TrainingError, match=r"not finite .*last good state is in .*checkpoint\.safetensors"):
         run(config, tmp_path)
     if path_of(tmp_path).is_file():
-        assert all(bool(tensor.isfinite().all()) for name, tensor in read_checkpoint(path_of(tmp_path)).tensors.items() if name.startswith("parameter"))
+        assert all(
+            bool(tensor.isfinite().all())
+            for name, tensor in read_checkpoint(path_of(tmp_path)).tensors.items()
+            if name.startswith("parameter")
+        )
 
 
 def test_a_full_disk_stops_and_keeps_the_checkpoint_before(config, tmp_path, monkeypatch):
@@ -324,7 +371,10 @@ def test_bad_input_is_refused_in_one_line(config, tmp_path, model_folder):
     run(config, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"lr 0\.003 \(asked: 0\.5\); seed 0 \(asked: 4\)"):
         run(replace(config, lr=0.5, seed=4), tmp_path / "run")
-    with locked(tmp_path / "run", TrainingError("held by the test")), pytest.raises(TrainingError, match="another training is running"):
+    with (
+        locked(tmp_path / "run", TrainingError("held by the test")),
+        pytest.raises(TrainingError, match="another training is running"),
+    ):
         run(config, tmp_path / "run")
     with pytest.raises(OptionError, match="k is 100 at layer 0, over its width of 64"):
         run(replace(config, k="100"), tmp_path / "new")
@@ -372,7 +422,9 @@ def test_the_config_is_the_toml_file_and_the_options(tmp_path):
     file.write_text('text = ["a.txt"]\nk = 32\nlr = 1\n')
     config = read_config(file, {"lr": 0.5})
     assert (config.text, config.k, config.lr) == (("a.txt",), "32", 0.5)
-    assert differences(config, replace(config, tokens=5)) == [] and differences(config, replace(config, seed=5)) == ["seed 0 (asked: 5)"]
+    assert differences(config, replace(config, tokens=5)) == [] and differences(config, replace(config, seed=5)) == [
+        "seed 0 (asked: 5)"
+    ]
     file.write_text("text = [")
     with pytest.raises(OptionError, match="cannot read"):
         read_config(file, {})

@@ -45,7 +45,8 @@ def question(tiny):
 
 
 def dense_totals(graph, target):
-    """Total effects by a dense linear solve: `(1 - B^T) x = a`, B the weights with every feature's row divided by its size."""
+    """Total effects by a dense linear solve: `(1 - B^T) x = a`, B the weights with every feature's row divided by
+    its size."""
     weights = graph.dense().double()
     size = torch.where(graph.nodes.kind == NodeKind.FEATURE, graph.preactivation.double(), math.inf)
     passed = weights / size[:, None]
@@ -108,20 +109,29 @@ def test_a_range_of_layers_makes_no_sense_where_all_mlps_are_replaced(tiny):
 
 
 @pytest.mark.parametrize("mode", ["frozen_attention", "open"])
-@pytest.mark.parametrize(("family", "kind"), [("llama", "skip"), ("gemma2", "clt"), ("gpt2", "relu"), ("gemma2", "topk")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("llama", "skip"), ("gemma2", "clt"), ("gpt2", "relu"), ("gemma2", "topk")]
+)
 def test_first_order_effects_are_the_real_models_slope(tiny, mode, family, kind):
     model = tiny(family, kind, "float64")
     graph = unweave.attribute(model, PROMPT)
-    question, step = Question.of(model, graph), 1e-2  # transformers takes softmax in float32 even here, so smaller ones drown
+    question, step = (
+        Question.of(model, graph),
+        1e-2,
+    )  # transformers takes softmax in float32 even here, so smaller ones drown
     rows = range(0, graph.nodes.features.stop, 7)
     features = [feature_of(question, row) for row in rows]
     found = unweave.first_order_effects(model, graph, mode=mode)[rows]
     variants = [[scale(feature, factor)] for feature in features for factor in (1 - step, 1 + step)]
-    values = [float(question.value(outcome.raw_logits[-1])) for outcome in intervene_each(model, PROMPT, variants, mode)]
+    values = [
+        float(question.value(outcome.raw_logits[-1])) for outcome in intervene_each(model, PROMPT, variants, mode)
+    ]
     for number, (less, more) in enumerate(zip(values[::2], values[1::2], strict=True)):
         assert (more - less) / (2 * step) == pytest.approx(float(found[number]), rel=1e-2, abs=1e-4)
     assert all(parameter.grad is None for parameter in model.language_model.module.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.language_model.module.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.language_model.module.modules()
+    )
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
@@ -180,10 +190,14 @@ def test_a_graph_with_wrong_edges_is_found_out(question):
     wrong = replace(question, graph=replace(graph, rows=graph.rows._replace(value=graph.rows.value[order])))
     found = {}
     for name, tested in (("right", question), ("wrong", wrong)):
-        sample = sample_features(graph.influence(), (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer < 2), 12, 0)
+        sample = sample_features(
+            graph.influence(), (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer < 2), 12, 0
+        )
         pairs = choose_pairs(tested, sample, 2, 0)
         held, live = measure_pairs(tested, pairs, Measured(None, {}), "x", 2, quiet)
-        found[name] = statistics.estimate(statistics.spearman, pairs.direct.flatten(), torch.tensor(held, dtype=torch.float64).flatten()).value
+        found[name] = statistics.estimate(
+            statistics.spearman, pairs.direct.flatten(), torch.tensor(held, dtype=torch.float64).flatten()
+        ).value
         assert live != held
     assert found["right"] > 0.85 and abs(found["wrong"]) < 0.5
 
@@ -191,7 +205,9 @@ def test_a_graph_with_wrong_edges_is_found_out(question):
 def test_first_order_predicts_signs_better_than_chance(question):
     sample = sample_features(question.graph.influence(), question.graph.nodes.kind == NodeKind.FEATURE, 40, 0)
     rows = measure(question, sample, Measured(None, {}), "x", ["frozen_attention"], 40, quiet)
-    figures = {figure.name: figure for figure in ablation_figures(predictions(question, sample, 0), rows, sample.strong)}
+    figures = {
+        figure.name: figure for figure in ablation_figures(predictions(question, sample, 0), rows, sample.strong)
+    }
     assert figures["real model's slope and the target's change, attention held"].value > 0.6
     assert abs(figures["random order and KL, attention held"].value) < 0.5
     assert figures["influence and KL, attention held"].low < figures["influence and KL, attention held"].value
@@ -229,7 +245,14 @@ def test_figures_of_a_report_are_those_of_its_parts(report, question):
     assert report.figure("explained", "replacement score").value == pytest.approx(question.graph.scores().replacement)
     names = {(figure.group, figure.name) for figure in report.figures}
     assert len(names) == len(report.figures)
-    assert {figure.group for figure in report.figures} == {"explained", "ranks", "signs", "links", "pairs", "faithfulness"}
+    assert {figure.group for figure in report.figures} == {
+        "explained",
+        "ranks",
+        "signs",
+        "links",
+        "pairs",
+        "faithfulness",
+    }
     assert report.figure("pairs", "edge and change, MLPs between held").value > 0.8
 
 
@@ -258,7 +281,9 @@ def test_a_stopped_validation_goes_on_where_it_was(question, report, tmp_path, m
     kept = json.loads(keep.read_text())["measured"]
     assert len(kept["ablations: frozen_attention"]) == 12 and len(kept["ablations: open"]) == 10
     seen.clear()
-    found = validate(question.model, question.graph, LITTLE, keep=keep, progress=lambda share, title="": seen.append(title))
+    found = validate(
+        question.model, question.graph, LITTLE, keep=keep, progress=lambda share, title="": seen.append(title)
+    )
     assert "ablations: frozen_attention" not in seen and seen.count("ablations: open") == 1
     assert [str(figure) for figure in found.figures] == [str(figure) for figure in report.figures]
     other = validate(question.model, question.graph, replace(LITTLE, seed=3), keep=keep)
@@ -291,7 +316,10 @@ def test_neurons_are_asked_the_same(question):
     model, graph = neuron_graph(question.model, question.graph)
     features = question.graph.nodes.features
     assert model.transcoders.gated and graph.nodes.features.stop == features.stop - features.start
-    assert (graph.provenance.input_ids, graph.provenance.target_tokens) == (question.graph.provenance.input_ids, question.graph.provenance.target_tokens)
+    assert (graph.provenance.input_ids, graph.provenance.target_tokens) == (
+        question.graph.provenance.input_ids,
+        question.graph.provenance.target_tokens,
+    )
     found = validate(question.model, question.graph, replace(LITTLE, ablations=30, pairs=12, neurons=True))
     ranks = found.figure("neurons: ranks", "influence and KL, attention held")
     assert found.complete and ranks is not None and ranks.n == 10  # a third as many
@@ -299,9 +327,13 @@ def test_neurons_are_asked_the_same(question):
     pair = found.figure("neurons: pairs", "edge and change, MLPs between held")
     assert pair.value > 0.4 and "gates held in the graph" in pair.note
     assert not any(figure.group in ("neurons: links", "neurons: faithfulness") for figure in found.figures)
-    assert any(line.startswith("The model's own neurons, without any dictionary, get") for line in found.verdict.reasons)
+    assert any(
+        line.startswith("The model's own neurons, without any dictionary, get") for line in found.verdict.reasons
+    )
     own = Settings(**{**asdict(LITTLE), "neurons": True})
-    assert {figure.group for figure in validate(model, graph, own).figures if figure.group.startswith("neurons")} == set()
+    assert {
+        figure.group for figure in validate(model, graph, own).figures if figure.group.startswith("neurons")
+    } == set()
 
 
 def test_mixtures_of_experts_have_no_neurons(tiny):
@@ -315,7 +347,9 @@ def test_the_target_may_be_a_difference_but_not_a_direction(tiny):
     graph = unweave.attribute(model, PROMPT, targets=unweave.Difference(3, 4))
     question = Question.of(model, graph)
     assert question.tokens == (3, 4)
-    assert float(question.value(question.recording.logits[-1])) == pytest.approx(float(graph.preactivation[question.target]), abs=1e-5)
+    assert float(question.value(question.recording.logits[-1])) == pytest.approx(
+        float(graph.preactivation[question.target]), abs=1e-5
+    )
     direction = unweave.attribute(model, PROMPT, targets=unweave.Direction(torch.ones(24), "sum"))
     with pytest.raises(GraphError, match="a token or a difference"):
         Question.of(model, direction)
@@ -330,7 +364,9 @@ def test_with_norms_held_too_slopes_follow_the_edges_where_the_dictionary_is_exa
     question = Question.of(model, graph)
     found = slope_effects(model, graph, question.recording, question.target, "frozen_norms")
     last = (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer == graph.provenance.n_layers - 1)
-    torch.testing.assert_close(found[last], total_effects(graph, graph.nodes[question.target])[last], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        found[last], total_effects(graph, graph.nodes[question.target])[last], rtol=1e-6, atol=1e-8
+    )
 
 
 def figure(group, name, value, low=None):
@@ -339,7 +375,8 @@ def figure(group, name, value, low=None):
 
 KNOWN = (
     figure("explained", "replacement score", 0.6), figure("ranks", "influence and KL, attention live", 0.9),
-    figure("ranks", "direct edge and KL, attention live", 0.6), figure("signs", "all paths and the target's change, attention held", 0.8),
+    figure("ranks", "direct edge and KL, attention live", 0.6),
+    figure("signs", "all paths and the target's change, attention held", 0.8),
     figure("signs", "all paths: share of the change with the right sign, attention held", 0.9),
 )  # fmt: skip
 
@@ -360,15 +397,25 @@ def test_verdicts(changes, level, word):
     verdict = judge(figures)
     assert verdict.level == level and word in verdict.text
     beaten = judge([*figures, figure("control: ranks", "influence and KL, attention live", 0.99)])
-    assert beaten.level == ("poor" if level == "poor" else "fair") and any("random dictionary" in line for line in (beaten.text, *beaten.reasons))
+    assert beaten.level == ("poor" if level == "poor" else "fair") and any(
+        "random dictionary" in line for line in (beaten.text, *beaten.reasons)
+    )
     rivals = [figure(f"{group}: ranks", "influence and KL, attention live", 0.99) for group in ("control", "neurons")]
     both = judge([*figures, *rivals])
     assert both.level == beaten.level and "neurons, without any dictionary, get 0.99" in " ".join(both.reasons)
-    assert level == "poor" or "the graph of a random dictionary and the graph of the model's own neurons rank its own" in both.text
+    assert (
+        level == "poor"
+        or "the graph of a random dictionary and the graph of the model's own neurons rank its own" in both.text
+    )
 
 
 def test_the_cause_of_misses_is_named():
-    links = [("the graph: norms held, errors constant", 0.2), ("norms respond", 0.3), ("errors respond", 0.25), ("norms and errors respond", 0.9)]
+    links = [
+        ("the graph: norms held, errors constant", 0.2),
+        ("norms respond", 0.3),
+        ("errors respond", 0.25),
+        ("norms and errors respond", 0.9),
+    ]
     verdict = judge([*KNOWN, *(figure("links", name, value) for name, value in links)])
     assert any("0.30 if norms responded, 0.25 if errors did, 0.90 if both did" in reason for reason in verdict.reasons)
 
@@ -390,7 +437,9 @@ def test_validate_command(run, traced, tmp_path):
     assert code == 0, error
     assert "Trust report" in out and "Does influence say which features matter?" in out and "x.validation.json" in out
     saved = json.loads((tmp_path / "x.validation.json").read_text())
-    assert saved["complete"] and saved["settings"]["ablations"] == 12 and not (tmp_path / "x.validation.partial").exists()
+    assert (
+        saved["complete"] and saved["settings"]["ablations"] == 12 and not (tmp_path / "x.validation.partial").exists()
+    )
     code, out, _ = run("validate", "x.graph.safetensors", *traced, *SMALL, "--json")
     facts = json.loads(out)
     assert code == 0 and facts["figures"] == saved["figures"] and facts["verdict"] == saved["verdict"]
@@ -435,7 +484,10 @@ def test_a_graph_of_another_tool_is_refused(run, traced, tmp_path):
 
 
 def test_claims_decide_the_exit_code(run, traced, tmp_path):
-    claim = "claims:\n  - name: it changes\n    prompt: [0, 7, 3, 41, 7, 12]\n    scale: {{1_5_3: 4}}\n    expect:\n      - kl: '{bound}'\n"
+    claim = (
+        "claims:\n  - name: it changes\n    prompt: [0, 7, 3, 41, 7, 12]\n    scale: {{1_5_3: 4}}\n    expect:\n  "
+        "    - kl: '{bound}'\n"
+    )
     (tmp_path / "true.yaml").write_text(claim.format(bound=">= 0"))
     (tmp_path / "false.yaml").write_text(claim.format(bound=">= 100"))
     (tmp_path / "bad.yaml").write_text("claims:\n  - name: nothing\n    unknown: 3\n")

@@ -1,4 +1,5 @@
-"""unweave: trace which learned features caused a language model's next token, and how far the picture can be trusted."""
+"""unweave: trace which learned features caused a language model's next token, and how far the picture can be
+trusted."""
 
 from importlib import import_module
 from typing import Any
@@ -38,7 +39,7 @@ _HOMES = {
     "intervene": "interventions.interventions",
     "intervene_each": "interventions.interventions",
     "load": "transcoders.replacement",
-    "load_model": "models.language_model",
+    "load_model": "models.loading",
     "matched_controls": "interventions.smallest",
     "predicted_effects": "interventions.attribution_patching",
     "prune": "graphs.pruning",

@@ -4,40 +4,29 @@ import hashlib
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..base.devices import usable_device
 from ..base.mapped import release, scratch
-from ..errors import InexactAttribution, OptionError
+from ..errors import InexactAttribution
 from ..graphs.graph import Graph, Provenance
 from ..graphs.influence import Rows
 from ..graphs.nodes import NodeTable
-from ..models.frozen import Workspace
 from ..transcoders.replacement import LocalReplacement, PositionZero, ReplacementModel
 from ..version import __version__
-from .budget import Plan, make_plan, parse_bytes
 from .limited import folded_rows, most_influential
 from .rowstore import RowStore
-from .sources import Block, Sources, Targets, batches
-from .targets import LogitTarget, TargetSpec, resolve_position, resolve_targets
+from .targets import LogitTarget, TargetSpec
+from .work import Asked, Progress, Work, prepare
 
 logger = logging.getLogger(__name__)
-
-NEURONS_AT_MOST = 20000
-"""Without a dictionary nearly every neuron is active; a graph of more has edges beyond any machine's memory."""
-DEFAULT_NEURONS = 1000
-"""How many the command line takes where it is not told."""
-
-Progress = Callable[[float], object]
-"""Called with the share of the work that is done."""
 
 
 def attribute(
@@ -67,7 +56,8 @@ def attribute(
         position_zero: "error" keeps the first position's MLP outputs as error nodes, "drop" makes them constants.
         precision: "exact", or "fast": operands of the large products rounded to bfloat16, sums in float32.
         device: where rows are computed; None: where the model is.
-        max_memory: of this process at its peak, in bytes or as `2GB`: smaller passes, and rows in files; edges are the same.
+        max_memory: of this process at its peak, in bytes or as `2GB`: smaller passes, and rows in files; edges are
+            the same.
         partial: a file for the rows of a large graph while they are computed, from which the same call goes on after it
             was stopped or killed; gone when the graph is done.
 
@@ -85,7 +75,8 @@ def attribute(
     >>> graph = unweave.attribute(unweave.load("smollm2"), "The capital of France is")     # doctest: +SKIP
     """
     asked = prepare(
-        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass, max_features=max_features, position_zero=position_zero,
+        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass,
+        max_features=max_features, position_zero=position_zero,
         precision=precision, device=device, max_memory=max_memory, resumable=partial is not None,
     )  # fmt: skip
     local, logits, plan = asked.local, asked.logits, asked.plan
@@ -95,7 +86,9 @@ def attribute(
     if plan.on_disk or asked.most is not None:
         path = None if partial is None or not plan.on_disk else Path(partial).expanduser()
         folder = Path(tempfile.gettempdir()) if path is None else path.parent
-        store = RowStore(local.errors.dtype, path, None if path is None else _facts(asked), folder if plan.on_disk else None)
+        store = RowStore(
+            local.errors.dtype, path, None if path is None else _facts(asked), folder if plan.on_disk else None
+        )
     try:
         if asked.most is not None and store is not None:
             chosen, rows = _limited_rows(work, store, asked.most)
@@ -140,48 +133,11 @@ def attribute(
     residual = float(graph.residual().max())
     if not math.isfinite(residual):
         raise InexactAttribution(
-            f"edges are not finite: on their way down this model gradients outgrow {str(local_dtype).removeprefix('torch.')}; "
+            f"edges are not finite: on their way down this model gradients outgrow "
+            f"{str(local_dtype).removeprefix('torch.')}; "
             "load it with --dtype float64 (dtype='float64')"
         )
     return graph.with_provenance(residual=residual, scores=tuple(graph.scores()))
-
-
-class Asked(NamedTuple):
-    """A question, and how it will be answered."""
-
-    ids: Int[Tensor, " pos"]
-    local: LocalReplacement
-    logits: list[LogitTarget]
-    most: int | None
-    """How many features become nodes; None: all."""
-    multiply: torch.dtype | None
-    device: torch.device
-    plan: Plan
-
-
-def prepare(
-    model: ReplacementModel, prompt: str | Sequence[int] | Tensor, targets: TargetSpec | Sequence[TargetSpec] | None, *, position: int, max_logits: int,
-    logit_mass: float, max_features: int | None, position_zero: PositionZero, precision: str, device: str | None, max_memory: int | str | None, resumable: bool,
-) -> Asked:  # fmt: skip
-    """Run the model once, and plan the rows; arguments and errors as for `attribute`."""
-    if max_features is not None and max_features < 1:
-        raise OptionError(f"max_features is {max_features}; it must be at least 1")
-    limit = None if max_memory is None else parse_bytes(max_memory)
-    language_model = model.language_model
-    where = language_model.device if device is None else usable_device(device)
-    multiply = _multiply_dtype(precision, where)
-    ids = language_model.tokenize(prompt)
-    seen = resolve_position(len(ids), position) + 1
-    local = model.localize(ids[:seen], position_zero)
-    logits = resolve_targets(
-        language_model, local.recording, targets, normalized=local.frozen.final.forward(local.recording.final)[-1],
-        max_logits=max_logits, logit_mass=logit_mass,
-    )  # fmt: skip
-    features = len(local.features)
-    if max_features is None and local.transcoders.gated and features > NEURONS_AT_MOST:
-        raise OptionError(f"all {features} neurons at once are too many; limit them with max_features (--max-features), such as {DEFAULT_NEURONS}")
-    most = max_features if max_features is not None and max_features < features else None
-    return Asked(ids, local, logits, most, multiply, where, make_plan(local, len(logits), most, limit, resumable, where))
 
 
 def _facts(asked: Asked) -> dict[str, Any]:
@@ -189,99 +145,26 @@ def _facts(asked: Asked) -> dict[str, Any]:
     local, digest = asked.local, hashlib.sha256()
     for parameter in local.model.module.parameters():
         digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    active = hashlib.sha256(torch.stack([local.features.layer, local.features.position, local.features.index]).numpy().data)
-    targets = [[t.tokens, t.label, t.weight if t.tokens == () else 0, t.direction.tolist() if t.tokens == () else []] for t in asked.logits]
+    active = hashlib.sha256(
+        torch.stack([local.features.layer, local.features.position, local.features.index]).numpy().data
+    )
+    targets = [
+        [t.tokens, t.label, t.weight if t.tokens == () else 0, t.direction.tolist() if t.tokens == () else []]
+        for t in asked.logits
+    ]
     return {
-        "format": "unweave partial graph", "schema_version": 1, "version": __version__, "model": local.model.name, "weights": digest.hexdigest(),
-        "transcoders": local.transcoders.sha256, "input_ids": asked.ids.tolist(), "positions": local.n_positions, "targets": targets, "most": asked.most,
-        "position_zero": local.position_zero, "precision": str(asked.multiply), "dtype": str(local.model.dtype), "features": active.hexdigest(),
+        "format": "unweave partial graph", "schema_version": 1, "version": __version__, "model": local.model.name,
+        "weights": digest.hexdigest(),
+        "transcoders": local.transcoders.sha256, "input_ids": asked.ids.tolist(), "positions": local.n_positions,
+        "targets": targets, "most": asked.most,
+        "position_zero": local.position_zero, "precision": str(asked.multiply), "dtype": str(local.model.dtype),
+        "features": active.hexdigest(),
     }  # fmt: skip
 
 
-def _multiply_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"precision {precision!r} is unknown; use 'exact' or 'fast'")
-    if precision == "exact":
-        return None
-    if device.type == "cpu" and not has_bfloat16_units():
-        logger.warning("precision='fast' needs bfloat16 units (AMX or AVX512-BF16), which this machine lacks; computing exactly instead")
-        return None
-    return torch.bfloat16
-
-
-def has_bfloat16_units() -> bool:
-    """Whether products of bfloat16 numbers are faster than those of float32 here."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-class Work:
-    """The rows still to be computed and how far we are; cost of a row: its layers times the positions it sees."""
-
-    def __init__(self, asked: Asked, progress: Progress):
-        self.local, self.logits, self.multiply, self.device, self.plan = asked.local, asked.logits, asked.multiply, asked.device, asked.plan
-        self.sources = Sources.gather(asked.local, asked.device, asked.plan.vectors_kept)
-        self.progress, self.buffers, self.done, self.total, self.share = progress, Workspace(), 0, 1, 0.0
-
-    def logit_targets(self) -> Targets:
-        """All logits; names count from the number of columns on."""
-        position = torch.full((len(self.logits),), self.local.n_positions - 1)
-        names = torch.arange(len(self.logits)) + len(self.sources.layer)
-        directions = self.local.frozen.final.transpose(torch.stack([t.direction for t in self.logits]), position)
-        return Targets(torch.full_like(position, self.local.n_layers), position, names, directions.to(self.device))
-
-    def feature_targets(self, features: Int[Tensor, " feature"]) -> Targets:
-        """Features by their numbers, from the highest layer down."""
-        active = self.local.features
-        order = torch.argsort(active.layer[features] * self.local.n_positions + active.position[features], descending=True, stable=True)
-        names = features[order]
-        layer, position = active.layer[names], active.position[names]
-        directions = []
-        for number in layer.unique().flip(0).tolist():
-            here = layer == number
-            directions.append(self.local.frozen.layers[number].read_transpose(self.local.encoders(number, names[here])[0], position[here]))
-        return Targets(layer, position, names, torch.cat(directions).to(self.device))
-
-    def passes(self, features: Int[Tensor, " feature"]) -> Iterator[Targets]:
-        """Features cut into passes, by position."""
-        features = features[torch.argsort(self.local.features.position[features], stable=True)]
-        for part in batches(self.local.features.position[features], self.plan.columns, self.plan.least):
-            yield self.feature_targets(features[part])
-
-    def blocks(self, targets: Targets) -> Iterator[Block]:
-        """The rows of one pass."""
-        yield from self.sources.sweep(targets, self.buffers, self.multiply)
-        self.advance(targets.layer, targets.position)
-
-    def advance(self, layer: Tensor, position: Tensor) -> None:
-        """Count rows as done."""
-        self.done += int(((layer + 1) * (position + 1)).sum())
-        self.share = max(self.share, min(1.0, self.done / max(1, self.total)))  # no features, no total; it may be corrected on the way
-        self.progress(self.share)
-
-    def cost(self, features: Tensor) -> int:
-        """The cost of the rows of some features."""
-        active = self.local.features
-        return int(((active.layer[features] + 1) * (active.position[features] + 1)).sum())
-
-    def fill(self, store: RowStore, passes: Iterable[Targets]) -> None:
-        """Compute what the store lacks; a pass is kept whole or not at all."""
-        for targets in passes:
-            names, rows = [], []
-            for block in self.blocks(targets):
-                names.append(block.name)
-                rows.extend(block.weight)
-            store.add(torch.cat(names), rows)
-
-    def fill_features(self, store: RowStore, features: Int[Tensor, " feature"]) -> None:
-        """Compute the rows of features that the store lacks."""
-        there = torch.tensor([name in store for name in features.tolist()], dtype=torch.bool)
-        if bool(there.any()):
-            self.advance(self.local.features.layer[features[there]], self.local.features.position[features[there]])
-        self.fill(store, self.passes(features[~there]))
-
-
 def _all_rows(work: Work, store: RowStore | None, mapped: bool) -> Rows:
-    """The rows of all features and logits, written straight into their place; or by way of a store that outlives this process."""
+    """The rows of all features and logits, written straight into their place; or by way of a store that outlives
+    this process."""
     features, sources, n_logits = work.local.features, work.sources, len(work.logits)
     everything = torch.arange(len(features))
     work.total = work.cost(everything)
@@ -290,7 +173,10 @@ def _all_rows(work: Work, store: RowStore | None, mapped: bool) -> Rows:
     lengths[len(sources.layer) :] = sources.lengths[-1, -1]
     start = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     total, dtype = int(start[-1]), work.local.errors.dtype
-    made = [scratch(total, kind, store.folder if store else None) if mapped else torch.empty(total, dtype=kind) for kind in (torch.int32, dtype)]
+    made = [
+        scratch(total, kind, store.folder if store else None) if mapped else torch.empty(total, dtype=kind)
+        for kind in (torch.int32, dtype)
+    ]
     rows = Rows(start, *made)
 
     def write(layer: int, position: int, names: Tensor, weight: Tensor) -> None:
@@ -312,12 +198,18 @@ def _all_rows(work: Work, store: RowStore | None, mapped: bool) -> Rows:
     for (layer, position), names in zip(groups.tolist(), everything.split(sizes.tolist()), strict=True):
         for part in names.split(64):
             write(layer, position, part, torch.stack([store.row(int(name)) for name in part]))
-    write(work.local.n_layers, work.local.n_positions - 1, logits.name, torch.stack([store.row(int(name)) for name in logits.name]))
+    write(
+        work.local.n_layers,
+        work.local.n_positions - 1,
+        logits.name,
+        torch.stack([store.row(int(name)) for name in logits.name]),
+    )
     return rows
 
 
 def _limited_rows(work: Work, store: RowStore, most: int) -> tuple[Int[Tensor, " chosen"], Rows]:
-    """The `most` most influential features, found round by round, and the rows among them; the rest folded into errors."""
+    """The `most` most influential features, found round by round, and the rows among them; the rest folded into
+    errors."""
     n_features, weights = len(work.local.features), torch.tensor([target.weight for target in work.logits])
     work.total = work.cost(torch.arange(n_features))
     logits = work.logit_targets()
@@ -345,8 +237,11 @@ def _node_table(local: LocalReplacement, logits: list[LogitTarget], chosen: Int[
     )
 
 
-def _row_facts(local: LocalReplacement, logits: list[LogitTarget], nodes: NodeTable, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Bias and pre-activation of every row: what constants alone give it, by one forward pass of them; what the model gave."""
+def _row_facts(
+    local: LocalReplacement, logits: list[LogitTarget], nodes: NodeTable, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Bias and pre-activation of every row: what constants alone give it, by one forward pass of them; what the
+    model gave."""
     mids, final = local.frozen.run(torch.zeros_like(local.recording.final), list(local.constants))
     bias = local.errors.new_zeros(len(local.features))
     for number, layer in enumerate(local.frozen.layers):

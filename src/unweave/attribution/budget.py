@@ -1,4 +1,5 @@
-"""What a graph takes: memory, disk and the size of passes, from how many features are on; and how to keep under a limit."""
+"""What a graph takes: memory, disk and the size of passes, from how many features are on; and how to keep under a
+limit."""
 
 import re
 import resource
@@ -16,7 +17,19 @@ ROWS_IN_MEMORY = 1 << 30
 """Bytes of rows beyond which they are kept in a file while a graph is computed, whatever the memory."""
 ACCELERATOR_COLUMNS = 1 << 17
 """Columns in one pass on an accelerator, which has no small cache to fit into and a price for every product."""
-_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "KB": 10**3,
+    "M": 10**6,
+    "MB": 10**6,
+    "G": 10**9,
+    "GB": 10**9,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}
 
 
 class Plan(NamedTuple):
@@ -113,7 +126,9 @@ def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
     return _Sizes(resident(), tables, written * d * item, columns * item, column, rows, graph, ranking)
 
 
-def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: int | None, resumable: bool, device: torch.device) -> Plan:
+def make_plan(
+    local: LocalReplacement, n_logits: int, most: int | None, limit: int | None, resumable: bool, device: torch.device
+) -> Plan:
     """The fastest way to compute a graph that keeps within a limit on this process's memory.
 
     Args:
@@ -133,7 +148,13 @@ def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: i
     big = sizes.rows > ROWS_IN_MEMORY
     found: list[Plan] = []
     while True:
-        for on_disk, mapped, kept in ((False, False, True), (False, False, False), (True, False, True), (True, False, False), (True, True, False)):
+        for on_disk, mapped, kept in (
+            (False, False, True),
+            (False, False, False),
+            (True, False, True),
+            (True, False, False),
+            (True, True, False),
+        ):
             if (big and (limited or resumable) and not on_disk) or (mapped and limited):
                 continue
             keeps = kept and sizes.vectors <= (sources.VECTORS_KEPT if room is None else max(0, room // 3))
@@ -144,7 +165,9 @@ def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: i
             one_pass = batch * n * sizes.column + min(COLUMNS_IN_CACHE, batch * n) * sizes.column + batch * sizes.row
             if room is not None and one_pass + device_part - sizes.tables > 0.8 * room:
                 continue
-            working = batch * sizes.row if room is not None else one_pass + batch * sizes.row * (0.5 if limited else 1.0)
+            working = (
+                batch * sizes.row if room is not None else one_pass + batch * sizes.row * (0.5 if limited else 1.0)
+            )
             rows = 0 if mapped else sizes.graph
             held = rows if not limited else (0 if on_disk else sizes.rows)
             top = max(working + held, (rows + sizes.ranking + held) if limited else held)
@@ -158,5 +181,10 @@ def make_plan(local: LocalReplacement, n_logits: int, most: int | None, limit: i
         columns, least = max(1, columns // 2), max(1, least // 2)
     smallest = max(peak(), min(plan.memory for plan in found)) if found else peak()
     if limit is None:
-        raise OptionError("this graph does not fit into the accelerator's memory; use --device cpu, or a smaller --max-features")
-    raise OptionError(f"{limit / 1e9:.2f} GB of memory is too little for this graph; the smallest limit that works is {smallest * 1.02 / 1e9:.2f} GB")
+        raise OptionError(
+            "this graph does not fit into the accelerator's memory; use --device cpu, or a smaller --max-features"
+        )
+    raise OptionError(
+        f"{limit / 1e9:.2f} GB of memory is too little for this graph; the smallest limit that works is "
+        f"{smallest * 1.02 / 1e9:.2f} GB"
+    )

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..graphs.influence import Rows
 from ..transcoders.replacement import ReplacementModel
-from .attribution import Work, prepare
 from .limited import FEATURES_IN_FIRST_ROUND, folded_rows, most_influential
 from .rowstore import RowStore
 from .sources import batches
+from .work import Work, prepare
 
 SAMPLE = 0.04
 """Share of the work that is done to time it, at most."""
@@ -35,11 +35,14 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    model: ReplacementModel, prompt: Any, targets: Any = None, *, position: int = -1, max_logits: int = 10, logit_mass: float = 0.95,
-    max_features: int | None = None, position_zero: str = "error", precision: str = "exact", device: str | None = None, max_memory: int | str | None = None,
+    model: ReplacementModel, prompt: Any, targets: Any = None, *, position: int = -1, max_logits: int = 10,
+    logit_mass: float = 0.95,
+    max_features: int | None = None, position_zero: str = "error", precision: str = "exact", device: str | None = None,
+    max_memory: int | str | None = None,
     resumable: bool = False,
 ) -> Estimate:  # fmt: skip
-    """Predict what `attribute` takes with the same arguments; meant to be within 30% on a machine whose other load does not change.
+    """Predict what `attribute` takes with the same arguments; meant to be within 30% on a machine whose other load
+    does not change.
 
     Args:
         resumable: whether `partial` will be given.
@@ -49,7 +52,8 @@ def estimate(
     """
     begin = time.perf_counter()
     asked = prepare(
-        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass, max_features=max_features, position_zero=position_zero,
+        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass,
+        max_features=max_features, position_zero=position_zero,
         precision=precision, device=device, max_memory=max_memory, resumable=resumable,
     )  # fmt: skip
     work = Work(asked, lambda share: None)
@@ -73,7 +77,8 @@ def estimate(
     during = _passes(work, rows) if len(rows) else 0.0
     batch = max(asked.plan.least, asked.plan.columns // asked.local.n_positions)
     return Estimate(
-        before + during + after, asked.plan.memory, asked.plan.disk, len(rows) + n_logits, len(asked.local.features), asked.local.n_positions, batch
+        before + during + after, asked.plan.memory, asked.plan.disk, len(rows) + n_logits, len(asked.local.features),
+        asked.local.n_positions, batch
     )  # fmt: skip
 
 
@@ -110,7 +115,11 @@ def _passes(work: Work, features: Int[Tensor, " feature"]) -> float:
 
 def _cost(work: Work, features: Int[Tensor, " feature"]) -> float:
     """Operations of one pass."""
-    active, attention, skip = work.local.features, work.local.frozen.layers[0].attention, work.local.frozen.layers[0].skip
+    active, attention, skip = (
+        work.local.features,
+        work.local.frozen.layers[0].attention,
+        work.local.frozen.layers[0].skip,
+    )
     layer, seen = active.layer[features].double(), float(active.position[features].max()) + 1
     dense = attention.output.numel() + attention.value.numel() + (0 if skip is None else skip.numel())
     heads, d = attention.output.shape[1], work.local.errors.shape[-1]
@@ -130,5 +139,7 @@ def _finishing(work: Work, n_logits: int) -> float:
     piece.row_sums()
     piece.row_sizes()
     piece.row_sums(lambda entries: piece.value[entries].abs() * (piece.column[entries] > 1))
-    torch.zeros(len(work.sources.layer), dtype=torch.float64).index_add_(0, piece.column.long(), piece.value.abs().double() * 0.5)
+    torch.zeros(len(work.sources.layer), dtype=torch.float64).index_add_(
+        0, piece.column.long(), piece.value.abs().double() * 0.5
+    )
     return (time.perf_counter() - begin) * edges / count

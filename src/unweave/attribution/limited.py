@@ -14,9 +14,15 @@ read every row about twice."""
 
 
 def most_influential(
-    store: RowStore, sources: Sources, features: Tensor, weights: Float[Tensor, " logit"], most: int, take: int | None = None
+    store: RowStore,
+    sources: Sources,
+    features: Tensor,
+    weights: Float[Tensor, " logit"],
+    most: int,
+    take: int | None = None,
 ) -> Int[Tensor, " chosen"]:
-    """The next features to compute the rows of, by the influence that the rows so far give them; ascending, empty when done.
+    """The next features to compute the rows of, by the influence that the rows so far give them; ascending, empty
+    when done.
 
     Args:
         store: rows of logits, named from the number of columns on, and of features.
@@ -71,7 +77,10 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
     asked = [*zip(chosen.tolist(), layer[chosen].tolist(), position[chosen].tolist(), strict=True), *logits]
     # Room for all there may be, of which only what is filled takes memory: thousands of small pieces kept between large
     # passing ones would scatter the heap, and joining them would take as much again.
-    most = sum(int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1]))) + (at + 1) * n if at else n for _, at, _ in asked)
+    most = sum(
+        int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1]))) + (at + 1) * n if at else n
+        for _, at, _ in asked
+    )
     column, value = torch.empty(most, dtype=torch.int32), torch.empty(most, dtype=store.dtype)
     dense, counts, end = torch.empty(n_columns, dtype=store.dtype), [], 0
     for name, at, where in asked:
@@ -85,7 +94,9 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
         dense[here] = 0
         if at:  # a layer's features of one position are neighbours, so sums over neighbours are what goes to each error
             lengths = sources.first_feature[:at].diff(dim=1).flatten()
-            sums = torch.segment_reduce(dense[: int(sources.first_feature[at - 1, -1])].double(), "sum", lengths=lengths, unsafe=True)
+            sums = torch.segment_reduce(
+                dense[: int(sources.first_feature[at - 1, -1])].double(), "sum", lengths=lengths, unsafe=True
+            )
             dense[n_features : n_features + at * n] += sums.to(dense.dtype)
         places = torch.cat([here, dense[n_features:].nonzero().flatten() + n_features])
         weights = torch.cat([kept, dense[places[len(here) :]]])

@@ -15,7 +15,9 @@ AT_ONCE = 128
 """Bounds the memory for features times vocabulary."""
 
 
-def logit_effects(model: ReplacementModel, layer: int, features: Int[Tensor, " feature"]) -> Float[Tensor, "feature vocab"]:
+def logit_effects(
+    model: ReplacementModel, layer: int, features: Int[Tensor, " feature"]
+) -> Float[Tensor, "feature vocab"]:
     """The direct effect of features on every token's logit: decoder through final norm gain and unembedding, vocabulary
     mean taken off. Scales are left out, so only the order of tokens means something.
 
@@ -42,7 +44,9 @@ def promoted_tokens(model: ReplacementModel, features: list[tuple[int, int]], co
     return found
 
 
-def with_promoted(graph: Graph, model: ReplacementModel, most: int = MOST_NAMED, progress: Callable[[float], object] | None = None) -> Graph:
+def with_promoted(
+    graph: Graph, model: ReplacementModel, most: int = MOST_NAMED, progress: Callable[[float], object] | None = None
+) -> Graph:
     """The graph with the tokens that its `most` most influential features promote written into its provenance, under
     `promotes` of `extra`, so that the features have names where the model is not loaded.
     """
@@ -55,5 +59,7 @@ def with_promoted(graph: Graph, model: ReplacementModel, most: int = MOST_NAMED,
         part = features[begin : begin + AT_ONCE]
         if progress is not None:
             progress(begin / len(features))
-        named |= {f"{layer}_{index}": words for (layer, index), words in zip(part, promoted_tokens(model, part), strict=True)}
+        named |= {
+            f"{layer}_{index}": words for (layer, index), words in zip(part, promoted_tokens(model, part), strict=True)
+        }
     return graph.with_provenance(extra={**graph.provenance.extra, "promotes": named})

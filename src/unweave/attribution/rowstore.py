@@ -1,8 +1,10 @@
 """Rows of a graph while it is computed: in memory, or in a file from which a computation that was killed goes on.
 
-A partial file is a line of JSON that says what is computed, then records: what passes of the computation gave. A record is
-(all numbers little-endian) `rows`, a 64-bit count of rows, a 64-bit count of bytes, the CRC-32 of what follows, the rows'
-names and lengths (64-bit each), and their values. A record that is cut short or does not fit its sum ends the file.
+A partial file is a line of JSON that says what is computed, then records: what passes of the computation gave. A
+    record is
+(all numbers little-endian) `rows`, a 64-bit count of rows, a 64-bit count of bytes, the CRC-32 of what follows, the
+rows' names and lengths (64-bit each), and their values. A record that is cut short or does not fit its sum ends the
+file.
 """
 
 import json
@@ -45,7 +47,13 @@ class RowStore:
         FileError: the file cannot be written, or another process is at work on it.
     """
 
-    def __init__(self, dtype: torch.dtype, path: Path | None = None, facts: dict[str, Any] | None = None, folder: Path | None = None):
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        path: Path | None = None,
+        facts: dict[str, Any] | None = None,
+        folder: Path | None = None,
+    ):
         self.dtype, self.path, self.folder = dtype, path, folder
         self._rows: dict[int, Tensor | _Place] = {}
         self._file: BinaryIO | None = None
@@ -61,7 +69,11 @@ class RowStore:
             self._end = self._file.seek(0, os.SEEK_END)
         except (OSError, FileError) as error:
             self.close(remove=False)
-            raise error if isinstance(error, FileError) else FileError(f"cannot write {path or folder}: {error.strerror or error}") from error
+            raise (
+                error
+                if isinstance(error, FileError)
+                else FileError(f"cannot write {path or folder}: {error.strerror or error}")
+            ) from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -92,7 +104,8 @@ class RowStore:
             self._write(self._end, [_HEAD.pack(_MAGIC, len(rows), sum(map(len, parts)), check), *parts])
         except OSError as error:
             raise FileError(
-                f"cannot write {self.path or self.folder}: {error.strerror or error}; rows computed so far are kept, make room and run the same again"
+                f"cannot write {self.path or self.folder}: {error.strerror or error}; rows computed so far are kept, "
+                f"make room and run the same again"
             ) from error
         self._end = self._index(names, lengths, self._end)
 
@@ -142,7 +155,10 @@ class RowStore:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise FileError(f"{self.path} is in use: the same graph is being traced by another process; wait for it, or give another --out") from error
+                raise FileError(
+                    f"{self.path} is in use: the same graph is being traced by another process; wait for it, or give "
+                    f"another --out"
+                ) from error
 
     def _take_up(self, head: bytes) -> None:
         """Enter the whole records of a file that was left, if it is about the same; cut off what follows them."""
@@ -171,7 +187,9 @@ class RowStore:
         found = 0
         for at in range(offset, stop, _AT_ONCE):
             found = zlib.crc32(os.pread(self._file.fileno(), min(_AT_ONCE, stop - at), at), found)
-        table = torch.frombuffer(bytearray(os.pread(self._file.fileno(), 16 * count, offset)), dtype=torch.int64).view(2, count)
+        table = torch.frombuffer(bytearray(os.pread(self._file.fileno(), 16 * count, offset)), dtype=torch.int64).view(
+            2, count
+        )
         if found != check or 16 * count + int(table[1].sum()) * self.dtype.itemsize != length:
             return None
         return self._index(table[0], table[1], begin)

@@ -15,9 +15,11 @@ from ..transcoders.replacement import LocalReplacement
 COLUMNS_PER_SWEEP = 6144
 """Columns (targets x positions) in one transposed pass: enough for full matrix speed, few enough for the cache."""
 LEAST_BATCH = 64
-"""Targets in one transposed pass, however long the prompt: below, reading the sources' vectors costs as much as the products."""
+"""Targets in one transposed pass, however long the prompt: below, reading the sources' vectors costs as much as the
+products."""
 LEAST_USE = 0.85
-"""Share of the columns of a pass that its targets can see; targets at positions further apart go into passes of their own."""
+"""Share of the columns of a pass that its targets can see; targets at positions further apart go into passes of
+their own."""
 VECTORS_KEPT = 1 << 29
 """Bytes of sources' vectors that are kept ready; beyond, each pass picks them from the tables of decoder rows again."""
 VECTORS_AT_ONCE = 1 << 26
@@ -25,7 +27,8 @@ VECTORS_AT_ONCE = 1 << 26
 
 
 class Targets(NamedTuple):
-    """Targets of one transposed pass, from the highest layer down: directions in the residual stream before a layer's MLP.
+    """Targets of one transposed pass, from the highest layer down: directions in the residual stream before a
+    layer's MLP.
 
     Layer `n_layers` stands for the end of the stream. `name` is whatever the caller knows the targets by.
     """
@@ -49,8 +52,8 @@ class Block(NamedTuple):
 class Table:
     """What is written at one layer: decoder rows of features that are on anywhere in the prompt, and error vectors.
 
-    Columns stand as they are kept (see `Sources`); those of position p begin at `begin[p]`. A column's vector is the row
-    of the table that `row` names, times `factor`.
+    Columns stand as they are kept (see `Sources`); those of position p begin at `begin[p]`. A column's vector is the
+    row of the table that `row` names, times `factor`.
     """
 
     rows: Float[Tensor, "_ d"]
@@ -71,7 +74,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Sources:
-    """All source vectors of a local replacement model, ready to be contracted with gradients, on the device of the work.
+    """All source vectors of a local replacement model, ready to be contracted with gradients, on the device of the
+    work.
 
     Columns are numbered as in the graph: features, errors (layer-major), embeddings. While rows are computed, columns
     are kept by (position, layer, feature then error), so that what one target can see is a prefix and each product
@@ -95,7 +99,8 @@ class Sources:
 
     @staticmethod
     def gather(local: LocalReplacement, device: torch.device | str = "cpu", kept: int | None = None) -> "Sources":
-        """Read the decoder rows of all active features; vectors of at most `kept` bytes are kept ready (None: `VECTORS_KEPT`)."""
+        """Read the decoder rows of all active features; vectors of at most `kept` bytes are kept ready (None:
+        `VECTORS_KEPT`)."""
         n, layers, features, device = local.n_positions, local.n_layers, local.features, torch.device(device)
         grid = torch.cartesian_prod(torch.arange(layers), torch.arange(n))
         layer = torch.cat([features.layer, grid[:, 0], torch.full((n,), layers)])
@@ -111,8 +116,10 @@ class Sources:
         tables = tuple(_table(local, at, order, starts, device) for at in range(layers))
         size = sum(table.row.numel() for table in tables) * local.errors.shape[-1] * local.errors.itemsize
         return Sources(
-            local.frozen.to(device), torch.where(layer == layers, -1, layer), place, starts, first_feature, tables, local.recording.embeddings.to(device),
-            local.silent if local.position_zero == "drop" else 0, cross, size <= (VECTORS_KEPT if kept is None else kept),
+            local.frozen.to(device), torch.where(layer == layers, -1, layer), place, starts, first_feature, tables,
+            local.recording.embeddings.to(device),
+            local.silent if local.position_zero == "drop" else 0, cross,
+            size <= (VECTORS_KEPT if kept is None else kept),
         )  # fmt: skip
 
     @property
@@ -126,10 +133,14 @@ class Sources:
         return int(self.first_feature[-1, -1])
 
     def runs(self, layer: int, position: int) -> list[slice]:
-        """The columns from which a target at (layer, position) can have an edge, as runs of neighbours in ascending order."""
+        """The columns from which a target at (layer, position) can have an edge, as runs of neighbours in ascending
+        order."""
         n = len(self.embeddings)
         errors = self.n_features
-        runs = [slice(int(self.first_feature[below, 0]), int(self.first_feature[below, position + 1])) for below in range(layer)]
+        runs = [
+            slice(int(self.first_feature[below, 0]), int(self.first_feature[below, position + 1]))
+            for below in range(layer)
+        ]
         runs += [slice(errors + below * n + self.dropped, errors + below * n + position + 1) for below in range(layer)]
         runs.append(slice(errors + self.n_layers * n, errors + self.n_layers * n + position + 1))
         return [run for run in runs if run.stop > run.start]
@@ -148,7 +159,8 @@ class Sources:
         return features + torch.arange(layers + 1)[:, None] * (seen - self.dropped).clamp_min(0) + seen
 
     def sweep(self, targets: Targets, work: Workspace, multiply: torch.dtype | None = None) -> Iterator[Block]:
-        """The edges into targets, in blocks of one layer and position; each target's row is independent of the others."""
+        """The edges into targets, in blocks of one layer and position; each target's row is independent of the
+        others."""
         layers, sizes = torch.unique_consecutive(targets.layer, return_counts=True)
         directions = dict(zip(layers.tolist(), targets.direction.split(sizes.tolist()), strict=True))
         last = int(targets.position.max())
@@ -168,7 +180,9 @@ class Sources:
             yield Block(layer, position, targets.name[part], out[part].index_select(1, columns).cpu())
             begin += size
 
-    def _contract(self, layer: int, g: Float[Tensor, "batch pos d"], out: Float[Tensor, "batch kept"], work: Workspace) -> None:
+    def _contract(
+        self, layer: int, g: Float[Tensor, "batch pos d"], out: Float[Tensor, "batch kept"], work: Workspace
+    ) -> None:
         """Write the edges from all that is added at a layer into its columns."""
         table, n = self.tables[layer], g.shape[1]
         at_once = max(1, VECTORS_AT_ONCE // (g.shape[2] * g.itemsize))
@@ -209,8 +223,17 @@ def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, devi
     feature = column.clamp_max(n_features - 1) if n_features else column
     error = torch.where(column - n_features == at * n + position, total + position, total + n)
     row = torch.where(is_feature, number[feature], error) if n_features else error
-    factor = torch.where(is_feature, features.activation[feature].to(scale.dtype) * scale[position], 1.0) if n_features else torch.ones_like(scale[position])
-    return Table(torch.cat([*rows, local.errors[at], nothing]).to(device), row.to(device, torch.int32), factor.to(device), begin.tolist())
+    factor = (
+        torch.where(is_feature, features.activation[feature].to(scale.dtype) * scale[position], 1.0)
+        if n_features
+        else torch.ones_like(scale[position])
+    )
+    return Table(
+        torch.cat([*rows, local.errors[at], nothing]).to(device),
+        row.to(device, torch.int32),
+        factor.to(device),
+        begin.tolist(),
+    )
 
 
 def batches(position: Int[Tensor, " target"], columns: int, least: int) -> Iterator[slice]:

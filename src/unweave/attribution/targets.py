@@ -67,7 +67,10 @@ def resolve_position(n_positions: int, position: int) -> int:
         TargetError: outside the prompt.
     """
     if not -n_positions <= position < n_positions:
-        raise TargetError(f"position {position} is outside the prompt of {n_positions} tokens (0 to {n_positions - 1}, or -1 to -{n_positions})")
+        raise TargetError(
+            f"position {position} is outside the prompt of {n_positions} tokens (0 to {n_positions - 1}, or -1 to "
+            f"-{n_positions})"
+        )
     return position % n_positions
 
 
@@ -109,21 +112,44 @@ def resolve_targets(
         match spec:
             case Direction():
                 if spec.vector.shape != normalized.shape:
-                    raise TargetError(f"direction {spec.label!r} has shape {list(spec.vector.shape)}, the model's d_model is {len(normalized)}")
+                    raise TargetError(
+                        f"direction {spec.label!r} has shape {list(spec.vector.shape)}, the model's d_model is "
+                        f"{len(normalized)}"
+                    )
                 vector = spec.vector.to(normalized)
                 value = float(vector @ normalized) + spec.bias
-                resolved.append(LogitTarget(vocab + number, position, spec.label, spec.weight, vector, spec.bias, value))
+                resolved.append(
+                    LogitTarget(vocab + number, position, spec.label, spec.weight, vector, spec.bias, value)
+                )
             case Difference():
                 plus, minus = _token(model, spec.plus), _token(model, spec.minus)
                 label = f"{model.token_text(plus)} - {model.token_text(minus)}"
-                vector, bias = _unembedding(model, plus) - _unembedding(model, minus), _bias(model, plus) - _bias(model, minus)
-                resolved.append(LogitTarget(vocab + number, position, label, 1.0, vector, bias, float(raw[plus] - raw[minus]), (plus, minus)))
+                vector, bias = (
+                    _unembedding(model, plus) - _unembedding(model, minus),
+                    _bias(model, plus) - _bias(model, minus),
+                )
+                resolved.append(
+                    LogitTarget(
+                        vocab + number, position, label, 1.0, vector, bias, float(raw[plus] - raw[minus]), (plus, minus)
+                    )
+                )
             case _:
                 token = _token(model, spec)
                 vector = _unembedding(model, token) - model.unembedding_mean
                 bias = _bias(model, token) - _mean_bias(model)
                 value = float(raw[token] - raw.mean())
-                resolved.append(LogitTarget(token, position, model.token_text(token), float(probabilities[token]), vector, bias, value, (token,)))
+                resolved.append(
+                    LogitTarget(
+                        token,
+                        position,
+                        model.token_text(token),
+                        float(probabilities[token]),
+                        vector,
+                        bias,
+                        value,
+                        (token,),
+                    )
+                )
     return resolved
 
 

@@ -6,8 +6,13 @@ from typing import NamedTuple
 DATA = Path(__file__).parents[1] / "data"
 
 SHIPPED_MODELS = {"organism": DATA / "organism" / "model"}
-"""Models inside the package, by name; beside each folder `held-out/` with text, and `prompts.txt`, to judge dictionaries on."""
-SHIPPED = {"smollm2": DATA / "smollm2-135m", "organism": DATA / "organism" / "clt", "organism-plt": DATA / "organism" / "plt"}
+"""Models inside the package, by name; beside each folder `held-out/` with text, and `prompts.txt`, to judge
+dictionaries on."""
+SHIPPED = {
+    "smollm2": DATA / "smollm2-135m",
+    "organism": DATA / "organism" / "clt",
+    "organism-plt": DATA / "organism" / "plt",
+}
 """Dictionaries inside the package, by name. These names come before folders of the same name."""
 
 
@@ -55,30 +60,99 @@ PAIRS: dict[str, Pair] = {
         Pair("smollm2", "smollm2", "smollm2", 0.135, 30, None, "skip", 0.08),
         Pair("organism", "organism", "organism", 0.0034, 6, 2048, "cross-layer", 0.011),
         Pair("organism-plt", "organism", "organism-plt", 0.0034, 6, 2048, "per-layer", 0.005),
-        Pair("gemma", "google/gemma-2-2b", "mntss/gemma-scope-transcoders", 2.6, 26, 16384, "per-layer", _gigabytes(26, 16384, 2304, 4)),
-        Pair("gemma-clt", "google/gemma-2-2b", "mntss/clt-gemma-2-2b-426k", 2.6, 26, 16384, "cross-layer", _gigabytes(26, 16384, 2304, 2, 13.5)),
-        Pair("gemma-clt-2.5m", "google/gemma-2-2b", "mntss/clt-gemma-2-2b-2.5M", 2.6, 26, 98304, "cross-layer", _gigabytes(26, 98304, 2304, 2, 13.5)),
+        Pair(
+            "gemma",
+            "google/gemma-2-2b",
+            "mntss/gemma-scope-transcoders",
+            2.6,
+            26,
+            16384,
+            "per-layer",
+            _gigabytes(26, 16384, 2304, 4),
+        ),
+        Pair(
+            "gemma-clt",
+            "google/gemma-2-2b",
+            "mntss/clt-gemma-2-2b-426k",
+            2.6,
+            26,
+            16384,
+            "cross-layer",
+            _gigabytes(26, 16384, 2304, 2, 13.5),
+        ),
+        Pair(
+            "gemma-clt-2.5m",
+            "google/gemma-2-2b",
+            "mntss/clt-gemma-2-2b-2.5M",
+            2.6,
+            26,
+            98304,
+            "cross-layer",
+            _gigabytes(26, 98304, 2304, 2, 13.5),
+        ),
         *_gemma_3("270m", 0.27, 18, 640),
         *_gemma_3("1b", 1.0, 26, 1152),
         *_gemma_3("4b", 4.3, 34, 2560),
         *_gemma_3("12b", 12.2, 48, 3840),
         *_gemma_3("27b", 27.4, 62, 5376),
-        Pair("gemma-3-1b-clt", "google/gemma-3-1b-pt", "mwhanna/gemma-scope-2-1b-pt/clt/width_262k_l0_medium_affine", 1.0, 26, None, "cross-layer, skip", None),
+        Pair(
+            "gemma-3-1b-clt",
+            "google/gemma-3-1b-pt",
+            "mwhanna/gemma-scope-2-1b-pt/clt/width_262k_l0_medium_affine",
+            1.0,
+            26,
+            None,
+            "cross-layer, skip",
+            None,
+        ),
         Pair("llama", "meta-llama/Llama-3.2-1B", "mntss/transcoder-Llama-3.2-1B", 1.2, 16, None, "per-layer", None),
-        Pair("llama-clt", "meta-llama/Llama-3.2-1B", "mntss/clt-llama-3.2-1b-524k", 1.2, 16, 32768, "cross-layer", _gigabytes(16, 32768, 2048, 2, 8.5)),
-        Pair("llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "facebook/crv-8b-instruct-transcoders", 8.0, 32, None, "per-layer, TopK", None),
+        Pair(
+            "llama-clt",
+            "meta-llama/Llama-3.2-1B",
+            "mntss/clt-llama-3.2-1b-524k",
+            1.2,
+            16,
+            32768,
+            "cross-layer",
+            _gigabytes(16, 32768, 2048, 2, 8.5),
+        ),
+        Pair(
+            "llama-3.1-8b",
+            "meta-llama/Llama-3.1-8B-Instruct",
+            "facebook/crv-8b-instruct-transcoders",
+            8.0,
+            32,
+            None,
+            "per-layer, TopK",
+            None,
+        ),
         Pair("qwen3-0.6b", "Qwen/Qwen3-0.6B", "mwhanna/qwen3-0.6b-transcoders-lowl0", 0.6, 28, None, "per-layer", None),
         Pair("qwen3-1.7b", "Qwen/Qwen3-1.7B", "mwhanna/qwen3-1.7b-transcoders-lowl0", 1.7, 28, None, "per-layer", None),
-        Pair("qwen3-4b", "Qwen/Qwen3-4B", "mwhanna/qwen3-4b-transcoders", 4.0, 36, 163840, "per-layer", _gigabytes(36, 163840, 2560, 2)),
+        Pair(
+            "qwen3-4b",
+            "Qwen/Qwen3-4B",
+            "mwhanna/qwen3-4b-transcoders",
+            4.0,
+            36,
+            163840,
+            "per-layer",
+            _gigabytes(36, 163840, 2560, 2),
+        ),
         Pair("qwen3-8b", "Qwen/Qwen3-8B", "mwhanna/qwen3-8b-transcoders", 8.2, 36, None, "per-layer", None),
         Pair("qwen3-14b", "Qwen/Qwen3-14B", "mwhanna/qwen3-14b-transcoders-lowl0", 14.8, 40, None, "per-layer", None),
         Pair("gpt-oss", "openai/gpt-oss-20b", "mntss/clt-131k", 20.9, 24, None, "cross-layer", None),
         Pair(
-            "smollm2-base", "HuggingFaceTB/SmolLM2-135M", "EleutherAI/skip-transcoder-SmolLM2-135M-128x", 0.135, 30, 73728,
-            "skip, TopK", _gigabytes(30, 73728, 576, 4),
+            "smollm2-base",
+            "HuggingFaceTB/SmolLM2-135M",
+            "EleutherAI/skip-transcoder-SmolLM2-135M-128x",
+            0.135,
+            30,
+            73728,
+            "skip, TopK",
+            _gigabytes(30, 73728, 576, 4),
         ),
     )
-}  # fmt: skip
+}
 """All sets that circuit-tracer lists, and one of EleutherAI's."""
 
 

@@ -15,7 +15,9 @@ def usable_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
         raise ModelError(f"device {name!r} is unknown; use cpu, cuda, cuda:N or mps")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+        raise ModelError(
+            f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError("device mps is not there: it needs an Apple GPU and a PyTorch built for it; use --device cpu")
     return torch.device(name)

@@ -14,7 +14,9 @@ from ..errors import FileError, UnweaveError
 def cache_folder() -> Path:
     """Where converted models are kept: `$UNWEAVE_CACHE`, else `$XDG_CACHE_HOME/unweave`, else `~/.cache/unweave`."""
     own = os.environ.get("UNWEAVE_CACHE")
-    return Path(own).expanduser() if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "unweave"
+    return (
+        Path(own).expanduser() if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "unweave"
+    )
 
 
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> Path:

@@ -30,7 +30,9 @@ class Reference:
         """
         match = re.fullmatch(r"(?:hf://)?([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)/?(?:(?:@|\?revision=)([\w./-]+))?", text)
         if match is None:
-            raise TranscoderError(f"{text!r} is neither a local folder nor a reference like 'org/repo[/folder][@revision]'")
+            raise TranscoderError(
+                f"{text!r} is neither a local folder nor a reference like 'org/repo[/folder][@revision]'"
+            )
         return Reference(match[1], match[2].strip("/"), match[3])
 
 
@@ -59,30 +61,52 @@ def download(reference: Reference, patterns: list[str]) -> Path:
     prefix = f"{reference.path}/" if reference.path else ""
     where = f"{reference.repository}@{reference.revision}" if reference.revision else reference.repository
     try:
-        root = snapshot_download(reference.repository, revision=reference.revision, allow_patterns=[prefix + pattern for pattern in patterns])
+        root = snapshot_download(
+            reference.repository, revision=reference.revision, allow_patterns=[prefix + pattern for pattern in patterns]
+        )
     except Exception as error:  # of the hub, of the network below it, of the disk
-        raise TranscoderError(explained(error, where, reference.revision) or f"cannot fetch {where}: {first_line(error)}") from error
+        raise TranscoderError(
+            explained(error, where, reference.revision) or f"cannot fetch {where}: {first_line(error)}"
+        ) from error
     folder = Path(root) / reference.path
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise TranscoderError(f"{where} has no {reference.path or 'files of a dictionary'}; look at its files on the hub, or see `unweave models`")
+        raise TranscoderError(
+            f"{where} has no {reference.path or 'files of a dictionary'}; look at its files on the hub, or see "
+            f"`unweave models`"
+        )
     return folder
 
 
 def explained(error: BaseException, where: str, revision: str | None = None) -> str | None:
     """What the hub's error, or one that it caused, means and what to do; None: it is none of the usual ones."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     cause: BaseException | None = error
     while cause is not None:
         match cause:
             case GatedRepoError():
-                return f"{where} is gated: accept its terms on its page on the hub, then log in with `hf auth login` (or set HF_TOKEN)"
+                return (
+                    f"{where} is gated: accept its terms on its page on the hub, then log in with `hf auth login` "
+                    f"(or set HF_TOKEN)"
+                )
             case RevisionNotFoundError():
                 return f"{where.partition('@')[0]} has no revision {revision!r}"
             case RepositoryNotFoundError():
-                return f"no repository {where.partition('@')[0]} on the hub (or it is private: log in with `hf auth login`)"
+                return (
+                    f"no repository {where.partition('@')[0]} on the hub (or it is private: log in with `hf auth "
+                    f"login`)"
+                )
             case LocalEntryNotFoundError() | OfflineModeIsEnabled():
-                return f"{where} is not in the local cache and the hub cannot be reached (offline?); connect once, or give a local folder"
+                return (
+                    f"{where} is not in the local cache and the hub cannot be reached (offline?); connect once, or "
+                    f"give a local folder"
+                )
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -1,4 +1,5 @@
-"""Small texts that people give, such as tokens, layers and token ids, as values; needs nothing else, so that it is checked first."""
+"""Small texts that people give, such as tokens, layers and token ids, as values; needs nothing else, so that it is
+checked first."""
 
 from ..errors import OptionError, PromptError, TargetError
 

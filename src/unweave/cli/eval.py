@@ -13,13 +13,25 @@ def eval_(
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="NAME=SOURCE or SOURCE: file, folder, JSONL, Parquet or dataset; repeatable. Default: what ships.")
+        list[str] | None,
+        typer.Option(
+            help="NAME=SOURCE or SOURCE: file, folder, JSONL, Parquet or dataset; repeatable. Default: what ships."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to evaluate on, shared by all kinds of text.")] = 20_000,
-    context: Annotated[int | None, typer.Option(help="Tokens in a block; default: 128, or fewer where the model takes fewer.")] = None,
-    prompts: Annotated[int | None, typer.Option(help="So many of the prompts are traced; 0: none; default: all.")] = None,
-    prompts_from: Annotated[Path | None, typer.Option(help="File with a prompt on each line; default: the 20 fixed ones, or the model's own.")] = None,
-    held_out: Annotated[float, typer.Option(help="Only documents that a training with this --held-out has not seen; 0: all.")] = 0.0,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens in a block; default: 128, or fewer where the model takes fewer.")
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="So many of the prompts are traced; 0: none; default: all.")
+    ] = None,
+    prompts_from: Annotated[
+        Path | None,
+        typer.Option(help="File with a prompt on each line; default: the 20 fixed ones, or the model's own."),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Only documents that a training with this --held-out has not seen; 0: all.")
+    ] = 0.0,
     neurons: Annotated[bool, typer.Option(help="Put the model's own neurons beside the dictionary.")] = True,
     card: Annotated[Path | None, typer.Option(help="Folder for the card: Markdown, plots and JSON.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -45,7 +57,9 @@ def eval_(
         loaded = load(model, transcoders, device=device)
         report(0.0, "reading text")
         length = usual_context(loaded.language_model) if context is None else context
-        texts, fit = read_texts(loaded.language_model, sources, tokens=tokens, context=length, held_out=held_out, seed=seed)
+        texts, fit = read_texts(
+            loaded.language_model, sources, tokens=tokens, context=length, held_out=held_out, seed=seed
+        )
         found = evaluate(loaded, texts, fit, prompts=known[:prompts], neurons=neurons, seed=seed, progress=report)
         written = None if card is None else write_card(found, card)
     if as_json:

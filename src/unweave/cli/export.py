@@ -11,10 +11,18 @@ from .terminal import AsJson, escaped, print_json, stdout
 
 def export(
     graph: Annotated[Path, typer.Argument(help="A graph file; annotations beside it go along.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="One HTML file with page and data, that opens from disk, offline.")] = None,
-    neuronpedia: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON that Neuronpedia takes as an upload.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="One HTML file with page and data, that opens from disk, offline."),
+    ] = None,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON that Neuronpedia takes as an upload.")
+    ] = None,
     edges: Annotated[int, typer.Option(help="HTML: at most so many edges, the strongest by share.")] = 200_000,
-    features: Annotated[Path | None, typer.Option(help="HTML: folder with feature pages, to be put in for the features that matter most.")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="HTML: folder with feature pages, to be put in for the features that matter most."),
+    ] = None,
     scan: Annotated[str | None, typer.Option(help="Neuronpedia: the model's name there.")] = None,
     as_json: AsJson = False,
 ) -> None:

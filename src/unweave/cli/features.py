@@ -14,16 +14,29 @@ app = typer.Typer(
     no_args_is_help=True,
     help="A page for every feature: build, read and search them, name features, judge the names.",
 )
-Folder = Annotated[Path | None, typer.Option("--features", "-f", help="Folder of feature pages. Default: those that ship, of the default dictionary.")]
-Text = Annotated[list[str] | None, typer.Option(help="Text file, folder, JSONL, Parquet or dataset; SOURCE=WEIGHT mixes; repeatable.")]
-Held = Annotated[list[str] | None, typer.Option("--text", help="Text to score on, without weights: each source gives as much; repeatable.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--features", "-f", help="Folder of feature pages. Default: those that ship, of the default dictionary."
+    ),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(help="Text file, folder, JSONL, Parquet or dataset; SOURCE=WEIGHT mixes; repeatable."),
+]
+Held = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="Text to score on, without weights: each source gives as much; repeatable."),
+]
 Context = Annotated[int, typer.Option(help="Tokens in a block.")]
 
 
 @app.command()
 def build(
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pages; a build that was stopped there goes on.")] = Path("features"),
+    out: Annotated[Path, typer.Option(help="Folder for the pages; a build that was stopped there goes on.")] = Path(
+        "features"
+    ),
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     tokens: Annotated[int, typer.Option(help="Stop after so many tokens, or where the text ends.")] = 1_000_000,
@@ -48,20 +61,44 @@ def build(
         out = out.expanduser()
         check_writable(out / "pages.json")
         loaded = load(model, transcoders, device=device)
-        reading = Reading(loaded.language_model.name, loaded.transcoders.name, loaded.transcoders.sha256, tuple(text), context, held_out)
+        reading = Reading(
+            loaded.language_model.name,
+            loaded.transcoders.name,
+            loaded.transcoders.sha256,
+            tuple(text),
+            context,
+            held_out,
+        )
         if not already_built(out, reading, tokens):
-            collection = collect(loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title))
-            write_pages(collection, loaded, out, strongest=strongest, sampled=sampled, report=lambda share, title: report(0.8 + 0.2 * share, title))
+            collection = collect(
+                loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title)
+            )
+            write_pages(
+                collection,
+                loaded,
+                out,
+                strongest=strongest,
+                sampled=sampled,
+                report=lambda share, title: report(0.8 + 0.2 * share, title),
+            )
             discard(out)
-    stdout.print(f"Pages in [bold]{escaped(str(out))}[/]. [dim]Look: unweave features show 0_0 --features {escaped(str(out))}[/]", highlight=False)
+    stdout.print(
+        f"Pages in [bold]{escaped(str(out))}[/]. [dim]Look: unweave features show 0_0 --features "
+        f"{escaped(str(out))}[/]",
+        highlight=False,
+    )
 
 
 @app.command()
 def show(
-    feature: Annotated[str, typer.Argument(metavar="FEATURE", help="layer_index, such as 12_345; a position after it is ignored.")],
+    feature: Annotated[
+        str, typer.Argument(metavar="FEATURE", help="layer_index, such as 12_345; a position after it is ignored.")
+    ],
     features: Folder = None,
     contexts: Annotated[int, typer.Option(help="Show at most so many contexts.")] = 12,
-    when: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help="Show when it is on and off in this text; repeatable.")] = None,
+    when: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE", help="Show when it is on and off in this text; repeatable.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="With --when: read so many tokens.")] = 20_000,
     context: Context = 128,
     model: Model = "smollm2",
@@ -74,13 +111,16 @@ def show(
     layer, index = _feature(feature)
     if when:
         with progress(f"loading {model}") as report:
-            from ..corpus.text import mixed, parse_source, token_blocks
+            from ..corpus.documents import mixed, parse_source
+            from ..corpus.text import token_blocks
             from ..features.like import when as when_on
             from ..transcoders.replacement import load
 
             loaded = load(model, transcoders)
             blocks = token_blocks(loaded.language_model, mixed([parse_source(source) for source in when]), context)
-            facts = when_on(loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading"))
+            facts = when_on(
+                loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading")
+            )
     else:
         from ..features.pages import open_pages, page
 
@@ -97,7 +137,10 @@ def show(
 def search(
     text: Annotated[str, typer.Argument(help="Word or part of one, taken literally; case does not matter.")],
     features: Folder = None,
-    field: Annotated[list[str] | None, typer.Option("--in", help="label, token, promoted, suppressed or context; repeatable. Default: all.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--in", help="label, token, promoted, suppressed or context; repeatable. Default: all."),
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many features.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -146,7 +189,10 @@ def like(
 @app.command()
 def label(
     feature: Annotated[list[str], typer.Argument(metavar="FEATURE...", help="Features to label, such as 12_345.")],
-    endpoint: Annotated[str, typer.Option(help="Address of an OpenAI-compatible service, up to /v1; the key comes from UNWEAVE_API_KEY.")],
+    endpoint: Annotated[
+        str,
+        typer.Option(help="Address of an OpenAI-compatible service, up to /v1; the key comes from UNWEAVE_API_KEY."),
+    ],
     endpoint_model: Annotated[str, typer.Option(help="The service's model.")] = "default",
     features: Folder = None,
     text: Held = None,
@@ -174,7 +220,11 @@ def label(
         blocks = _held_out(loaded, pages, text, tokens, context) if text else None
         rows = ask_for_labels(service, loaded, pages, blocks, places, report=lambda share: report(share, "asking"))
         if save:
-            relabel(pages.folder, {(row["layer"], row["index"]): (row["label"], row["detection"]) for row in rows}, endpoint_model)
+            relabel(
+                pages.folder,
+                {(row["layer"], row["index"]): (row["label"], row["detection"]) for row in rows},
+                endpoint_model,
+            )
     if as_json:
         print_json({"features": rows})
         return
@@ -208,26 +258,38 @@ def score(
         loaded = load(model, transcoders)
         pages = open_pages(features, loaded.transcoders)
         blocks = _held_out(loaded, pages, text, tokens, context)
-        facts, found = judge(loaded, pages, blocks, sample_live(pages, count, seed), lambda share: report(share, "scoring"))
+        facts, found = judge(
+            loaded, pages, blocks, sample_live(pages, count, seed), lambda share: report(share, "scoring")
+        )
         if save:
             rescore(pages.folder, {place: (one.precision, one.recall, one.f1) for place, one in found.items()})
     if as_json:
         print_json(facts)
         return
     stdout.print(
-        f"{facts['scored']} of {facts['features']} features fire in {facts['contexts']:,} contexts of {facts['context']} held-out tokens", highlight=False
+        f"{facts['scored']} of {facts['features']} features fire in {facts['contexts']:,} contexts of "
+        f"{facts['context']} held-out tokens",
+        highlight=False,
     )
     for name, title in (("label", "label"), ("baseline", "most frequent token")):
         for unit in ("contexts", "positions"):
             one = facts[name][unit]
-            figures = f"precision {one['precision']:.3f}  recall {one['recall']:.3f}  F1 {one['f1']:.3f}  median F1 {one['median_f1']:.3f}"
+            figures = (
+                f"precision {one['precision']:.3f}  recall {one['recall']:.3f}  F1 {one['f1']:.3f}  median F1 "
+                f"{one['median_f1']:.3f}"
+            )
             stdout.print(f"  {title:<20} {unit:<10} {figures}", highlight=False)
-    stdout.print(f"  the label has the better F1 for {facts['better']:.0%} of features (ties count half)", highlight=False)
+    stdout.print(
+        f"  the label has the better F1 for {facts['better']:.0%} of features (ties count half)", highlight=False
+    )
 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="A folder for circuit-tracer's form of all pages; NAME.json for Neuronpedia's of some.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="A folder for circuit-tracer's form of all pages; NAME.json for Neuronpedia's of some."),
+    ],
     features: Folder = None,
     feature: Annotated[list[str] | None, typer.Option(help="With NAME.json: this feature; repeatable.")] = None,
     source_set: Annotated[str, typer.Option(help="With NAME.json: Neuronpedia's name of the dictionary.")] = "unweave",
@@ -251,7 +313,9 @@ def export(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="A folder with index.json.gz, or a JSON file of Neuronpedia's records.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder with index.json.gz, or a JSON file of Neuronpedia's records.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the pages.")],
     transcoders: Dictionary = None,
 ) -> None:

@@ -10,7 +10,7 @@ from ..graphs.interchange import read_graph, write_json
 from ..graphs.nodes import NodeKind
 from ..graphs.pruning import prune
 from ..models.architectures import ARCHITECTURES, architecture_of
-from ..models.language_model import model_config
+from ..models.loading import model_config
 from ..transcoders.formats import read_transcoders, write_transcoders
 from ..transcoders.layers import LAYER_FILES
 from ..transcoders.transcoders import Transcoders
@@ -28,16 +28,24 @@ def kind_of(name: str) -> str:
     if "*" in name:
         return "transcoders"
     if path.is_dir():
-        if (path / "config.yaml").is_file() or (path / "params_layer_0.safetensors").is_file() or any(next(path.rglob(file), None) for file in LAYER_FILES):
+        if (
+            (path / "config.yaml").is_file()
+            or (path / "params_layer_0.safetensors").is_file()
+            or any(next(path.rglob(file), None) for file in LAYER_FILES)
+        ):
             return "transcoders"
         if (path / "config.json").is_file():
             return "model"
-        raise OptionError(f"{path} holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)")
+        raise OptionError(
+            f"{path} holds neither a dictionary (config.yaml, or layers' folders) nor a model (config.json)"
+        )
     if name.count("/") > 1 and not name.startswith((".", "/", "~")) and not path.suffix:
         return "transcoders"
     if name in PAIRS or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
         return "model"
-    raise OptionError(f"nothing at {name}: give a graph file, a model (a short name, a folder, org/name) or a dictionary folder")
+    raise OptionError(
+        f"nothing at {name}: give a graph file, a model (a short name, a folder, org/name) or a dictionary folder"
+    )
 
 
 def inspect(name: str) -> dict[str, Any]:
@@ -46,7 +54,11 @@ def inspect(name: str) -> dict[str, Any]:
     Raises:
         UnweaveError: it cannot be found or read.
     """
-    describe: dict[str, Callable[[str], dict[str, Any]]] = {"graph": _graph_facts, "model": _model_facts, "transcoders": _transcoder_facts}
+    describe: dict[str, Callable[[str], dict[str, Any]]] = {
+        "graph": _graph_facts,
+        "model": _model_facts,
+        "transcoders": _transcoder_facts,
+    }
     kind = kind_of(name)
     try:
         return {"kind": kind, "name": name, **describe[kind](name)}
@@ -103,13 +115,18 @@ def _model_facts(name: str) -> dict[str, Any]:
         architecture_of(config)
     except UnsupportedModel as error:
         return {**facts, "exact": False, "why": str(error)}
-    return {**facts, "exact": True, "why": "every config key of this family is covered; each trace checks the frozen logits against the model's"}
+    return {
+        **facts,
+        "exact": True,
+        "why": "every config key of this family is covered; each trace checks the frozen logits against the model's",
+    }
 
 
 def _transcoder_facts(name: str) -> dict[str, Any]:
     found: Transcoders = read_transcoders(name)
     return {
-        "transcoders_kind": found.kind, "model_name": found.model_name, "layers": len(found.layers), "widths": list(found.widths),
+        "transcoders_kind": found.kind, "model_name": found.model_name, "layers": len(found.layers),
+        "widths": list(found.widths),
         "d_model": found.d_model, "reads": found.read, "writes": found.write, "skip": found.has_skip,
         "activation": type(found.layers[0].activation).__name__,
         "stored_as": str(found.layers[0].encoder.stored.dtype).removeprefix("torch."), "sha256": found.sha256,

@@ -17,7 +17,8 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or typer's own copy
 
 
 def run() -> None:
-    """The `unweave` command: `main`, then leave at once, because taking torch and transformers down in order costs a second."""
+    """The `unweave` command: `main`, then leave at once, because taking torch and transformers down in order costs a
+    second."""
     gc.disable()  # as do collections while their thousands of classes are made; one prompt makes little garbage
     code: Any = 0
     try:
@@ -58,11 +59,25 @@ def _version(wanted: bool) -> bool:
 
 
 @app.callback()
-def options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
-    """Open up a language model: trace which learned features caused its next token, and how far to trust the picture."""
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Open up a language model: trace which learned features caused its next token, and how far to trust the
+    picture."""
 
 
-for command in (trace.trace, steer.steer, validate.validate, serve.serve, export.export, files.info, files.convert, models.models):
+for command in (
+    trace.trace,
+    steer.steer,
+    validate.validate,
+    serve.serve,
+    export.export,
+    files.info,
+    files.convert,
+    models.models,
+):
     app.command()(command)
 app.command("eval")(eval.eval_)
 app.add_typer(train.app, name="train")

@@ -18,16 +18,27 @@ def trace_prompts(prompts: Path, out: Path | None, *, as_json: bool, options: di
         from ..many.lines import TraceOptions
         from ..many.run import trace_many
 
-        run = trace_many(prompts, out or Path("graphs") / prompts.stem, **source, options=TraceOptions(**options), progress=report)
+        run = trace_many(
+            prompts, out or Path("graphs") / prompts.stem, **source, options=TraceOptions(**options), progress=report
+        )
     if as_json:
         print_json({**asdict(run), "folder": str(run.folder), "index": str(run.index)})
     else:
         there = f", {run.there} there already" if run.there else ""
-        stdout.print(f"{run.prompts} prompts: [bold]{run.traced} traced[/]{there}, {len(run.failed)} failed; {run.seconds:.1f} s", highlight=False)
+        stdout.print(
+            f"{run.prompts} prompts: [bold]{run.traced} traced[/]{there}, {len(run.failed)} failed; {run.seconds:.1f} "
+            f"s",
+            highlight=False,
+        )
         for one in run.failed[:SHOWN]:
-            stdout.print(f"  line {one['line']}  {escaped(one['id'])}  [red]{escaped(one['error'])}[/]", highlight=False)
+            stdout.print(
+                f"  line {one['line']}  {escaped(one['id'])}  [red]{escaped(one['error'])}[/]", highlight=False
+            )
         if len(run.failed) > SHOWN:
             stdout.print(f"  and {len(run.failed) - SHOWN} more", highlight=False)
-        stdout.print(f"Index in [bold]{escaped(str(run.index))}[/]; in the browser: unweave serve {escaped(str(run.folder))}", highlight=False)
+        stdout.print(
+            f"Index in [bold]{escaped(str(run.index))}[/]; in the browser: unweave serve {escaped(str(run.folder))}",
+            highlight=False,
+        )
     if run.failed:
         raise typer.Exit(1)

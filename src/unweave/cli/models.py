@@ -12,7 +12,13 @@ def models(as_json: AsJson = False) -> None:
     rows = [("name", "model", "size", "dictionary", "kind", "features", "GB")]
     for pair in PAIRS.values():
         features = "?" if pair.features is None else f"{pair.layers} x {pair.features}"
-        gigabytes = "?" if pair.gigabytes is None else f"{pair.gigabytes:.2g}" if pair.gigabytes < 10 else f"{pair.gigabytes:.0f}"
+        gigabytes = (
+            "?"
+            if pair.gigabytes is None
+            else f"{pair.gigabytes:.2g}"
+            if pair.gigabytes < 10
+            else f"{pair.gigabytes:.0f}"
+        )
         rows.append((pair.name, pair.model, f"{pair.parameters:g}B", pair.dictionary, pair.kind, features, gigabytes))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):

@@ -9,13 +9,19 @@ from ..errors import OptionError
 from ..organism.config import OrganismConfig
 from .terminal import AsJson, Model, escaped, print_json, progress, stdout
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="A small model trained from scratch on a world whose structure is known.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    help="A small model trained from scratch on a world whose structure is known.",
+)
 _DEFAULTS = OrganismConfig()
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the model; a training that is there goes on.")] = Path("organism-training"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for checkpoints and the model; a training that is there goes on.")
+    ] = Path("organism-training"),
     steps: Annotated[int, typer.Option(help="Steps to take.")] = _DEFAULTS.steps,
     rows: Annotated[int, typer.Option(help="Rows of sentences a step.")] = _DEFAULTS.rows,
     length: Annotated[int, typer.Option(help="Tokens of a row.")] = _DEFAULTS.length,
@@ -23,18 +29,38 @@ def train(
     width: Annotated[int, typer.Option(help="Width of its residual stream.")] = _DEFAULTS.width,
     heads: Annotated[int, typer.Option(help="Its attention heads.")] = _DEFAULTS.heads,
     mlp: Annotated[int, typer.Option(help="Neurons of each MLP.")] = _DEFAULTS.mlp,
-    seed: Annotated[int, typer.Option(help="Decides the first weights and which sentences are drawn.")] = _DEFAULTS.seed,
+    seed: Annotated[
+        int, typer.Option(help="Decides the first weights and which sentences are drawn.")
+    ] = _DEFAULTS.seed,
     checkpoint: Annotated[int, typer.Option(help="Steps between checkpoints.")] = _DEFAULTS.checkpoint,
 ) -> None:
     """Train the organism, or go on with a training that was stopped. The defaults make the one that ships."""
-    config = OrganismConfig(steps=steps, rows=rows, length=length, layers=layers, width=width, heads=heads, mlp=mlp, seed=seed, checkpoint=checkpoint)
+    config = OrganismConfig(
+        steps=steps,
+        rows=rows,
+        length=length,
+        layers=layers,
+        width=width,
+        heads=heads,
+        mlp=mlp,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
     with progress("reading the world") as report:
         from ..organism.train import train_organism
 
         folder = train_organism(
-            config, out, lambda step, loss, rate: report(step / config.steps, f"step {step}  loss of answers {loss:.4f}  {rate:,.0f} tokens/s")
+            config,
+            out,
+            lambda step, loss, rate: report(
+                step / config.steps, f"step {step}  loss of answers {loss:.4f}  {rate:,.0f} tokens/s"
+            ),
         )
-    stdout.print(f"Model in [bold]{escaped(str(folder))}[/]. [dim]Ask it: unweave organism eval --model {escaped(str(folder))}[/]", highlight=False)
+    stdout.print(
+        f"Model in [bold]{escaped(str(folder))}[/]. [dim]Ask it: unweave organism eval --model "
+        f"{escaped(str(folder))}[/]",
+        highlight=False,
+    )
 
 
 @app.command("eval")
@@ -53,7 +79,7 @@ def eval_(
     for behaviour in wanted:
         instances(behaviour)  # refuses an unknown one before anything is loaded
     with progress(f"loading {model}") as report:
-        from ..models.language_model import load_model
+        from ..models.loading import load_model
         from ..organism.accuracy import accuracies
 
         loaded, found = load_model(model), {}
@@ -61,20 +87,31 @@ def eval_(
             report(number / len(wanted), behaviour)
             found |= accuracies(loaded, [behaviour], limit or None)
     if as_json:
-        rows = [{"behaviour": name, "accuracy": share, "instances": count, "held_out": name not in TAUGHT_ONLY} for name, (share, count) in found.items()]
+        rows = [
+            {"behaviour": name, "accuracy": share, "instances": count, "held_out": name not in TAUGHT_ONLY}
+            for name, (share, count) in found.items()
+        ]
         print_json({"model": model, "behaviours": rows})
         return
     width = max(map(len, found))
     stdout.print(f"{'behaviour'.ljust(width)}  right   instances", style="bold", highlight=False)
     for name, (share, count) in found.items():
-        stdout.print(f"{name.ljust(width)}  {share:6.1%}  {count:6d} {'taught' if name in TAUGHT_ONLY else 'held out'}", highlight=False)
+        stdout.print(
+            f"{name.ljust(width)}  {share:6.1%}  {count:6d} {'taught' if name in TAUGHT_ONLY else 'held out'}",
+            highlight=False,
+        )
 
 
 @app.command()
 def text(
     out: Annotated[Path, typer.Argument(help="NAME.jsonl to write.")],
     documents: Annotated[int, typer.Option(help="Documents to write.")] = 30_000,
-    length: Annotated[int, typer.Option(help="Tokens of each; train dictionaries with a --context of one more, so that blocks are documents.")] = 47,
+    length: Annotated[
+        int,
+        typer.Option(
+            help="Tokens of each; train dictionaries with a --context of one more, so that blocks are documents."
+        ),
+    ] = 47,
     seed: Annotated[int, typer.Option(help="Decides which sentences are drawn.")] = 1,
     held_out: Annotated[bool, typer.Option("--held-out", help="Held-out sentences instead.")] = False,
 ) -> None:

@@ -10,13 +10,25 @@ from .terminal import Dictionary, progress, stdout
 
 
 def serve(
-    sources: Annotated[list[Path] | None, typer.Argument(help="Graph files, or folders with graphs. Default: graphs.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Load this model, to trace and steer from the page: smollm2, a folder, a name.")] = None,
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Graph files, or folders with graphs. Default: graphs.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Load this model, to trace and steer from the page: smollm2, a folder, a name."
+        ),
+    ] = None,
     transcoders: Dictionary = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    features: Annotated[Path | None, typer.Option(help="Folder with feature pages: ours, or index.json.gz with layer_N.bin, or CANTOR.json.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; 0: any free one. Default: the first free one from 8230 on.")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Folder with feature pages: ours, or index.json.gz with layer_N.bin, or CANTOR.json."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port on 127.0.0.1; 0: any free one. Default: the first free one from 8230 on.")
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
     """Show graphs in the browser: explore, annotate, steer, compare."""
@@ -35,7 +47,15 @@ def serve(
         open_server(given, listening, loaded, features, browser=browser)
 
 
-def open_server(given: list[Path], listening: Any, loaded: Any, features: Path | None = None, *, browser: bool = True, slug: str | None = None) -> None:
+def open_server(
+    given: list[Path],
+    listening: Any,
+    loaded: Any,
+    features: Path | None = None,
+    *,
+    browser: bool = True,
+    slug: str | None = None,
+) -> None:
     """Serve until Ctrl-C, with a loaded model or without.
 
     Raises:
@@ -52,7 +72,9 @@ def open_server(given: list[Path], listening: Any, loaded: Any, features: Path |
     library = open_library(given)
     found = library.paths()
     if not found and loaded is None:
-        raise FileError(f"no graphs in {library.folder}; trace a prompt first, or give --model smollm2 to trace from the page")
+        raise FileError(
+            f"no graphs in {library.folder}; trace a prompt first, or give --model smollm2 to trace from the page"
+        )
     shipped = None if loaded is None or features is not None else pages_of(loaded.transcoders)
     pages = served(shipped) if shipped is not None else None if features is None else open_pages(features)
     server = Server(library, None if loaded is None else Live(loaded), pages)

@@ -21,8 +21,20 @@ def show_claims(file: ClaimsFile, verdicts: Sequence[Verdict], console: Console)
             mark = "[green]✓[/]" if check.holds else "[bold red]✗[/]"
             measured = repr(check.measured) if isinstance(check.measured, str) else f"{check.measured:.4g}"
             colour = "" if check.holds else "[red]"
-            table.add_row(mark, escape(verdict.name) if not number else "", escape(check.what), escape(check.wanted), f"{colour}{escape(measured)}")
+            table.add_row(
+                mark,
+                escape(verdict.name) if not number else "",
+                escape(check.what),
+                escape(check.wanted),
+                f"{colour}{escape(measured)}",
+            )
     console.print(table)
     failed = [verdict for verdict in verdicts if not verdict.holds]
-    what = "[green]all hold[/]" if not failed else f"[bold red]{len(failed)} of {len(verdicts)} fail[/]: lines {', '.join(str(v.line) for v in failed)}"
-    console.print(f"\n{len(verdicts)} claim{'s' * (len(verdicts) != 1)} of {escape(str(file.path))}: {what}", highlight=False)
+    what = (
+        "[green]all hold[/]"
+        if not failed
+        else f"[bold red]{len(failed)} of {len(verdicts)} fail[/]: lines {', '.join(str(v.line) for v in failed)}"
+    )
+    console.print(
+        f"\n{len(verdicts)} claim{'s' * (len(verdicts) != 1)} of {escape(str(file.path))}: {what}", highlight=False
+    )

@@ -14,7 +14,10 @@ SHOWN = 10
 
 def show_effects(facts: dict[str, Any], console: Console) -> None:
     """Print the facts of `describe` for a person."""
-    console.print("\n[bold]Prompt[/]  " + " ".join(f"[reverse]{_token(token)}[/]" for token in facts["tokens"]) + "\n", highlight=False)
+    console.print(
+        "\n[bold]Prompt[/]  " + " ".join(f"[reverse]{_token(token)}[/]" for token in facts["tokens"]) + "\n",
+        highlight=False,
+    )
     held = MODES[facts["mode"]]
     if facts["layers"] is not None:
         held += f"; MLP outputs of layers {facts['layers'][0]} to {facts['layers'][1]} held"
@@ -48,16 +51,36 @@ def _bar(share: float, width: int = 16, colour: str = "cyan") -> str:
 def _show_changed(facts: dict[str, Any], console: Console) -> None:
     changed = facts["changed"]
     for push in [change for change in facts["changes"] if change["action"] == "push"]:
-        console.print(f"  direction of norm {push['norm']:.2f} added at layer {push['layer']}, position {push['position']} ({push['at']})", highlight=False)
+        console.print(
+            f"  direction of norm {push['norm']:.2f} added at layer {push['layer']}, position {push['position']} "
+            f"({push['at']})",
+            highlight=False,
+        )
     if not changed:
         return
     console.print(f"[bold]Changed[/]  [dim]{len(changed)} feature{'s' if len(changed) > 1 else ''}[/]")
-    table = _table(("", "left"), ("node", "left"), ("on token", "left"), ("activation", "right"), ("", "left"), ("now", "right"), ("promotes", "left"))
+    table = _table(
+        ("", "left"),
+        ("node", "left"),
+        ("on token", "left"),
+        ("activation", "right"),
+        ("", "left"),
+        ("now", "right"),
+        ("promotes", "left"),
+    )
     for change in changed[:SHOWN]:
         words = ", ".join(_token(word) for word in change["promotes"])
         note = "[red]writes nowhere in these layers[/] " if change["node"] in facts["idle"] else ""
         now = f"[bold]{change['after']:.2f}[/]"
-        table.add_row("", change["node"], _token(change["token"]), f"{change['before']:.2f}", "→", now, f"{note}[italic]{words}[/]")
+        table.add_row(
+            "",
+            change["node"],
+            _token(change["token"]),
+            f"{change['before']:.2f}",
+            "→",
+            now,
+            f"{note}[italic]{words}[/]",
+        )
     console.print(table)
     if len(changed) > SHOWN:
         console.print(f"  [dim]and {len(changed) - SHOWN} more, with smaller changes[/]", highlight=False)
@@ -67,19 +90,38 @@ def _show_watched(facts: dict[str, Any], console: Console) -> None:
     if not facts["watched"]:
         return
     console.print("\n[bold]Watched[/]")
-    table = _table(("", "left"), ("node", "left"), ("on token", "left"), ("before", "right"), ("", "left"), ("after", "right"), ("pre-activation", "right"))
+    table = _table(
+        ("", "left"),
+        ("node", "left"),
+        ("on token", "left"),
+        ("before", "right"),
+        ("", "left"),
+        ("after", "right"),
+        ("pre-activation", "right"),
+    )
     for row in facts["watched"]:
         pre = f"[dim]{row['preactivation_before']:.2f} → {row['preactivation_after']:.2f}[/]"
-        table.add_row("", row["node"], _token(row["token"]), f"{row['before']:.2f}", "→", f"[bold]{row['after']:.2f}[/]", pre)
+        table.add_row(
+            "", row["node"], _token(row["token"]), f"{row['before']:.2f}", "→", f"[bold]{row['after']:.2f}[/]", pre
+        )
     console.print(table)
 
 
 def _show_next(facts: dict[str, Any], console: Console) -> None:
     console.print("\n[bold]What comes next[/]")
-    table = _table(("", "left"), ("token", "left"), ("before", "right"), ("", "left"), ("after", "right"), ("", "left"), ("logit", "right"))
+    table = _table(
+        ("", "left"),
+        ("token", "left"),
+        ("before", "right"),
+        ("", "left"),
+        ("after", "right"),
+        ("", "left"),
+        ("logit", "right"),
+    )
     for token in facts["next"]:
         table.add_row(
-            "", f"[bold]{_token(token['text'])}[/]", f"{token['probability_before']:.1%}", _bar(token['probability_before'], colour='dim cyan'),
+            "", f"[bold]{_token(token['text'])}[/]", f"{token['probability_before']:.1%}",
+            _bar(token['probability_before'], colour='dim cyan'),
             f"{token['probability_after']:.1%}", _bar(token['probability_after']), f"{token['logit_change']:+.2f}",
         )  # fmt: skip
     console.print(table)

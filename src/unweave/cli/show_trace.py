@@ -14,7 +14,8 @@ def show(facts: dict[str, Any], console: Console) -> None:
     """Print the facts of `summarize` for a person."""
     position = facts["position"]
     tokens = " ".join(
-        f"[bold reverse]{_token(token)}[/]" if place == position else f"[reverse]{_token(token)}[/]" for place, token in enumerate(facts["tokens"])
+        f"[bold reverse]{_token(token)}[/]" if place == position else f"[reverse]{_token(token)}[/]"
+        for place, token in enumerate(facts["tokens"])
     )
     console.print(f"\n[bold]Prompt[/]  {tokens}\n", highlight=False)
     _show_targets(facts, console)
@@ -43,13 +44,17 @@ def _show_paths(facts: dict[str, Any], console: Console) -> None:
     goal = _token(facts["targets"][0]["token"])
     made = facts["input"]
     console.print(
-        f"\n[bold]What pushes[/] [bold cyan]{goal}[/]  {made['feature']:.0%} features, {made['embedding']:.0%} tokens straight "
+        f"\n[bold]What pushes[/] [bold cyan]{goal}[/]  {made['feature']:.0%} features, {made['embedding']:.0%} tokens "
+        f"straight "
         f"(attention and skip paths), {made['error']:.0%} unexplained  [dim](of all direct input)[/]",
         highlight=False,
     )
     straight = ", ".join(f"[bold]{_token(item['token'])}[/] {item['weight']:+.2f}" for item in made["tokens"])
     console.print(f"  straight from {straight} [dim](logits)[/]", highlight=False)
-    console.print(f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all its input; features named by the tokens they promote)[/]")
+    console.print(
+        f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all its input; features named by the "
+        f"tokens they promote)[/]"
+    )
     for path in facts["paths"]:
         sign = "[green]+[/]" if path["sign"] > 0 else "[red]−[/]"
         steps = " [dim]→[/] ".join(_step(node) for node in path["nodes"])
@@ -71,7 +76,14 @@ def _promotes(node: dict[str, Any]) -> str:
 def _show_features(facts: dict[str, Any], console: Console) -> None:
     if not facts["features"]:
         return
-    table = Table(title="Most influential features", title_style="bold", title_justify="left", box=None, padding=(0, 2), header_style="dim")
+    table = Table(
+        title="Most influential features",
+        title_style="bold",
+        title_justify="left",
+        box=None,
+        padding=(0, 2),
+        header_style="dim",
+    )
     labelled = any(node["label"] for node in facts["features"])
     both = labelled and console.width >= WIDE
     table.add_column("node", min_width=max(len(node["node"]) for node in facts["features"]))
@@ -83,30 +95,46 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     for node in facts["features"]:
         effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
         promotes = ", ".join(_token(word) for word in node["promotes"])
-        words = (_token(node["label"] or ""), promotes) if both else (_token(node["label"]) if node["label"] else promotes,)
-        table.add_row(node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, *words)
+        words = (
+            (_token(node["label"] or ""), promotes) if both else (_token(node["label"]) if node["label"] else promotes,)
+        )
+        table.add_row(
+            node["node"], _token(node["token"]), f"{node['activation']:.2f}", f"{node['influence']:.3f}", effect, *words
+        )
     console.print()
     console.print(table)
     goal = _token(facts["targets"][0]["token"])
-    console.print(f"  [dim]effect: what it adds to the logit of[/] {goal} [dim]in the real model, to first order, attention held[/]", highlight=False)
+    console.print(
+        f"  [dim]effect: what it adds to the logit of[/] {goal} [dim]in the real model, to first order, attention "
+        f"held[/]",
+        highlight=False,
+    )
 
 
 def _show_trust(facts: dict[str, Any], console: Console) -> None:
-    scores, dropped, exact, graph, kept = (facts[key] for key in ("scores", "scores_position_zero_dropped", "exactness", "graph", "kept"))
+    scores, dropped, exact, graph, kept = (
+        facts[key] for key in ("scores", "scores_position_zero_dropped", "exactness", "graph", "kept")
+    )
     console.print("\n[bold]How far to trust it[/]")
     lines = [
         f"explained   replacement {scores['replacement']:.2f}, completeness {scores['completeness']:.2f}"
         f"  [dim](peer-style, without position 0: {dropped['replacement']:.2f}, {dropped['completeness']:.2f})[/]",
-        f"exact       rows sum to their pre-activations within {exact['residual']:.1e}; frozen logits within {exact['logits']:.1e} of the model's",
-        f"whole graph {graph['features']:,} features, {graph['errors']:,} errors, {graph['embeddings']} tokens, {graph['edges']:,} edges",
+        f"exact       rows sum to their pre-activations within {exact['residual']:.1e}; frozen logits within "
+        f"{exact['logits']:.1e} of the model's",
+        f"whole graph {graph['features']:,} features, {graph['errors']:,} errors, {graph['embeddings']} tokens, "
+        f"{graph['edges']:,} edges",
         f"kept        {kept['nodes']:,} nodes, {kept['edges']:,} edges, {kept['influence']:.0%} of the influence",
     ]
     if graph["active_features"] is not None and graph["active_features"] > graph["features"]:
-        lines.insert(3, f"folded      {graph['active_features'] - graph['features']:,} further active features, counted as error")
+        lines.insert(
+            3, f"folded      {graph['active_features'] - graph['features']:,} further active features, counted as error"
+        )
     if facts["unexplained"] is not None and facts["unexplained"] > 1:
         lines.append(
-            f"[bold red]careful[/]     errors are larger than what the MLPs add (squares {facts['unexplained']:.1f} to 1 in the median layer): "
-            "the dictionary does worse than its biases alone; is it for this model, and are its tensors the right way round?"
+            f"[bold red]careful[/]     errors are larger than what the MLPs add (squares {facts['unexplained']:.1f} "
+            f"to 1 in the median layer): "
+            "the dictionary does worse than its biases alone; is it for this model, and are its tensors the right way "
+            "round?"
         )
     for line in lines:
         console.print(f"  {line}", highlight=False)

@@ -1,4 +1,5 @@
-"""How a training goes: a live table in a terminal, plain lines elsewhere, and a JSON line for everything in `log.jsonl`."""
+"""How a training goes: a live table in a terminal, plain lines elsewhere, and a JSON line for everything in
+`log.jsonl`."""
 
 import json
 import time
@@ -27,7 +28,9 @@ class Display:
 
     def __init__(self, folder: Path, console: Console):
         self.path, self.console = Path(folder).expanduser() / "log.jsonl", console
-        self.live: Live | None = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
+        self.live: Live | None = (
+            Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
+        )
         self.last: dict[str, Any] = {}
         self.drawn = 0.0
 
@@ -47,7 +50,13 @@ class Display:
     def step(self, config: TrainConfig, progress: Progress, measured: Measured, rate: float) -> None:
         """After each step; the first and every tenth are logged."""
         if progress.step % EVERY == 0 or progress.step == 1:
-            facts = {"event": "step", **asdict(progress), "fvu": _rounded(measured.fvu), "l0": _rounded(measured.l0), "dead": _rounded(measured.dead)}
+            facts = {
+                "event": "step",
+                **asdict(progress),
+                "fvu": _rounded(measured.fvu),
+                "l0": _rounded(measured.l0),
+                "dead": _rounded(measured.dead),
+            }
             self._log(facts | {"penalty": measured.penalty, "rate": round(rate, 1)})
         if self.live is not None:
             if time.monotonic() - self.drawn > 0.5:
@@ -55,7 +64,9 @@ class Display:
                 self.live.update(_panel(config, progress, measured, rate, self.last))
         elif progress.step % (5 * EVERY) == 0:
             fvu, l0, dead = (float(values.mean()) for values in (measured.fvu, measured.l0, measured.dead))
-            self._say(f"{progress.tokens:>12,} tokens  FVU {fvu:.3f}  L0 {l0:.0f}  dead {dead:.1%}  {rate:.0f} tokens/s")
+            self._say(
+                f"{progress.tokens:>12,} tokens  FVU {fvu:.3f}  L0 {l0:.0f}  dead {dead:.1%}  {rate:.0f} tokens/s"
+            )
 
     def evaluated(self, progress: Progress, figures: dict[str, Any]) -> None:
         """After each evaluation."""
@@ -75,7 +86,9 @@ class Display:
             with self.path.open("a") as file:
                 file.write(json.dumps(facts) + "\n")
         except OSError as error:
-            raise FileError(f"cannot write {self.path}: {error.strerror or error}; the last checkpoint is whole") from error
+            raise FileError(
+                f"cannot write {self.path}: {error.strerror or error}; the last checkpoint is whole"
+            ) from error
 
 
 def _rounded(values: Any) -> list[float]:
@@ -83,7 +96,9 @@ def _rounded(values: Any) -> list[float]:
 
 
 def _sentence(figures: dict[str, Any]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items() if isinstance(value, float))
+    return "  ".join(
+        f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items() if isinstance(value, float)
+    )
 
 
 def chart(values: list[float], top: float = 1.0) -> str:
@@ -100,7 +115,10 @@ def _panel(config: TrainConfig, progress: Progress, measured: Measured, rate: fl
     table = Table.grid(padding=(0, 2))
     table.add_row("tokens", f"{progress.tokens:,} of {config.tokens:,}, {rate:,.0f} a second, {_clock(left)} to go")
     fvu = measured.fvu.tolist()
-    table.add_row("FVU by layer", f"{chart(fvu)}  mean {sum(fvu) / len(fvu):.3f}, worst {max(fvu):.3f} at layer {fvu.index(max(fvu))}")
+    table.add_row(
+        "FVU by layer",
+        f"{chart(fvu)}  mean {sum(fvu) / len(fvu):.3f}, worst {max(fvu):.3f} at layer {fvu.index(max(fvu))}",
+    )
     table.add_row("active", f"{float(measured.l0.mean()):.0f} features a token; {float(measured.dead.mean()):.1%} dead")
     if last:
         table.add_row("held-out", _sentence(last))

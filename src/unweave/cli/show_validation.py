@@ -11,9 +11,16 @@ from ..validation.figures import DISTANCES, FOLLOWED, MODES, pooled
 from ..validation.results import Figure, Report
 
 LEVELS = {"good": "bold green", "fair": "bold yellow", "poor": "bold red"}
-RANKS = ("influence and KL", "influence and KL among the strongest half", "direct edge and KL", "activation and KL", "random order and KL")
+RANKS = (
+    "influence and KL",
+    "influence and KL among the strongest half",
+    "direct edge and KL",
+    "activation and KL",
+    "random order and KL",
+)
 SIGNS = (
-    "all paths and the target's change", "all paths: share of the change with the right sign", "direct edge and the target's change",
+    "all paths and the target's change", "all paths: share of the change with the right sign",
+    "direct edge and the target's change",
     "real model's slope and the target's change",
 )  # fmt: skip
 RIVALS = {"control: ": "random dict.", "neurons: ": "neurons"}
@@ -23,22 +30,40 @@ SIGN = "all paths and the target's change, attention held"
 
 def show_report(report: Report, console: Console, *, everything: bool = False) -> None:
     """Print a report for a person; with `everything`, every figure."""
-    console.print(f"\n[bold]Trust report[/]  {_text(report.prompt or ' '.join(report.tokens))} → [bold]{_text(report.target)}[/]", highlight=False)
+    console.print(
+        f"\n[bold]Trust report[/]  {_text(report.prompt or ' '.join(report.tokens))} → [bold]{_text(report.target)}[/]",
+        highlight=False,
+    )
     if everything:
         _show_list("All figures", report.figures, console)
     else:
         found = [figure for figure in report.figures if figure.group == "explained"]
-        for group, whose in (("control: ", "the random dictionary"), ("neurons: ", "as many neurons as features, at most 1,000")):
+        for group, whose in (
+            ("control: ", "the random dictionary"),
+            ("neurons: ", "as many neurons as features, at most 1,000"),
+        ):
             rival = report.figure(f"{group}explained", "replacement score")
             found += [] if rival is None else [replace(rival, name=f"replacement score of {whose}")]
         _show_list("How much is explained", found, console)
-        _show_modes("Does influence say which features matter? (rank correlation with KL)", "ranks", RANKS, report, console)
+        _show_modes(
+            "Does influence say which features matter? (rank correlation with KL)", "ranks", RANKS, report, console
+        )
         _show_modes("Does the graph say which way they push?", "signs", SIGNS, report, console)
-        _show_list("Where its misses come from (rank correlation with the target's change)", [f for f in report.figures if f.group == "links"], console)
-        _show_list("From feature to feature", [f for f in report.figures if f.group == "pairs" and "right sign" not in f.name], console)
+        _show_list(
+            "Where its misses come from (rank correlation with the target's change)",
+            [f for f in report.figures if f.group == "links"],
+            console,
+        )
+        _show_list(
+            "From feature to feature",
+            [f for f in report.figures if f.group == "pairs" and "right sign" not in f.name],
+            console,
+        )
         _show_travel(report, console)
     style = LEVELS[report.verdict.level]
-    console.print(f"\n[{style}]{report.verdict.level.upper()}[/]  [bold]{escape(report.verdict.text)}[/]", highlight=False)
+    console.print(
+        f"\n[{style}]{report.verdict.level.upper()}[/]  [bold]{escape(report.verdict.text)}[/]", highlight=False
+    )
     for reason in report.verdict.reasons:
         console.print(f"  · {escape(reason)}", highlight=False)
     if not report.complete:
@@ -47,16 +72,30 @@ def show_report(report: Report, console: Console, *, everything: bool = False) -
 
 def show_summary(reports: Sequence[Report], console: Console) -> None:
     """One line a graph, and the means with their intervals over graphs."""
-    places = (("explained", "replacement score"), ("ranks", RANK), ("control: ranks", RANK), ("neurons: ranks", RANK), ("signs", SIGN))
+    places = (
+        ("explained", "replacement score"),
+        ("ranks", RANK),
+        ("control: ranks", RANK),
+        ("neurons: ranks", RANK),
+        ("signs", SIGN),
+    )
     table = _table(
-        "", ("prompt", "left"), ("verdict", "left"), *((name, "right") for name in ("replacement", "influence ~ KL", "random dict.", "neurons", "signed"))
+        "",
+        ("prompt", "left"),
+        ("verdict", "left"),
+        *((name, "right") for name in ("replacement", "influence ~ KL", "random dict.", "neurons", "signed")),
     )
     for column in table.columns[3:]:
         column.no_wrap = True
     for report in reports:
         cells = [report.figure(*place) for place in places]
         words = ["–" if cell is None else f"{cell.value:.2f}" for cell in cells]
-        table.add_row("", _text(report.prompt or " ".join(report.tokens))[:40], f"[{LEVELS[report.verdict.level]}]{report.verdict.level}[/]", *words)
+        table.add_row(
+            "",
+            _text(report.prompt or " ".join(report.tokens))[:40],
+            f"[{LEVELS[report.verdict.level]}]{report.verdict.level}[/]",
+            *words,
+        )
     means = {(figure.group, figure.name): figure for figure in pooled(reports)}
     table.add_row("", "[bold]mean[/]", "", *(str(means[place]) if place in means else "–" for place in places))
     console.print()
@@ -75,7 +114,9 @@ def _show_list(title: str, figures: Sequence[Figure], console: Console) -> None:
 
 def _show_modes(title: str, group: str, names: Sequence[str], report: Report, console: Console) -> None:
     """Figures by mode, those of the random dictionary and of neurons beside them."""
-    rivals = {begin: word for begin, word in RIVALS.items() if any(figure.group == begin + group for figure in report.figures)}
+    rivals = {
+        begin: word for begin, word in RIVALS.items() if any(figure.group == begin + group for figure in report.figures)
+    }
     heads = [word for mode in MODES.values() for word in (mode, *rivals.values())]
     table = _table(title, ("", "left"), *((head, "left") for head in heads))
     for name in names:
@@ -106,7 +147,15 @@ def _show_travel(report: Report, console: Console) -> None:
 
 
 def _table(title: str, *columns: tuple[str, str]) -> Table:
-    table = Table(title=f"\n{title}" if title else None, title_justify="left", title_style="bold", box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    table = Table(
+        title=f"\n{title}" if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 1),
+        header_style="dim",
+        pad_edge=False,
+    )
     table.add_column("", width=1)
     for head, side in columns:
         table.add_column(head, justify=side)  # pyright: ignore[reportArgumentType]

@@ -12,30 +12,71 @@ from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_js
 
 
 def steer(
-    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is to be changed. Default: the graph's.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text whose next token is to be changed. Default: the graph's.")
+    ] = None,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    ablate: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Switch a feature (12_345_5, 12_345_*) or supernode off; repeatable.")] = None,
-    scale: Annotated[list[str] | None, typer.Option(metavar="NODE=FACTOR", help="Multiply its activation; repeatable.")] = None,
-    set_to: Annotated[list[str] | None, typer.Option("--set", metavar="NODE=VALUE", help="Set its activation; repeatable.")] = None,
-    add: Annotated[list[str] | None, typer.Option(metavar="NODE=AMOUNT", help="Add to its activation; repeatable.")] = None,
-    swap_from: Annotated[str | None, typer.Option(metavar="PROMPT", help="Take the features of PROMPT out and put this one's in.")] = None,
-    swap_factor: Annotated[float, typer.Option(help="With --swap-from: how far to go; 1 is there, 2 twice as far.")] = 1.0,
-    swap_at: Annotated[list[int] | None, typer.Option(metavar="POSITION", help="With --swap-from: features at this position alone; repeatable.")] = None,
-    swap_only: Annotated[list[str] | None, typer.Option(metavar="NODE", help="With --swap-from: these features alone; repeatable.")] = None,
-    mode: Annotated[str, typer.Option(help="frozen_attention, open (all live), frozen (all held), replacement[_frozen|_open].")] = "frozen_attention",
-    layers: Annotated[str | None, typer.Option(metavar="A-B", help="Hold the MLP outputs of these layers, first and last included.")] = None,
-    watch: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Show this feature's activation before and after; repeatable.")] = None,
-    token: Annotated[list[str] | None, typer.Option(help="Report this token too, as text (' Paris') or #id; repeatable.")] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE", help="Switch a feature (12_345_5, 12_345_*) or supernode off; repeatable."),
+    ] = None,
+    scale: Annotated[
+        list[str] | None, typer.Option(metavar="NODE=FACTOR", help="Multiply its activation; repeatable.")
+    ] = None,
+    set_to: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NODE=VALUE", help="Set its activation; repeatable.")
+    ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(metavar="NODE=AMOUNT", help="Add to its activation; repeatable.")
+    ] = None,
+    swap_from: Annotated[
+        str | None, typer.Option(metavar="PROMPT", help="Take the features of PROMPT out and put this one's in.")
+    ] = None,
+    swap_factor: Annotated[
+        float, typer.Option(help="With --swap-from: how far to go; 1 is there, 2 twice as far.")
+    ] = 1.0,
+    swap_at: Annotated[
+        list[int] | None,
+        typer.Option(metavar="POSITION", help="With --swap-from: features at this position alone; repeatable."),
+    ] = None,
+    swap_only: Annotated[
+        list[str] | None, typer.Option(metavar="NODE", help="With --swap-from: these features alone; repeatable.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="frozen_attention, open (all live), frozen (all held), replacement[_frozen|_open].")
+    ] = "frozen_attention",
+    layers: Annotated[
+        str | None, typer.Option(metavar="A-B", help="Hold the MLP outputs of these layers, first and last included.")
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE", help="Show this feature's activation before and after; repeatable."),
+    ] = None,
+    token: Annotated[
+        list[str] | None, typer.Option(help="Report this token too, as text (' Paris') or #id; repeatable.")
+    ] = None,
     generate: Annotated[int | None, typer.Option(metavar="N", help="Write N tokens, default and steered.")] = None,
-    temperature: Annotated[float, typer.Option(help="With --generate: 0 takes the likeliest token, else tokens are drawn.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="With --generate: 0 takes the likeliest token, else tokens are drawn.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="With --temperature: which random numbers.")] = 0,
-    sweep: Annotated[str | None, typer.Option(metavar="A:B[:N]", help="The same changes at N doses (9) from A to B, such as -4:4.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="With --sweep: draw it to a .svg, .png or .pdf.")] = None,
-    graph: Annotated[Path | None, typer.Option(metavar="FILE", help="A graph: nodes must be in it, and it must be of this model and dictionary.")] = None,
-    supernodes: Annotated[Path | None, typer.Option(metavar="FILE", help='Names for sets of features, as JSON: {"Texas": ["12_345_5", ...]}.')] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="A:B[:N]", help="The same changes at N doses (9) from A to B, such as -4:4.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --sweep: draw it to a .svg, .png or .pdf.")
+    ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A graph: nodes must be in it, and it must be of this model and dictionary."),
+    ] = None,
+    supernodes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='Names for sets of features, as JSON: {"Texas": ["12_345_5", ...]}.'),
+    ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
     chat: Chat = False,
     system: System = None,
@@ -76,7 +117,9 @@ def steer(
             from ..models.chats import chat_text
 
             language_model = loaded.language_model
-            prompt, swap_from = (None if text is None else chat_text(language_model, text, system) for text in (prompt, swap_from))
+            prompt, swap_from = (
+                None if text is None else chat_text(language_model, text, system) for text in (prompt, swap_from)
+            )
         recording = interventions.record(loaded, _prompt(prompt, ids, traced))
         names = naming.Names(loaded, named, traced)
         changes: list[edits.Change] = [edits.ablate(*names.features(text)) for text in ablate or ()]
@@ -87,7 +130,9 @@ def steer(
         sweepable = changes
         if swap_from is not None:
             only = [feature for text in swap_only or () for feature in names.features(text)[0]]
-            swapped = steering.swap(loaded, recording, _prompt(swap_from, ids), features=only or None, positions=swap_at)
+            swapped = steering.swap(
+                loaded, recording, _prompt(swap_from, ids), features=only or None, positions=swap_at
+            )
             sweepable, changes = [*changes, *swapped], [*changes, *edits.dosed(swapped, swap_factor)]
         watched = [feature for text in watch or () for feature in names.features(text)[0]]
         tokens = [target_of(text) for text in token or ()]
@@ -104,9 +149,13 @@ def steer(
         if generate is not None:
             report(0.0, "writing")
             written = generation.generate(
-                loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature, seed=seed, progress=report
+                loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature, seed=seed,
+                progress=report
             )  # fmt: skip
-        facts = {"prompt": prompt or (traced and traced.prompt), **describe(loaded, recording, changes, mode, held, outcome, tokens, written, swept)}
+        facts = {
+            "prompt": prompt or (traced and traced.prompt),
+            **describe(loaded, recording, changes, mode, held, outcome, tokens, written, swept),
+        }
     facts |= {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
         print_json(facts)
@@ -146,5 +195,7 @@ def _factors(text: str) -> list[float]:
         if len(parts) > 3 or count < 2 or not abs(high - low) < float("inf"):
             raise ValueError
     except (ValueError, IndexError) as error:
-        raise OptionError(f"--sweep {text}: give two factors and perhaps how many (at least 2), such as -4:4 or -4:4:17") from error
+        raise OptionError(
+            f"--sweep {text}: give two factors and perhaps how many (at least 2), such as -4:4 or -4:4:17"
+        ) from error
     return [low + (high - low) * step / (count - 1) for step in range(count)]

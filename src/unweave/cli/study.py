@@ -10,7 +10,8 @@ from ..errors import OptionError, StudyError, UnweaveError
 from .terminal import AsJson, Dictionary, escaped, print_json, progress, stdout
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Reproduce behaviours of a model, and test by intervention how it does them."
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True,
+    help="Reproduce behaviours of a model, and test by intervention how it does them."
 )  # fmt: skip
 DEFAULT = "smollm2"
 HERE = ("smollm2", "organism")
@@ -30,7 +31,16 @@ def list_(as_json: AsJson = False) -> None:
         print_json({"studies": [_facts(study) for study in studies], "protocols": protocols})
         return
     rows = [("study", "meant for", "variants", "steps", "what")]
-    rows += [(one.name, ", ".join(one.meant_for) or "any", str(len(one.variants)), ", ".join(step.name for step in one.steps), one.title) for one in studies]
+    rows += [
+        (
+            one.name,
+            ", ".join(one.meant_for) or "any",
+            str(len(one.variants)),
+            ", ".join(step.name for step in one.steps),
+            one.title,
+        )
+        for one in studies
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -39,18 +49,41 @@ def list_(as_json: AsJson = False) -> None:
 
 def _facts(study: Any) -> dict[str, Any]:
     names = ("name", "title", "question", "source", "meant_for")
-    steps = [{"name": step.name, "protocol": step.protocol, "expect": {name: bound.text for name, bound in step.expect.items()}} for step in study.steps]
-    return {name: getattr(study, name) for name in names} | {"file": str(study.path), "variants": len(study.variants), "steps": steps}
+    steps = [
+        {
+            "name": step.name,
+            "protocol": step.protocol,
+            "expect": {name: bound.text for name, bound in step.expect.items()},
+        }
+        for step in study.steps
+    ]
+    return {name: getattr(study, name) for name in names} | {
+        "file": str(study.path),
+        "variants": len(study.variants),
+        "steps": steps,
+    }
 
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Studies that ship (unweave study list), or study files.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that are meant for the model; without --model, for the models that ship.")] = False,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A short name, a folder, a Hugging Face name. Default: what a study is meant for.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Studies that ship (unweave study list), or study files."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that are meant for the model; without --model, for the models that ship.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A short name, a folder, a Hugging Face name. Default: what a study is meant for."
+        ),
+    ] = None,
     transcoders: Dictionary = None,
     only: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step alone; repeatable.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write pages, figures, graphs and facts to this folder.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write pages, figures, graphs and facts to this folder.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -58,32 +91,47 @@ def run(
     if bool(names) == everything:
         raise OptionError("give the names of studies, or --all" if not names else "give names or --all, not both")
     if only and report is not None:
-        raise OptionError("--only runs a part of a study, which --report would write as the whole; leave one of them out")
+        raise OptionError(
+            "--only runs a part of a study, which --report would write as the whole; leave one of them out"
+        )
     from ..studies.studyfile import find_study, read_study, shipped
 
     studies = [read_study(path) for path in (shipped().values() if everything else map(find_study, names or ()))]
     if everything:
-        studies = [one for one in studies if not one.meant_for or set(one.meant_for) & ({model} if model else set(HERE))]
+        studies = [
+            one for one in studies if not one.meant_for or set(one.meant_for) & ({model} if model else set(HERE))
+        ]
     if not studies:
         raise OptionError(f"no study is meant for {model}; give the names of studies to run them on it all the same")
     for one in studies:
         missing = next((step for step in only or () if step not in [planned.name for planned in one.steps]), None)
         if missing is not None:
-            raise OptionError(f"--only {missing}: {one.name} has the steps {', '.join(step.name for step in one.steps)}")
+            raise OptionError(
+                f"--only {missing}: {one.name} has the steps {', '.join(step.name for step in one.steps)}"
+            )
     found = _run(studies, model, transcoders, only or [], report, device)
     if as_json:
         from ..studies.results import facts
 
-        print_json({"holds": all(one.holds for one in found), "studies": [facts(one) | {"seconds": one.seconds} for one in found]})
+        print_json(
+            {
+                "holds": all(one.holds for one in found),
+                "studies": [facts(one) | {"seconds": one.seconds} for one in found],
+            }
+        )
     else:
         for one in found:
             _show(one)
         if report is not None:
-            stdout.print(f"\nReports in [bold]{escaped(str(report))}[/]: unweave serve {escaped(str(report))}", highlight=False)
+            stdout.print(
+                f"\nReports in [bold]{escaped(str(report))}[/]: unweave serve {escaped(str(report))}", highlight=False
+            )
     raise typer.Exit(0 if all(one.holds for one in found) else 1)
 
 
-def _run(studies: list[Any], model: str | None, transcoders: str | None, only: list[str], folder: Path | None, device: str) -> list[Any]:
+def _run(
+    studies: list[Any], model: str | None, transcoders: str | None, only: list[str], folder: Path | None, device: str
+) -> list[Any]:
     """The reports, each written as soon as it is there; a model is loaded once for studies that follow one another."""
     loaded, current, found = None, None, []
     with progress("reading studies") as say:
@@ -104,7 +152,8 @@ def _run(studies: list[Any], model: str | None, transcoders: str | None, only: l
                         raise
                     known = PAIRS[name].model if name in PAIRS else name
                     raise StudyError(
-                        f"{one.name} is meant for {known}, which cannot be loaded here ({error}); give --model and --transcoders of one you have"
+                        f"{one.name} is meant for {known}, which cannot be loaded here ({error}); give --model and "
+                        f"--transcoders of one you have"
                     ) from error
             assert loaded is not None
             found.append(run_study(one, loaded, only=only, progress=say))
@@ -119,7 +168,10 @@ def _show(report: Any) -> None:
     from ..studies.results import number
 
     colour = "green" if report.holds else "bold red"
-    stdout.print(f"\n[bold]{escaped(report.title)}[/]  [dim]{report.study}, {report.model}, {report.seconds:.0f} s[/]", highlight=False)
+    stdout.print(
+        f"\n[bold]{escaped(report.title)}[/]  [dim]{report.study}, {report.model}, {report.seconds:.0f} s[/]",
+        highlight=False,
+    )
     stdout.print(f"[dim]{escaped(report.question)}[/]", highlight=False)
     table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
     for heading in ("", "step", "figure", "measured", "wanted"):

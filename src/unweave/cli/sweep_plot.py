@@ -37,7 +37,13 @@ def plot_sweep(result: Sweep, path: str | Path, title: str = "") -> Path:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     factors = [row.factor for row in result.rows]
     for number, text in enumerate(result.texts):
-        top.plot(factors, [row.probabilities[number] for row in result.rows], marker="o", markersize=3, label=repr(text).replace("$", r"\$"))
+        top.plot(
+            factors,
+            [row.probabilities[number] for row in result.rows],
+            marker="o",
+            markersize=3,
+            label=repr(text).replace("$", r"\$"),
+        )
     top.set(ylabel="probability", ylim=(-0.02, 1.02), title=title.replace("$", r"\$"))
     top.legend(frameon=False)
     bottom.plot(factors, [row.kl for row in result.rows], color="black", marker="o", markersize=3)

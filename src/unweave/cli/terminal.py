@@ -15,12 +15,22 @@ from ..errors import OptionError
 
 stdout, stderr = Console(soft_wrap=True), Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A short name (unweave models), a local folder, or a Hugging Face name.")]
-Dictionary = Annotated[
-    str | None, typer.Option("--transcoders", "-t", help="A dictionary: local folder, org/repo[/folder][@revision], short name, or neurons.")
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A short name (unweave models), a local folder, or a Hugging Face name.")
 ]
-Chat = Annotated[bool, typer.Option("--chat", help="Frame the prompt by the model's chat template, as the user's message.")]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="With the chat template: the system message (implies --chat).")]
+Dictionary = Annotated[
+    str | None,
+    typer.Option(
+        "--transcoders", "-t", help="A dictionary: local folder, org/repo[/folder][@revision], short name, or neurons."
+    ),
+]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Frame the prompt by the model's chat template, as the user's message.")
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", help="With the chat template: the system message (implies --chat)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same content as JSON.")]
 
 
@@ -41,14 +51,22 @@ def wants_chat(chat: bool, system: str | None, ids: bool) -> bool:
         OptionError: they are token ids.
     """
     if ids and (chat or system is not None):
-        raise OptionError("--chat and --system are about text; leave --ids out, or give the ids of the whole conversation")
+        raise OptionError(
+            "--chat and --system are about text; leave --ids out, or give the ids of the whole conversation"
+        )
     return chat or system is not None
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
     """A bar with elapsed and remaining time on stderr; yields `report(share, title=None)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(title, total=None)

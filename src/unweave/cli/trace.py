@@ -18,27 +18,55 @@ def trace(
     transcoders: Dictionary = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    target: Annotated[list[str] | None, typer.Option(help="Token to explain, as text (' Paris') or #id; repeatable. Default: the likely ones.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Token to explain, as text (' Paris') or #id; repeatable. Default: the likely ones."),
+    ] = None,
     minus: Annotated[str | None, typer.Option(help="With one --target: explain its logit minus this token's.")] = None,
     position: Annotated[int, typer.Option(help="Where the prediction is made; negative counts from the end.")] = -1,
     max_logits: Annotated[int, typer.Option(help="Without --target: explain at most so many likely tokens.")] = 10,
-    max_features: Annotated[int | None, typer.Option(help="At most so many features, the most influential; others count as error.")] = None,
-    node_threshold: Annotated[float, typer.Option(help="Keep nodes with this share of the influence; 1 keeps all.")] = 0.8,
-    edge_threshold: Annotated[float, typer.Option(help="Keep edges with this share of their influence; 1 keeps all.")] = 0.98,
-    position_zero: Annotated[str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")] = "error",
+    max_features: Annotated[
+        int | None, typer.Option(help="At most so many features, the most influential; others count as error.")
+    ] = None,
+    node_threshold: Annotated[
+        float, typer.Option(help="Keep nodes with this share of the influence; 1 keeps all.")
+    ] = 0.8,
+    edge_threshold: Annotated[
+        float, typer.Option(help="Keep edges with this share of their influence; 1 keeps all.")
+    ] = 0.98,
+    position_zero: Annotated[
+        str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")
+    ] = "error",
     precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = "exact",
     features: Annotated[
-        Path | None, typer.Option("--features", "-f", help="Folder of feature pages, for labels. Default: those that ship, if of this dictionary.")
+        Path | None,
+        typer.Option(
+            "--features",
+            "-f",
+            help="Folder of feature pages, for labels. Default: those that ship, if of this dictionary.",
+        ),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
     chat: Chat = False,
     system: System = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL file of prompts to trace instead, one a line, into the folder --out.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL file of prompts to trace instead, one a line, into the folder --out."),
+    ] = None,
     workers: Annotated[str, typer.Option(help="With --prompts: processes on this machine, or ray, or ray:N.")] = "1",
-    max_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="At most so much memory, such as 2GB: smaller passes, rows in files.")] = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will cost, in time, memory and disk, and stop.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="At most so much memory, such as 2GB: smaller passes, rows in files."),
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it will cost, in time, memory and disk, and stop.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Trace a prompt: find the features, errors and tokens that caused the next token."""
@@ -52,14 +80,18 @@ def trace(
     if prompts is not None:
         if prompt is not None or ids or open_ or estimate:
             raise OptionError(
-                "--prompts takes the place of PROMPT, and goes without --ids, --open and --estimate; a line may hold ids, and unweave serve shows the graphs"
+                "--prompts takes the place of PROMPT, and goes without --ids, --open and --estimate; a line may hold "
+                "ids, and unweave serve shows the graphs"
             )
         trace_prompts(
-            prompts, out, model=model, transcoders=transcoders, dtype=dtype, device=device, features=features, workers=workers,
+            prompts, out, model=model, transcoders=transcoders, dtype=dtype, device=device, features=features,
+            workers=workers,
             max_memory=max_memory, as_json=as_json,
             options={
-                "targets": tuple(map(target_of, target or ())), "minus": None if minus is None else target_of(minus), "position": position,
-                "max_logits": max_logits, "max_features": max_features, "node_threshold": node_threshold, "edge_threshold": edge_threshold,
+                "targets": tuple(map(target_of, target or ())), "minus": None if minus is None else target_of(minus),
+                "position": position,
+                "max_logits": max_logits, "max_features": max_features, "node_threshold": node_threshold,
+                "edge_threshold": edge_threshold,
                 "position_zero": position_zero, "precision": precision, "chat": framed, "system": system,
             },
         )  # fmt: skip
@@ -69,9 +101,10 @@ def trace(
     given: str | list[int] = token_ids(prompt) if ids else prompt
     out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
     with progress(f"loading {model}") as report:
-        from ..attribution.attribution import DEFAULT_NEURONS, attribute
+        from ..attribution.attribution import attribute
         from ..attribution.promoted import with_promoted
         from ..attribution.targets import Difference, TargetSpec
+        from ..attribution.work import DEFAULT_NEURONS
         from ..explanation.summary import summarize
         from ..features.graphs import with_labels
         from ..features.pages import pages_of
@@ -80,7 +113,9 @@ def trace(
         from .show_trace import show
 
         named = [target_of(text) for text in target or []]
-        wanted: list[TargetSpec] | None = [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
+        wanted: list[TargetSpec] | None = (
+            [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
+        )
         loaded = load(model, transcoders, dtype=dtype, device=device)
         if loaded.transcoders.gated and max_features is None:
             max_features = DEFAULT_NEURONS
@@ -90,7 +125,8 @@ def trace(
             given = chat_text(loaded.language_model, prompt, system)
         pages = pages_of(loaded.transcoders, features)
         asked: dict[str, Any] = {
-            "position": position, "max_logits": max_logits, "max_features": max_features, "position_zero": position_zero, "precision": precision,
+            "position": position, "max_logits": max_logits, "max_features": max_features,
+            "position_zero": position_zero, "precision": precision,
             "max_memory": max_memory,
         }  # fmt: skip
         if estimate:
@@ -118,17 +154,25 @@ def trace(
             open_server([out], listening, loaded)
     elif not as_json:
         stdout.print(f"[dim]Look again: unweave info {escaped(str(out))}[/]", highlight=False)
-        stdout.print(f"[dim]In the browser: unweave serve {escaped(str(out.parent))} --model {escaped(model)}[/]", highlight=False)
+        stdout.print(
+            f"[dim]In the browser: unweave serve {escaped(str(out.parent))} --model {escaped(model)}[/]",
+            highlight=False,
+        )
 
 
-def _print_estimate(model: Any, prompt: Any, targets: Any, asked: dict[str, Any], loading: float, as_json: bool) -> None:
+def _print_estimate(
+    model: Any, prompt: Any, targets: Any, asked: dict[str, Any], loading: float, as_json: bool
+) -> None:
     from ..attribution.estimate import estimate
 
     found = estimate(model, prompt, targets, **asked, resumable=True)
     facts = {**found._asdict(), "loading_seconds": loading, "seconds": found.seconds + loading}
     if as_json:
         return print_json(facts)
-    stdout.print(f"{found.rows:,} rows over {found.active_features:,} active features and {found.tokens:,} tokens", highlight=False)
+    stdout.print(
+        f"{found.rows:,} rows over {found.active_features:,} active features and {found.tokens:,} tokens",
+        highlight=False,
+    )
     stdout.print(f"time    {facts['seconds']:,.1f} s, of which {loading:.1f} s to load the model", highlight=False)
     stdout.print(f"memory  {found.memory / 1e9:.2f} GB", highlight=False)
     stdout.print(f"disk    {found.disk / 1e9:.2f} GB while it runs", highlight=False)

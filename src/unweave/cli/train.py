@@ -10,7 +10,11 @@ import typer
 from ..training.config import TrainConfig, read_config
 from .terminal import escaped, stderr, stdout
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Train a dictionary on a model, or go on with a training that was stopped.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Train a dictionary on a model, or go on with a training that was stopped.",
+)
 
 
 def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **given: Any) -> None:
@@ -24,19 +28,35 @@ def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **gi
 
     with Display(out, stderr) as display:
         folder = train(wanted, out, display, held_out_figures, device=device)
-    stdout.print(f"Dictionary in [bold]{escaped(str(folder))}[/]. [dim]Judge it: unweave eval --transcoders {escaped(str(folder))}[/]", highlight=False)
+    stdout.print(
+        f"Dictionary in [bold]{escaped(str(folder))}[/]. [dim]Judge it: unweave eval --transcoders "
+        f"{escaped(str(folder))}[/]",
+        highlight=False,
+    )
 
 
 def _signature() -> inspect.Signature:
     """Every field of the config as an option, beside --out, --config and --device."""
 
     def option(name: str, kind: Any, default: Any, *declarations: str, **more: Any) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer.Option(*declarations, **more)])
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind, typer.Option(*declarations, **more)],
+        )
 
     parameters = [
         inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        option("out", Path, Path("training"), help="Folder for checkpoints, log and dictionary; a training that is there goes on."),
-        option("config", Path | None, None, help="TOML file with any of the options below; options given here count more."),
+        option(
+            "out",
+            Path,
+            Path("training"),
+            help="Folder for checkpoints, log and dictionary; a training that is there goes on.",
+        ),
+        option(
+            "config", Path | None, None, help="TOML file with any of the options below; options given here count more."
+        ),
         option("device", str, "cpu", help="cpu, cuda or mps."),
     ]
     for field in fields(TrainConfig):

@@ -12,18 +12,31 @@ from .terminal import AsJson, Dictionary, escaped, print_json, progress, stdout
 
 def validate(
     graphs: Annotated[list[Path] | None, typer.Argument(metavar="GRAPH...", help="Graph files to test.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="smollm2 (default), a local folder, or a Hugging Face name.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="smollm2 (default), a local folder, or a Hugging Face name.")
+    ] = None,
     transcoders: Dictionary = None,
     ablations: Annotated[int, typer.Option(help="Features to switch off, half the strongest, half at random.")] = 300,
     pairs: Annotated[int, typer.Option(help="Features whose effect on later features is tested; 0: none.")] = 40,
     reach: Annotated[int, typer.Option(help="Those lie at most so many layers later.")] = 3,
-    disturbances: Annotated[int, typer.Option(help="Disturbances of each kind to follow through the replacement model; 0: none.")] = 24,
+    disturbances: Annotated[
+        int, typer.Option(help="Disturbances of each kind to follow through the replacement model; 0: none.")
+    ] = 24,
     control: Annotated[bool, typer.Option(help="Do the same with a random dictionary that is on as often.")] = True,
     neurons: Annotated[bool, typer.Option(help="Do a third of it with the model's own neurons.")] = True,
-    text: Annotated[list[str] | None, typer.Option(help="Text to fit the random dictionary to: file, folder, JSONL, Parquet or dataset; repeatable.")] = None,
-    budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="A graph: begin no measurement after so long; run again to go on.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to fit the random dictionary to: file, folder, JSONL, Parquet or dataset; repeatable."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="A graph: begin no measurement after so long; run again to go on."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides which features are tested.")] = 0,
-    claims: Annotated[Path | None, typer.Option(metavar="FILE", help="Check a YAML file of claims instead: exit code 0 if all hold, 1 if not.")] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Check a YAML file of claims instead: exit code 0 if all hold, 1 if not."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     everything: Annotated[bool, typer.Option("--all", help="Show every figure.")] = False,
     as_json: AsJson = False,
@@ -57,10 +70,16 @@ def validate(
         loaded = load(model, transcoders, device=device)
         for graph, path in zip(traced, graphs, strict=True):
             check_graph(graph, path, loaded)
-        source = Control.on_text(loaded, text or (), lambda share: report(share, "fitting a random dictionary")) if control else None
+        source = (
+            Control.on_text(loaded, text or (), lambda share: report(share, "fitting a random dictionary"))
+            if control
+            else None
+        )
         for graph, path, target in zip(traced, graphs, targets, strict=True):
             kept = target.with_suffix(".partial")
-            found = run(loaded, graph, settings, control=source, keep=kept, budget=budget, name=str(path), progress=report)
+            found = run(
+                loaded, graph, settings, control=source, keep=kept, budget=budget, name=str(path), progress=report
+            )
             found.save(target)
             if found.complete:
                 kept.unlink(missing_ok=True)

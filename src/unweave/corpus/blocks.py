@@ -11,7 +11,8 @@ from torch import Tensor
 from ..base.catalogue import shipped_beside
 from ..errors import OptionError, TextError
 from ..models.language_model import LanguageModel
-from .text import documents, token_blocks
+from .documents import documents
+from .text import token_blocks
 
 BUNDLED = Path(__file__).parents[1] / "data" / "held-out"
 """Text that ships with the package, one file a kind; no shipped dictionary was trained on it."""
@@ -22,7 +23,8 @@ READ_AHEAD = 4
 
 
 def named_sources(specs: Sequence[str], model: str = "") -> dict[str, str]:
-    """Sources by the name of their kind: `NAME=SOURCE`, or a source that is called as its file is. None given: the bundled text.
+    """Sources by the name of their kind: `NAME=SOURCE`, or a source that is called as its file is. None given: the
+    bundled text.
 
     Args:
         model: one that ships with text of its own is judged on that.
@@ -57,7 +59,8 @@ def named_sources(specs: Sequence[str], model: str = "") -> dict[str, str]:
 def read_texts(
     model: LanguageModel, sources: dict[str, str], *, tokens: int, context: int, held_out: float = 0.0, seed: int = 0
 ) -> tuple[dict[str, Int[Tensor, "_ pos"]], Int[Tensor, "sequence pos"]]:
-    """Blocks to evaluate on, by kind, and blocks of the same sources to fit the baselines to, one kind after another in turn.
+    """Blocks to evaluate on, by kind, and blocks of the same sources to fit the baselines to, one kind after another
+    in turn.
 
     Each kind gets the same share of `tokens`. Where a source is too short for both purposes, they share it alike.
 
@@ -72,14 +75,22 @@ def read_texts(
     length = max(context, 1)  # a context out of range is refused where blocks are made
     share = tokens // len(sources) // length
     if not share:
-        raise OptionError(f"--tokens {tokens} gives none of {len(sources)} kinds of text a block of {context}; give at least {len(sources) * context}")
+        raise OptionError(
+            f"--tokens {tokens} gives none of {len(sources)} kinds of text a block of {context}; give at least "
+            f"{len(sources) * context}"
+        )
     fit_share = max(share, FIT_PER_DIMENSION * model.d_model // len(sources) // length)
     texts, fits = {}, []
     for name, source in sources.items():
-        found = token_blocks(model, documents(source), context, held_out=held_out, part="held-out" if held_out else "all")
+        found = token_blocks(
+            model, documents(source), context, held_out=held_out, part="held-out" if held_out else "all"
+        )
         blocks = list(islice(found, READ_AHEAD * (share + fit_share)))
         if len(blocks) < 2:
-            raise TextError(f"{source} has {len(blocks)} blocks of {context} tokens; at least 2 are needed; give more text or a shorter --context")
+            raise TextError(
+                f"{source} has {len(blocks)} blocks of {context} tokens; at least 2 are needed; give more text or a "
+                f"shorter --context"
+            )
         order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed))
         mixed = torch.stack(blocks)[order]
         taken = min(share, len(blocks) // 2)

@@ -14,7 +14,9 @@ LENGTH = 256
 MARK = "unweave0marks0the0place"
 
 
-def self_sampled(model: LanguageModel, *, seed: int = 0, batch: int = 64, length: int = LENGTH, start: int = 0) -> Iterator[tuple[str, str]]:
+def self_sampled(
+    model: LanguageModel, *, seed: int = 0, batch: int = 64, length: int = LENGTH, start: int = 0
+) -> Iterator[tuple[str, str]]:
     """Endless (kind, text) pairs sampled from the model: chats, where it has a chat template, and free text.
 
     A chat opens with the template up to the user's message, and the model writes both sides (Xu et al. 2024, Magpie).
@@ -44,11 +46,14 @@ def self_sampled(model: LanguageModel, *, seed: int = 0, batch: int = 64, length
         number += 1
 
 
-def _continued(model: LanguageModel, openings: Int[Tensor, "batch opening"], length: int, seed: int) -> Int[Tensor, "batch length"]:
+def _continued(
+    model: LanguageModel, openings: Int[Tensor, "batch opening"], length: int, seed: int
+) -> Int[Tensor, "batch length"]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model.module.generate(
-            input_ids=openings.to(model.device), attention_mask=torch.ones_like(openings).to(model.device), max_new_tokens=length - openings.shape[1],
+            input_ids=openings.to(model.device), attention_mask=torch.ones_like(openings).to(model.device),
+            max_new_tokens=length - openings.shape[1],
             do_sample=True, temperature=0.8, top_k=0, eos_token_id=-1, pad_token_id=0,
         )  # fmt: skip
 
@@ -65,7 +70,11 @@ def _chat_opening(model: LanguageModel) -> list[int] | None:
 def _capitalised(model: LanguageModel) -> Int[Tensor, " word"]:
     """Tokens that can open a text: a capital and two small letters or more."""
     texts = model.tokenizer.batch_decode([[i] for i in range(len(model.tokenizer))])  # type: ignore[union-attr]
-    words = [i for i, text in enumerate(texts) if len(text) > 2 and text.isalpha() and text[0].isupper() and text[1:].islower()]
+    words = [
+        i
+        for i, text in enumerate(texts)
+        if len(text) > 2 and text.isalpha() and text[0].isupper() and text[1:].islower()
+    ]
     if not words:
         raise ModelError(f"{model.name}: no token of its vocabulary can open a text")
     return torch.tensor(words)

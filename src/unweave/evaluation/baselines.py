@@ -1,4 +1,5 @@
-"""What a dictionary is compared with: mean outputs, affine maps, random features, the strongest of the model's own neurons."""
+"""What a dictionary is compared with: mean outputs, affine maps, random features, the strongest of the model's own
+neurons."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ from ..transcoders.transcoders import Gated, JumpReLU, Matrix, TranscoderLayer, 
 SAMPLE_TOKENS = 2048
 """Tokens from which medians, thresholds and scales are taken."""
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""What may be added to the diagonal of the inputs' covariance, relative to its mean; the best on every fourth batch is taken."""
+"""What may be added to the diagonal of the inputs' covariance, relative to its mean; the best on every fourth batch
+is taken."""
 OUTLIER = 16.0
 """A token whose squared norm is larger than this many medians weighs less, as in training."""
 
@@ -26,7 +28,8 @@ Progress = Callable[[float], object]
 
 @dataclass(frozen=True)
 class AffineMaps:
-    """Each MLP as an affine map of its input; `weight` holds a product of matrices [out, in], the last applied last; empty: a constant."""
+    """Each MLP as an affine map of its input; `weight` holds a product of matrices [out, in], the last applied last;
+    empty: a constant."""
 
     name: str
     weight: tuple[tuple[Float[Tensor, "_ _"], ...], ...]
@@ -78,7 +81,9 @@ class StrongestNeurons:
         after = self.model.after_mlp(layer, output) if self.write == "residual" else None
         return output if after is None else after.forward(output)
 
-    def split(self, layer: int, x: Float[Tensor, "token d"]) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
+    def split(
+        self, layer: int, x: Float[Tensor, "token d"]
+    ) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
         """Activations of the neurons that are kept, and of the others."""
         activation = self.neurons.layers[layer].activation
         assert isinstance(activation, Gated)
@@ -133,16 +138,23 @@ class Fit:
 
 
 def token_weights(y: Float[Tensor, "token d"], median: Float[Tensor, ""]) -> Float[Tensor, " token"]:
-    """What each token counts in training: 1, or less for outputs of enormous norm: 16 median squared norms / its squared norm."""
+    """What each token counts in training: 1, or less for outputs of enormous norm: 16 median squared norms / its
+    squared norm."""
     return (OUTLIER * median / y.square().sum(-1).clamp_min(1e-30)).clamp_max(1)
 
 
-def fit_baselines(model: LanguageModel, blocks: Int[Tensor, "sequence pos"], write: WritePoint, progress: Progress) -> Fit:
-    """Run the model on some text, once for a small sample and once for the moments of all tokens, position 0 excluded."""
+def fit_baselines(
+    model: LanguageModel, blocks: Int[Tensor, "sequence pos"], write: WritePoint, progress: Progress
+) -> Fit:
+    """Run the model on some text, once for a small sample and once for the moments of all tokens, position 0
+    excluded."""
     dtype, layers = model.engine_dtype, range(model.n_layers)
     parts = [run(model, ids, write, logits=False) for ids in batches(sample_blocks(blocks), model)]
     sample = tuple(
-        LayerSample(torch.cat([counted(part.inputs[layer], dtype) for part in parts]), torch.cat([counted(part.outputs[layer], dtype) for part in parts]))
+        LayerSample(
+            torch.cat([counted(part.inputs[layer], dtype) for part in parts]),
+            torch.cat([counted(part.outputs[layer], dtype) for part in parts]),
+        )
         for layer in layers
     )
     median = torch.stack([part.outputs.square().sum(-1).median() for part in sample])
@@ -206,7 +218,8 @@ def mean_outputs(fit: Fit, dtype: torch.dtype) -> AffineMaps:
 
 
 def affine_maps(fit: Fit, dtype: torch.dtype) -> AffineMaps:
-    """Every MLP as the affine map of its input that fits best: ridge-regularised normal equations, solved in float64."""
+    """Every MLP as the affine map of its input that fits best: ridge-regularised normal equations, solved in
+    float64."""
     slopes = [_slope(part) for part in fit.moments]
     bias = tuple((part.y - part.x @ slope).to(dtype) for part, slope in zip(fit.moments, slopes, strict=True))
     return AffineMaps("affine", tuple((slope.T.contiguous().to(dtype),) for slope in slopes), bias)
@@ -231,7 +244,9 @@ def low_rank_maps(fit: Fit, rank: int, dtype: torch.dtype) -> AffineMaps:
 def _slope(part: Moments) -> Float[Tensor, "d d"]:
     """The least-squares map of deviations, [in, out]."""
     ridge = part.ridge * part.xx.diagonal().mean().clamp_min(1e-30)
-    return torch.linalg.solve(part.xx + ridge * torch.eye(len(part.xx), dtype=part.xx.dtype, device=part.xx.device), part.xy)
+    return torch.linalg.solve(
+        part.xx + ridge * torch.eye(len(part.xx), dtype=part.xx.dtype, device=part.xx.device), part.xy
+    )
 
 
 def random_dictionary(fit: Fit, like: Transcoders, l0: tuple[float, ...], skip: AffineMaps, seed: int) -> Transcoders:

@@ -60,17 +60,23 @@ def _markdown(evaluation: Evaluation, names: dict[str, str]) -> str:
     parts = [
         f"# Evaluation of {setting.transcoders} for {setting.model}",
         f"{headline(evaluation)}.",
-        f"A {setting.kind} dictionary{skip}, {len(evaluation.features)} layers of {features} features; {scope(evaluation)}.",
+        f"A {setting.kind} dictionary{skip}, {len(evaluation.features)} layers of {features} features; "
+        f"{scope(evaluation)}.",
         "## All MLPs replaced",
-        "Attention is live. FVU: fraction of variance unexplained, mean over layers. Baselines know nothing of features.",
+        "Attention is live. FVU: fraction of variance unexplained, mean over layers. Baselines know nothing of "
+        "features.",
         *(f"### {text.name}, {text.tokens:,} tokens\n\n{_table(TOTALS, totals(text))}" for text in kinds(evaluation)),
         "## By layer",
-        f"Mean over the kinds of text ({', '.join(text.name for text in evaluation.texts)}). Alone: nats added when only this layer's MLP is replaced.",
-        f"![FVU by layer]({names['fvu']})\n![Nats added by layer]({names['alone']})\n![Densities of features]({names['density']})",
+        f"Mean over the kinds of text ({', '.join(text.name for text in evaluation.texts)}). Alone: nats added when "
+        f"only this layer's MLP is replaced.",
+        f"![FVU by layer]({names['fvu']})\n![Nats added by layer]({names['alone']})\n![Densities of "
+        f"features]({names['density']})",
         _table(LAYERS, layers(evaluation)),
         "## Responses",
-        "Error of the predicted change of an MLP's output over the size of the true change: after one upstream feature is taken away, after a move "
-        "towards another token's input, after noise of that size. Above 1 is worse than to predict no change. Held: norm and active features "
+        "Error of the predicted change of an MLP's output over the size of the true change: after one upstream "
+        "feature is taken away, after a move "
+        "towards another token's input, after noise of that size. Above 1 is worse than to predict no change. Held: "
+        "norm and active features "
         "stay the same, as in a graph.",
         f"![Error of responses by layer]({names['response']})",
         _table(RESPONSES, responses(mean.layers)),
@@ -84,10 +90,14 @@ def _markdown(evaluation: Evaluation, names: dict[str, str]) -> str:
     if evaluation.neurons:
         parts += [
             "## As many features as neurons",
-            "Graphs of the most influential features, and of as many of the model's own neurons with their gates held; what is left out counts as error.",
+            "Graphs of the most influential features, and of as many of the model's own neurons with their gates "
+            "held; what is left out counts as error.",
             _table(NEURONS, neurons(evaluation.neurons)),
         ]
-    made = f"Seed {setting.seed}, unweave {setting.version}, {setting.seconds:.0f} s. Dictionary sha256 `{setting.sha256}`. All figures: {names['facts']}."
+    made = (
+        f"Seed {setting.seed}, unweave {setting.version}, {setting.seconds:.0f} s. Dictionary sha256 "
+        f"`{setting.sha256}`. All figures: {names['facts']}."
+    )
     return "\n\n".join([*parts, made]) + "\n"
 
 
@@ -106,13 +116,22 @@ def _plot(path: Path, evaluation: Evaluation, draw: Callable[[Any, Evaluation], 
     axes = figure.subplots()
     draw(axes, evaluation)
     axes.spines[["top", "right"]].set_visible(False)
-    with matplotlib.rc_context({"svg.hashsalt": "unweave", "svg.fonttype": "none"}):  # the same evaluation gives the same file
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "unweave", "svg.fonttype": "none"}
+    ):  # the same evaluation gives the same file
         write_atomically(path, lambda name: figure.savefig(name, format="svg", metadata={"Date": None}))
 
 
 def _draw_fvu(axes: Any, evaluation: Evaluation) -> None:
-    for colour, one in zip(COLOURS, (one for one in evaluation.mean.stand_ins if one.name != "mean output"), strict=False):
-        axes.plot([layer.weighted for layer in one.unexplained], color=colour, label=one.name, linestyle="-" if one.name == "dictionary" else "--")
+    for colour, one in zip(
+        COLOURS, (one for one in evaluation.mean.stand_ins if one.name != "mean output"), strict=False
+    ):
+        axes.plot(
+            [layer.weighted for layer in one.unexplained],
+            color=colour,
+            label=one.name,
+            linestyle="-" if one.name == "dictionary" else "--",
+        )
     axes.set(xlabel="layer", ylabel="weighted FVU", ylim=(0, None))
     _legend(axes)
 
@@ -121,7 +140,13 @@ def _draw_alone(axes: Any, evaluation: Evaluation) -> None:
     texts: Sequence[TextFigures] = evaluation.texts
     for number, text in enumerate(texts):
         at = [layer + (number - (len(texts) - 1) / 2) * 0.8 / len(texts) for layer in range(len(text.layers))]
-        axes.bar(at, [layer.alone for layer in text.layers], width=0.8 / len(texts), color=COLOURS[number % len(COLOURS)], label=text.name)
+        axes.bar(
+            at,
+            [layer.alone for layer in text.layers],
+            width=0.8 / len(texts),
+            color=COLOURS[number % len(COLOURS)],
+            label=text.name,
+        )
     axes.set(xlabel="layer", ylabel="nats added, replaced alone")
     _legend(axes)
 
@@ -139,7 +164,10 @@ def _draw_density(axes: Any, evaluation: Evaluation) -> None:
 def _draw_response(axes: Any, evaluation: Evaluation) -> None:
     layers = evaluation.mean.layers
     for colour, kind in zip(COLOURS, ("feature", "towards", "noise"), strict=False):
-        for style, series in (("-", [layer.held_response for layer in layers]), (":", [layer.affine_response for layer in layers])):
+        for style, series in (
+            ("-", [layer.held_response for layer in layers]),
+            (":", [layer.affine_response for layer in layers]),
+        ):
             values = [getattr(one, kind) for one in series]
             axes.plot(values, color=colour, linestyle=style, label=f"{kind}, {'held' if style == '-' else 'affine'}")
     axes.axhline(1, color="#888888", linewidth=0.8)

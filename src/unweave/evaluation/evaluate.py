@@ -59,14 +59,17 @@ def evaluate(
     """
     if model.transcoders.gated:
         raise OptionError(
-            "neurons stand in for the MLPs exactly, so there is nothing to measure; they are a baseline of every dictionary: give one (--transcoders)"
+            "neurons stand in for the MLPs exactly, so there is nothing to measure; they are a baseline of every "
+            "dictionary: give one (--transcoders)"
         )
     begin, report = time.perf_counter(), progress or (lambda share, title: None)
     if not texts or any(not len(blocks) for blocks in (*texts.values(), fit)):
         raise OptionError("there is no text to evaluate on, or none to fit the baselines to; give --text")
     if fit.shape[1] < SHORTEST:
         raise OptionError(f"blocks of {fit.shape[1]} positions are too short; give --context of at least {SHORTEST}")
-    candidates = Candidates.prepare(model, fit, seed, neurons, lambda share: report(PARTS["fit"] * share, "fitting baselines"))
+    candidates = Candidates.prepare(
+        model, fit, seed, neurons, lambda share: report(PARTS["fit"] * share, "fitting baselines")
+    )
     counts, done, total = {}, 0, sum(map(len, texts.values()))
     for name, blocks in texts.items():
         counts[name] = TextCounts(candidates, seed)
@@ -77,7 +80,11 @@ def evaluate(
             report(PARTS["fit"] + PARTS["texts"] * done / total, f"measuring on {name}")
     last, rest = PARTS["neurons"] if neurons else 0.0, 1 - PARTS["fit"] - PARTS["texts"]
     scores = score_prompts(model, prompts, lambda share: report(1 - rest + (rest - last) * share, "tracing prompts"))
-    beside = score_beside_neurons(model, prompts, lambda share: report(1 - last * (1 - share), "tracing neurons")) if neurons else ()
+    beside = (
+        score_beside_neurons(model, prompts, lambda share: report(1 - last * (1 - share), "tracing neurons"))
+        if neurons
+        else ()
+    )
     figures = tuple(part.figures(name) for name, part in counts.items())
     firing = [Firing.pooled(layer) for layer in zip(*(part.firing for part in counts.values()), strict=True)]
     setting = Setting(

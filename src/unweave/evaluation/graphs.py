@@ -11,7 +11,9 @@ NODES, SAMPLED = 300, 5
 """Features of each graph that is set beside one of neurons, and how many prompts are taken."""
 
 
-def score_prompts(model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Callable[[float], object]) -> tuple[PromptScores, ...]:
+def score_prompts(
+    model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Callable[[float], object]
+) -> tuple[PromptScores, ...]:
     """Trace each prompt (text or token ids) with all its features.
 
     Raises:
@@ -22,12 +24,19 @@ def score_prompts(model: ReplacementModel, prompts: Sequence[str | Sequence[int]
         graph = attribute(model, prompt, progress=lambda share, done=number: progress((done + share) / len(prompts)))
         honest, dropped = graph.scores(), graph.scores("drop")
         label = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-        found.append(PromptScores(label, len(graph.tokens), graph.provenance.active_features or 0, *map(float, (*honest, *dropped))))
+        found.append(
+            PromptScores(
+                label, len(graph.tokens), graph.provenance.active_features or 0, *map(float, (*honest, *dropped))
+            )
+        )
     return tuple(found)
 
 
-def score_beside_neurons(model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Callable[[float], object]) -> tuple[NeuronScores, ...]:
-    """Trace some of the prompts with the dictionary's most influential features, and with as many of the model's own neurons.
+def score_beside_neurons(
+    model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Callable[[float], object]
+) -> tuple[NeuronScores, ...]:
+    """Trace some of the prompts with the dictionary's most influential features, and with as many of the model's own
+    neurons.
 
     Raises:
         PromptError: a prompt cannot be run.

@@ -12,7 +12,8 @@ from .results import DENSITY_EDGES, Features, Replaced, Unexplained
 
 
 class Targets:
-    """One layer's true MLP outputs on the tokens seen so far: their number, sums and sums of squares, plain and weighted."""
+    """One layer's true MLP outputs on the tokens seen so far: their number, sums and sums of squares, plain and
+    weighted."""
 
     def __init__(self, median: Float[Tensor, ""], mean: Float[Tensor, " d"]):
         self.median, self.mean = median, mean
@@ -40,7 +41,9 @@ class Errors:
         self.plain = self.weighted = 0.0
         self.ratios: list[Tensor] = []
 
-    def add(self, error: Float[Tensor, "token d"], weight: Float[Tensor, " token"], deviation: Float[Tensor, " token"]) -> None:
+    def add(
+        self, error: Float[Tensor, "token d"], weight: Float[Tensor, " token"], deviation: Float[Tensor, " token"]
+    ) -> None:
         """Count tokens, with what `Targets.add` returned for them."""
         squares = error.double().square().sum(-1)
         self.plain += float(squares.sum())
@@ -50,7 +53,12 @@ class Errors:
     def unexplained(self, targets: Targets) -> Unexplained:
         """Fractions of variance unexplained."""
         ratios = torch.cat(self.ratios)
-        return Unexplained(self.plain / targets.deviation("plain"), self.weighted / targets.deviation("weighted"), float(ratios.mean()), float(ratios.median()))
+        return Unexplained(
+            self.plain / targets.deviation("plain"),
+            self.weighted / targets.deviation("weighted"),
+            float(ratios.mean()),
+            float(ratios.median()),
+        )
 
 
 class Firing:
@@ -78,7 +86,9 @@ class Firing:
     def features(self) -> Features:
         """Dead ones, and the histogram of the others' densities."""
         alive = self.counts[self.counts > 0]
-        bins = torch.bucketize((alive.double() / self.tokens).log10(), torch.tensor(DENSITY_EDGES[1:-1], dtype=torch.float64), right=True)
+        bins = torch.bucketize(
+            (alive.double() / self.tokens).log10(), torch.tensor(DENSITY_EDGES[1:-1], dtype=torch.float64), right=True
+        )
         histogram = torch.bincount(bins, minlength=len(DENSITY_EDGES) - 1)
         return Features(len(self.counts), len(self.counts) - len(alive), tuple(histogram.tolist()))
 
@@ -111,7 +121,9 @@ def predictions(logits: Float[Tensor, "sequence pos vocab"]) -> Float[Tensor, "s
 
 def losses(truth: Truth, logits: Float[Tensor, "sequence pos vocab"]) -> Float[Tensor, "sequence token"]:
     """Cross-entropy of each prediction, in nats."""
-    return torch.stack([z.logsumexp(-1) - _at(z, after) for z, after in zip(predictions(logits), truth.next, strict=True)])
+    return torch.stack(
+        [z.logsumexp(-1) - _at(z, after) for z, after in zip(predictions(logits), truth.next, strict=True)]
+    )
 
 
 class Shift:
@@ -122,7 +134,9 @@ class Shift:
 
     def add(self, truth: Truth, logits: Float[Tensor, "sequence pos vocab"]) -> None:
         """Count predictions: KL(model || replaced) is the cross-entropy of the two less the model's entropy."""
-        for z, after, probability, entropy, top in zip(predictions(logits), truth.next, truth.probability, truth.entropy, truth.top, strict=True):
+        for z, after, probability, entropy, top in zip(
+            predictions(logits), truth.next, truth.probability, truth.entropy, truth.top, strict=True
+        ):
             normalizer = z.logsumexp(-1)
             self.tokens += len(z)
             self.loss += float((normalizer - _at(z, after)).double().sum())

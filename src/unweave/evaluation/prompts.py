@@ -38,7 +38,8 @@ PROMPTS: tuple[str, ...] = (
 
 
 def prompts_of(model: str, file: Path | None = None) -> tuple[str, ...]:
-    """Prompts to judge a dictionary on: the lines of a file if one is given, those that ship with a model, or `PROMPTS`.
+    """Prompts to judge a dictionary on: the lines of a file if one is given, those that ship with a model, or
+    `PROMPTS`.
 
     Raises:
         OptionError: a file that cannot be read, or has no line with text.

@@ -32,23 +32,32 @@ class Changed(NamedTuple):
 
 
 class Responses:
-    """Sums of squares over tokens, by layer and kind: errors of the dictionary as it is, and held as in a graph, of the affine
-    map, and the true changes."""
+    """Sums of squares over tokens, by layer and kind: errors of the dictionary as it is, and held as in a graph, of
+    the affine map, and the true changes."""
 
     def __init__(self, n_layers: int, seed: int, device: torch.device):
         self.sums = torch.zeros(n_layers, len(KINDS), 4, dtype=torch.float64)
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def add(self, model: LanguageModel, clean: Pass, dictionary: Dictionary, affine: AffineMaps, write: WritePoint) -> None:
+    def add(
+        self, model: LanguageModel, clean: Pass, dictionary: Dictionary, affine: AffineMaps, write: WritePoint
+    ) -> None:
         """Count the tokens of one pass."""
         dtype = model.engine_dtype
         upstream = _Upstream(dictionary, self.generator)
         for layer in range(model.n_layers):
-            mid, mlp_in, output = (counted(series[layer], dtype) for series in (clean.mids, clean.inputs, clean.outputs))
+            mid, mlp_in, output = (
+                counted(series[layer], dtype) for series in (clean.mids, clean.inputs, clean.outputs)
+            )
             read = read_at(model, layer, dictionary.read, mid, mlp_in)
             activation, before = dictionary.encode(layer, read), dictionary.local(layer, read)
             direct = upstream.writes_at(layer, mid)
-            for kind, changed in enumerate((_without(model, layer, dictionary, mid, upstream.vector, direct), *self._moved(model, layer, dictionary, mid))):
+            for kind, changed in enumerate(
+                (
+                    _without(model, layer, dictionary, mid, upstream.vector, direct),
+                    *self._moved(model, layer, dictionary, mid),
+                )
+            ):
                 if changed is None:
                     continue
                 true = _output(model, layer, changed.mlp_in, write) - output
@@ -59,14 +68,19 @@ class Responses:
                 self.sums[layer, kind] += torch.stack(squares).cpu()
             upstream.pass_layer(layer, activation, direct, _post_norm(model, layer, output, write))
 
-    def _moved(self, model: LanguageModel, layer: int, dictionary: Dictionary, mid: Float[Tensor, "token d"]) -> list[Changed]:
-        """Inputs moved within the space of the norm's output before its gain, the norm's denominators held as in a graph."""
+    def _moved(
+        self, model: LanguageModel, layer: int, dictionary: Dictionary, mid: Float[Tensor, "token d"]
+    ) -> list[Changed]:
+        """Inputs moved within the space of the norm's output before its gain, the norm's denominators held as in a
+        graph."""
         norm = model.before_mlp(layer, mid)
         bare = norm.without_gain
         normalized = bare.forward(mid)
         other = normalized[torch.randperm(len(mid), generator=self.generator, device=mid.device)]
         low, high = SHARES
-        share = low + (high - low) * torch.rand(len(mid), 1, generator=self.generator, device=mid.device, dtype=mid.dtype)
+        share = low + (high - low) * torch.rand(
+            len(mid), 1, generator=self.generator, device=mid.device, dtype=mid.dtype
+        )
         towards = share * (other - normalized)
         noise = torch.randn(mid.shape, generator=self.generator, device=mid.device, dtype=mid.dtype)
         if norm.centred:
@@ -93,7 +107,8 @@ class Responses:
 
 
 class _Upstream:
-    """For every token one random active feature of a random earlier layer, and what it has added to the residual stream so far."""
+    """For every token one random active feature of a random earlier layer, and what it has added to the residual
+    stream so far."""
 
     def __init__(self, dictionary: Dictionary, generator: torch.Generator):
         self.dictionary, self.generator = dictionary, generator
@@ -104,7 +119,11 @@ class _Upstream:
         """What the chosen features write at this layer; only those of cross-layer dictionaries write past their own."""
         if not layer:
             self.layer = torch.full((len(like),), -1, device=like.device)
-            self.index, self.activation, self.vector = torch.zeros_like(self.layer), torch.zeros_like(like[:, 0]), torch.zeros_like(like)
+            self.index, self.activation, self.vector = (
+                torch.zeros_like(self.layer),
+                torch.zeros_like(like[:, 0]),
+                torch.zeros_like(like),
+            )
         written = torch.zeros_like(like)
         for source in range(layer):
             slots = self.dictionary.layers[source].decoders
@@ -113,7 +132,13 @@ class _Upstream:
                 written[chosen] = slots[layer - source][self.index[chosen]] * self.activation[chosen, None]
         return written
 
-    def pass_layer(self, layer: int, activation: Float[Tensor, "token feature"], direct: Float[Tensor, "token d"], post: FrozenNorm | None) -> None:
+    def pass_layer(
+        self,
+        layer: int,
+        activation: Float[Tensor, "token feature"],
+        direct: Float[Tensor, "token d"],
+        post: FrozenNorm | None,
+    ) -> None:
         """Add what was written at this layer; choose anew, so that in the end every earlier layer was as likely."""
         active = activation != 0
         lot = torch.rand(len(active), generator=self.generator, device=active.device)
@@ -123,23 +148,34 @@ class _Upstream:
             index = torch.multinomial(active[chosen].float(), 1, generator=self.generator)[:, 0]
             self.layer[chosen], self.index[chosen], self.activation[chosen] = layer, index, activation[chosen, index]
             self.vector[chosen] = 0
-            written = direct.index_copy(0, chosen, self.dictionary.layers[layer].decoders[0][index] * activation[chosen, index, None])
+            written = direct.index_copy(
+                0, chosen, self.dictionary.layers[layer].decoders[0][index] * activation[chosen, index, None]
+            )
         self.vector = self.vector + (written if post is None else post.linear(written))
 
 
 def _without(
-    model: LanguageModel, layer: int, dictionary: Dictionary, mid: Float[Tensor, "token d"], vector: Float[Tensor, "token d"], direct: Float[Tensor, "token d"]
+    model: LanguageModel,
+    layer: int,
+    dictionary: Dictionary,
+    mid: Float[Tensor, "token d"],
+    vector: Float[Tensor, "token d"],
+    direct: Float[Tensor, "token d"],
 ) -> Changed | None:
     """Inputs without what one upstream feature added, through the norm, whose denominators follow."""
     if not layer:
         return None
     norm, after = model.before_mlp(layer, mid), mid - vector
     mlp_in = model.before_mlp(layer, after).forward(after)
-    held = {"mid": -vector, "mlp_in": norm.linear(-vector), "mlp_in_normalized": norm.without_gain.linear(-vector)}[dictionary.read]
+    held = {"mid": -vector, "mlp_in": norm.linear(-vector), "mlp_in_normalized": norm.without_gain.linear(-vector)}[
+        dictionary.read
+    ]
     return Changed(mlp_in, read_at(model, layer, dictionary.read, after, mlp_in), held, -direct)
 
 
-def _output(model: LanguageModel, layer: int, mlp_in: Float[Tensor, "token d"], write: WritePoint) -> Float[Tensor, "token d"]:
+def _output(
+    model: LanguageModel, layer: int, mlp_in: Float[Tensor, "token d"], write: WritePoint
+) -> Float[Tensor, "token d"]:
     """What the true MLP puts out, where the dictionary writes."""
     mlp, (writer, factor) = model.blocks[layer].get_submodule(model.architecture.mlp), model.writer(layer, write)
     with torch.no_grad():
@@ -149,6 +185,8 @@ def _output(model: LanguageModel, layer: int, mlp_in: Float[Tensor, "token d"], 
     return output[0].to(mlp_in.dtype) * factor
 
 
-def _post_norm(model: LanguageModel, layer: int, output: Float[Tensor, "token d"], write: WritePoint) -> FrozenNorm | None:
+def _post_norm(
+    model: LanguageModel, layer: int, output: Float[Tensor, "token d"], write: WritePoint
+) -> FrozenNorm | None:
     """What stands between what is written and the residual stream, as it is for `output`."""
     return None if write == "residual" else model.after_mlp(layer, output)

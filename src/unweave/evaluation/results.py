@@ -1,4 +1,5 @@
-"""What an evaluation found, as plain data that goes to JSON and back. Every figure is explained in docs/evaluation.md."""
+"""What an evaluation found, as plain data that goes to JSON and back. Every figure is explained in
+docs/evaluation.md."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -47,7 +48,8 @@ class StandInFigures:
 
 @dataclass(frozen=True)
 class Response:
-    """Error of the predicted change of an MLP's output, relative to the true change, for three kinds of changed inputs."""
+    """Error of the predicted change of an MLP's output, relative to the true change, for three kinds of changed
+    inputs."""
 
     feature: float | None
     """One active feature of an earlier layer taken away; None where no earlier layer has one."""
@@ -116,7 +118,8 @@ class PromptScores:
 
 @dataclass(frozen=True)
 class NeuronScores:
-    """Scores of two graphs of one prompt with as many features: the dictionary's strongest, and the strongest of the model's neurons."""
+    """Scores of two graphs of one prompt with as many features: the dictionary's strongest, and the strongest of the
+    model's neurons."""
 
     prompt: str
     nodes: int
@@ -178,7 +181,9 @@ class Evaluation:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "text"
-            raise FileError(f"not the JSON of an evaluation: {place}: {first['msg']}; write one with unweave eval --json") from error
+            raise FileError(
+                f"not the JSON of an evaluation: {place}: {first['msg']}; write one with unweave eval --json"
+            ) from error
 
     @property
     def dead(self) -> float:
@@ -205,7 +210,9 @@ def average(values: Sequence[Any]) -> Any:
     """The mean of records of the same shape: of their numbers; words and None are those of the first."""
     first = values[0]
     if is_dataclass(first):
-        return type(first)(**{field.name: average([getattr(value, field.name) for value in values]) for field in fields(first)})  # pyright: ignore[reportCallIssue]
+        return type(first)(
+            **{field.name: average([getattr(value, field.name) for value in values]) for field in fields(first)}
+        )  # pyright: ignore[reportCallIssue]
     if isinstance(first, tuple):
         return tuple(average(part) for part in zip(*values, strict=True))
     if isinstance(first, str) or first is None:

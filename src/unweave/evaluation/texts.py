@@ -42,7 +42,13 @@ class Candidates:
     all: tuple[StandIn, ...]
 
     @staticmethod
-    def prepare(model: ReplacementModel, blocks: Int[Tensor, "sequence pos"], seed: int, neurons: bool, progress: Callable[[float], object]) -> "Candidates":
+    def prepare(
+        model: ReplacementModel,
+        blocks: Int[Tensor, "sequence pos"],
+        seed: int,
+        neurons: bool,
+        progress: Callable[[float], object],
+    ) -> "Candidates":
         """Read the dictionary and fit the baselines to some text; of mixtures of experts there are no neurons.
 
         Raises:
@@ -60,12 +66,25 @@ class Candidates:
         ranks = sorted({min(rank, language_model.d_model) for rank in (LOW_RANK, max(1, round(sum(l0) / len(l0))))})
         random = random_dictionary(fit, model.transcoders, l0, affine, seed)
         low_rank = [low_rank_maps(fit, rank, dtype) for rank in ranks]
-        own = [strongest_neurons(language_model, fit, l0, write)] if neurons and language_model.architecture.up is not None else []
-        everything = (dictionary, mean_outputs(fit, dtype), affine, *low_rank, Dictionary.load(random, dtype, device, "random"), *own)
+        own = (
+            [strongest_neurons(language_model, fit, l0, write)]
+            if neurons and language_model.architecture.up is not None
+            else []
+        )
+        everything = (
+            dictionary,
+            mean_outputs(fit, dtype),
+            affine,
+            *low_rank,
+            Dictionary.load(random, dtype, device, "random"),
+            *own,
+        )
         return Candidates(language_model, write, fit, dictionary, affine, everything)
 
 
-def outputs_on(model: LanguageModel, clean: Pass, stand_in: StandIn, firing: list[Firing] | None = None) -> list[Float[Tensor, "token d"]]:
+def outputs_on(
+    model: LanguageModel, clean: Pass, stand_in: StandIn, firing: list[Firing] | None = None
+) -> list[Float[Tensor, "token d"]]:
     """What a stand-in makes of the model's own inputs, by layer; counts a dictionary's active features."""
     dtype = model.engine_dtype
     if isinstance(stand_in, Dictionary) and firing is not None:
@@ -73,7 +92,12 @@ def outputs_on(model: LanguageModel, clean: Pass, stand_in: StandIn, firing: lis
     else:
         step = stand_in.start()
     return [
-        step(layer, read_at(model, layer, stand_in.read, counted(clean.mids[layer], dtype), counted(clean.inputs[layer], dtype)))
+        step(
+            layer,
+            read_at(
+                model, layer, stand_in.read, counted(clean.mids[layer], dtype), counted(clean.inputs[layer], dtype)
+            ),
+        )
         for layer in range(model.n_layers)
     ]
 
@@ -132,12 +156,16 @@ class TextCounts:
         stand_ins = tuple(
             StandInFigures(
                 stand_in.name,
-                tuple(errors.unexplained(targets) for errors, targets in zip(self.errors[stand_in.name], self.targets, strict=True)),
+                tuple(
+                    errors.unexplained(targets)
+                    for errors, targets in zip(self.errors[stand_in.name], self.targets, strict=True)
+                ),
                 self.shifts[stand_in.name].replaced(),
             )
             for stand_in in self.candidates.all
         )
         layers = tuple(
-            LayerFigures(firing.l0, self.alone[layer] / self.alone_predictions, *self.responses.figures(layer)) for layer, firing in enumerate(self.firing)
+            LayerFigures(firing.l0, self.alone[layer] / self.alone_predictions, *self.responses.figures(layer))
+            for layer, firing in enumerate(self.firing)
         )
         return TextFigures(name, self.tokens, self.loss / self.predictions, stand_ins, layers)

@@ -13,7 +13,9 @@ from ..interventions.attribution_patching import first_order_effects, target_tok
 from ..transcoders.replacement import ReplacementModel
 
 
-def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None, *, paths: int = 5, features: int = 8) -> dict[str, Any]:
+def summarize(
+    graph: Graph, pruned: Graph, model: ReplacementModel | None = None, *, paths: int = 5, features: int = 8
+) -> dict[str, Any]:
     """The facts about a trace that people ask for first; plain data, fit for JSON.
 
     Args:
@@ -29,7 +31,9 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
     influence = pruned.influence()
     ranked = sorted(list(pruned.nodes)[pruned.nodes.features], key=lambda node: -float(influence[node.row]))[:features]
     effect = _effects(model, pruned)
-    named = _promoted(model, [*ranked, *(node for path in strongest for node in path.nodes if node.kind == NodeKind.FEATURE)])
+    named = _promoted(
+        model, [*ranked, *(node for path in strongest for node in path.nodes if node.kind == NodeKind.FEATURE)]
+    )
     kinds = [int((graph.nodes.kind == kind).sum()) for kind in NodeKind]
     return {
         "prompt": facts.prompt,
@@ -41,12 +45,17 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
         "precision": facts.precision,
         "position_zero": facts.position_zero,
         "targets": [
-            {"token": label, "id": node.index, "weight": node.activation, "node": node.id} for label, node in zip(facts.logit_labels, logits, strict=True)
+            {"token": label, "id": node.index, "weight": node.activation, "node": node.id}
+            for label, node in zip(facts.logit_labels, logits, strict=True)
         ],
         "input": _input_facts(graph),
         "paths": [_path_facts(path, pruned, named) for path in strongest],
         "features": [
-            {**_node_facts(node, pruned, named), "influence": float(influence[node.row]), "effect": None if effect is None else float(effect[node.row])}
+            {
+                **_node_facts(node, pruned, named),
+                "influence": float(influence[node.row]),
+                "effect": None if effect is None else float(effect[node.row]),
+            }
             for node in ranked
         ],
         "scores": {"replacement": honest.replacement, "completeness": honest.completeness},
@@ -54,14 +63,20 @@ def summarize(graph: Graph, pruned: Graph, model: ReplacementModel | None = None
         "unexplained": facts.unexplained,
         "exactness": {"logits": facts.logits_error, "residual": facts.residual},
         "graph": {
-            "features": kinds[0], "errors": kinds[1], "embeddings": kinds[2], "logits": kinds[3], "edges": graph.n_edges,
+            "features": kinds[0],
+            "errors": kinds[1],
+            "embeddings": kinds[2],
+            "logits": kinds[3],
+            "edges": graph.n_edges,
             "active_features": facts.active_features,
         },
         "kept": {
-            "nodes": len(pruned.nodes), "edges": pruned.n_edges, "pruning": list(pruned.provenance.pruning or (1.0, 1.0)),
+            "nodes": len(pruned.nodes),
+            "edges": pruned.n_edges,
+            "pruning": list(pruned.provenance.pruning or (1.0, 1.0)),
             "influence": float(influence.sum() / graph.influence().sum().clamp_min(1e-30)),
         },
-    }  # fmt: skip
+    }
 
 
 def _promoted(model: ReplacementModel | None, nodes: list[Node]) -> dict[tuple[int, int], list[str]]:
@@ -91,7 +106,8 @@ def _node_facts(node: Node, graph: Graph, named: dict[tuple[int, int], list[str]
 
 
 def _input_facts(graph: Graph) -> dict[str, Any]:
-    """What the first target's direct input is made of, as shares of its absolute sum, and the tokens with most of it."""
+    """What the first target's direct input is made of, as shares of its absolute sum, and the tokens with most of
+    it."""
     target = graph.nodes.logits.start
     entries = slice(int(graph.rows.start[target]), int(graph.rows.start[target + 1]))
     source, weight = graph.rows.column[entries].long(), graph.rows.value[entries]
@@ -99,7 +115,10 @@ def _input_facts(graph: Graph) -> dict[str, Any]:
     shares = {name.name.lower(): float(share[kind == name].sum()) for name in NodeKind if name != NodeKind.LOGIT}
     order = torch.argsort(share * (kind == NodeKind.EMBEDDING), descending=True)[:3].tolist()
     direct = [(graph.nodes[int(source[i])], i) for i in order if kind[i] == NodeKind.EMBEDDING]
-    tokens = [{"node": node.id, "token": graph.tokens[node.position], "share": float(share[i]), "weight": float(weight[i])} for node, i in direct]
+    tokens = [
+        {"node": node.id, "token": graph.tokens[node.position], "share": float(share[i]), "weight": float(weight[i])}
+        for node, i in direct
+    ]
     return {**shares, "tokens": tokens}
 
 

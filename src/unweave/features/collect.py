@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from ..base.files import write_atomically
-from ..corpus.text import mixed, parse_source, token_blocks
+from ..corpus.documents import mixed, parse_source
+from ..corpus.text import token_blocks
 from ..errors import FileError, TextError
 from ..models.language_model import LanguageModel
 from ..models.passes import batches, counted, read_at, run
@@ -48,7 +49,9 @@ class Reading:
     def blocks(self, model: LanguageModel) -> Iterator[Tensor]:
         """Blocks of tokens, always the same ones."""
         documents = mixed([parse_source(spec) for spec in self.text])
-        return token_blocks(model, documents, self.context, held_out=self.held_out, part="train" if self.held_out else "all")
+        return token_blocks(
+            model, documents, self.context, held_out=self.held_out, part="train" if self.held_out else "all"
+        )
 
 
 class Collection:
@@ -92,7 +95,9 @@ class Collection:
         """
         self.compact()
         tensors = {"tokens": self.tokens, "block_numbers": np.array(list(self.kept), np.int64)}
-        tensors["blocks"] = np.stack(list(self.kept.values())) if self.kept else np.zeros((0, self.reading.context), np.int32)
+        tensors["blocks"] = (
+            np.stack(list(self.kept.values())) if self.kept else np.zeros((0, self.reading.context), np.int32)
+        )
         for number, layer in enumerate(self.layers):
             layer.count_tokens()
             tensors |= {f"{number}.{name}": array for name, array in layer.arrays.items()}
@@ -112,7 +117,9 @@ class Collection:
                 if found != self.reading:
                     other = next(name for name in asdict(found) if getattr(found, name) != getattr(self.reading, name))
                     there, here = getattr(found, other), getattr(self.reading, other)
-                    raise FileError(f"{path} was begun with {other} {there!r}, not {here!r}; give the same again, or another --out")
+                    raise FileError(
+                        f"{path} was begun with {other} {there!r}, not {here!r}; give the same again, or another --out"
+                    )
                 self.tokens = file.get_tensor("tokens")
                 numbers, blocks = file.get_tensor("block_numbers"), file.get_tensor("blocks")
                 for number, layer in enumerate(self.layers):
@@ -123,7 +130,9 @@ class Collection:
             raise FileError(f"cannot read {path} ({error}); remove it to begin anew") from error
 
 
-def collect(model: ReplacementModel, reading: Reading, folder: Path, *, tokens: int, report: Report | None = None) -> Collection:
+def collect(
+    model: ReplacementModel, reading: Reading, folder: Path, *, tokens: int, report: Report | None = None
+) -> Collection:
     """Read text until `tokens` are counted or it ends; goes on where an earlier run in `folder` was stopped.
 
     Raises:
@@ -169,12 +178,20 @@ def add_batch(collection: Collection, model: ReplacementModel, dictionary: Dicti
     collection.note(numbers)
 
 
-def activations(model: ReplacementModel, dictionary: Dictionary, ids: Tensor) -> Iterator[tuple[int, Float[Tensor, "sequence pos feature"]]]:
+def activations(
+    model: ReplacementModel, dictionary: Dictionary, ids: Tensor
+) -> Iterator[tuple[int, Float[Tensor, "sequence pos feature"]]]:
     """(layer, activations from position 1 on) of a batch of blocks [sequence, pos], layer by layer."""
     language_model = model.language_model
     dtype, clean = language_model.engine_dtype, run(language_model, ids, model.transcoders.write, logits=False)
     for layer in range(language_model.n_layers):
-        seen = read_at(language_model, layer, dictionary.read, counted(clean.mids[layer], dtype), counted(clean.inputs[layer], dtype))
+        seen = read_at(
+            language_model,
+            layer,
+            dictionary.read,
+            counted(clean.mids[layer], dtype),
+            counted(clean.inputs[layer], dtype),
+        )
         yield layer, dictionary.encode(layer, seen).view(len(ids), ids.shape[1] - 1, -1)
 
 

@@ -1,4 +1,5 @@
-"""Labels by any service that speaks the OpenAI chat protocol, scored like the others; nothing is sent unless it is asked for."""
+"""Labels by any service that speaks the OpenAI chat protocol, scored like the others; nothing is sent unless it is
+asked for."""
 
 import json
 import os
@@ -38,13 +39,18 @@ def ask(endpoint: Endpoint, question: str) -> str:
         EndpointError: no answer, a refusal, or an answer that is not the protocol's.
     """
     body = {"model": endpoint.model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {})
+    headers = {"Content-Type": "application/json"} | (
+        {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
+    )
     request = urllib.request.Request(f"{endpoint.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=endpoint.timeout) as answer:
             content: Any = json.loads(answer.read())["choices"][0]["message"]["content"]
     except urllib.error.HTTPError as error:
-        raise EndpointError(f"{endpoint.url} refuses: {error.code} {error.reason}; is the model {endpoint.model!r} there, and {KEY} set?") from error
+        raise EndpointError(
+            f"{endpoint.url} refuses: {error.code} {error.reason}; is the model {endpoint.model!r} there, and {KEY} "
+            f"set?"
+        ) from error
     except OSError as error:
         raise EndpointError(f"{endpoint.url} does not answer: {getattr(error, 'reason', error)}") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -57,7 +63,10 @@ def ask(endpoint: Endpoint, question: str) -> str:
 def marked(tokens: Sequence[str], activations: Sequence[float]) -> str:
     """A context as text, tokens of at least a third of its strongest activation in «»."""
     top = max([*activations, 1e-9])
-    return "".join(f"«{visible(token)}»" if value > top / 3 else visible(token) for token, value in zip(tokens, activations, strict=True))
+    return "".join(
+        f"«{visible(token)}»" if value > top / 3 else visible(token)
+        for token, value in zip(tokens, activations, strict=True)
+    )
 
 
 def proposed(endpoint: Endpoint, page: dict[str, Any]) -> str:
@@ -66,13 +75,16 @@ def proposed(endpoint: Endpoint, page: dict[str, Any]) -> str:
     promoted = ", ".join(repr(token) for token, _ in page["promoted"][:8])
     answer = ask(
         endpoint,
-        f"A feature of a language model is active on the tokens in «» of these texts:\n{examples}\nIt makes these next tokens likelier: {promoted}.\n"
+        f"A feature of a language model is active on the tokens in «» of these texts:\n{examples}\nIt makes these "
+        f"next tokens likelier: {promoted}.\n"
         "Say in at most eight words what it stands for. Answer with these words alone.",
     )
     return " ".join(answer.split()).strip("\"'. ")[:80]
 
 
-def detects(endpoint: Endpoint, label: str, firing: Sequence[str], silent: Sequence[str], n_firing: int, n_silent: int) -> Detection:
+def detects(
+    endpoint: Endpoint, label: str, firing: Sequence[str], silent: Sequence[str], n_firing: int, n_silent: int
+) -> Detection:
     """A label's detection, judged by the service on a sample of contexts, scaled to all of them.
 
     Args:
@@ -85,7 +97,10 @@ def detects(endpoint: Endpoint, label: str, firing: Sequence[str], silent: Seque
         for begin in range(0, len(texts), ASKED_AT_ONCE):
             part = texts[begin : begin + ASKED_AT_ONCE]
             listed = "\n".join(f"{number}. {' '.join(text.split())}" for number, text in enumerate(part, 1))
-            question = f"Which of these texts contain: {label}?\n{listed}\nAnswer with their numbers, separated by commas, or with 0 if none does."
+            question = (
+                f"Which of these texts contain: {label}?\n{listed}\nAnswer with their numbers, separated by "
+                f"commas, or with 0 if none does."
+            )
             numbers = {int(found) for found in re.findall(r"\d+", ask(endpoint, question))}
             hits += len(numbers & set(range(1, len(part) + 1)))
         picked.append(hits / max(1, len(texts)))

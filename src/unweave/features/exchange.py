@@ -1,4 +1,5 @@
-"""Pages of other tools and ours in their forms: circuit-tracer's packed `features/` folder and Neuronpedia's feature JSON."""
+"""Pages of other tools and ours in their forms: circuit-tracer's packed `features/` folder and Neuronpedia's feature
+JSON."""
 
 import gzip
 import json
@@ -25,16 +26,23 @@ def to_peer(found: dict[str, Any], name: str) -> dict[str, Any]:
     for context in found["contexts"]:
         group = "Top activations" if context["quantile"] == "strongest" else f"Firings {context['quantile']}"
         groups.setdefault(group, []).append(
-            {"tokens": context["tokens"], "tokens_acts_list": context["activations"], "train_token_ind": context["peak"], "is_repeated_datapoint": False}
+            {
+                "tokens": context["tokens"],
+                "tokens_acts_list": context["activations"],
+                "train_token_ind": context["peak"],
+                "is_repeated_datapoint": False,
+            }
         )
     edges = [] if found["histogram"] is None else found["histogram"]["edges"]
     low, high = (edges[0], found["maximum"]) if edges else (0.0, 0.0)
     return {
         "transcoder_id": f"{name}-{found['layer']}", "index": cantor(found["layer"], found["index"]),
         "examples_quantiles": [{"quantile_name": group, "examples": examples} for group, examples in groups.items()],
-        "top_logits": [token for token, _ in found["promoted"]], "bottom_logits": [token for token, _ in found["suppressed"]],
+        "top_logits": [token for token, _ in found["promoted"]],
+        "bottom_logits": [token for token, _ in found["suppressed"]],
         "act_min": low, "act_max": high, "quantile_values": found["quantiles"] or [],
-        "histogram": _even(found["histogram"], low, high), "activation_frequency": found["density"], "clerp": found["label"],
+        "histogram": _even(found["histogram"], low, high), "activation_frequency": found["density"],
+        "clerp": found["label"],
     }  # fmt: skip
 
 
@@ -57,18 +65,23 @@ def to_neuronpedia(found: dict[str, Any], model: str, source_set: str) -> dict[s
     histogram = found["histogram"] or {"edges": [], "counts": []}
     contexts = [
         {
-            "tokens": context["tokens"], "values": context["activations"], "maxValue": max([*context["activations"], 0.0]),
-            "maxValueTokenIndex": context["peak"], "minValue": min([*context["activations"], 0.0]), "dataIndex": str(place),
+            "tokens": context["tokens"], "values": context["activations"],
+            "maxValue": max([*context["activations"], 0.0]),
+            "maxValueTokenIndex": context["peak"], "minValue": min([*context["activations"], 0.0]),
+            "dataIndex": str(place),
         }
         for place, context in enumerate(found["contexts"])
     ]  # fmt: skip
     return {
-        "modelId": model, "layer": f"{found['layer']}-{source_set}", "index": str(found["index"]), "sourceSetName": source_set,
+        "modelId": model, "layer": f"{found['layer']}-{source_set}", "index": str(found["index"]),
+        "sourceSetName": source_set,
         "maxActApprox": found["maximum"], "frac_nonzero": found["density"],
         "pos_str": [token for token, _ in found["promoted"]], "pos_values": [value for _, value in found["promoted"]],
-        "neg_str": [token for token, _ in found["suppressed"]], "neg_values": [value for _, value in found["suppressed"]],
+        "neg_str": [token for token, _ in found["suppressed"]],
+        "neg_values": [value for _, value in found["suppressed"]],
         "freq_hist_data_bar_values": histogram["edges"][:-1], "freq_hist_data_bar_heights": histogram["counts"],
-        "explanations": [{"description": found["label"], "typeName": "unweave"}] if found["label"] else [], "activations": contexts,
+        "explanations": [{"description": found["label"], "typeName": "unweave"}] if found["label"] else [],
+        "activations": contexts,
     }  # fmt: skip
 
 
@@ -85,7 +98,12 @@ def export_peer(pages: Pages, folder: Path, progress: Callable[[float], object] 
         def write(name: str, layer: int = layer, width: int = width, offsets: list[int] = offsets) -> None:
             with open(name, "wb") as file:
                 for number in range(width):
-                    packed = zlib.compress(json.dumps(to_peer(page(pages, layer, number), pages.facts["transcoders"]), ensure_ascii=False).encode(), 6)
+                    packed = zlib.compress(
+                        json.dumps(
+                            to_peer(page(pages, layer, number), pages.facts["transcoders"]), ensure_ascii=False
+                        ).encode(),
+                        6,
+                    )
                     file.write(struct.pack("<I", len(packed)) + packed)
                     offsets.append(offsets[-1] + 4 + len(packed))
                     progress((layer + number / width) / len(pages.widths))
@@ -104,7 +122,10 @@ def export_neuronpedia(pages: Pages, features: list[tuple[int, int]], path: Path
         FileError: it cannot be written.
     """
     records = [to_neuronpedia(page(pages, layer, index), pages.facts["model"], source_set) for layer, index in features]
-    return write_atomically(path, lambda name: Path(name).write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"))
+    return write_atomically(
+        path,
+        lambda name: Path(name).write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"),
+    )
 
 
 def packed_records(folder: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -115,10 +136,17 @@ def packed_records(folder: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """
     try:
         listed = json.loads(gzip.decompress((folder / INDEX).read_bytes()))
-        layers = {int(key): part for key, part in (listed.items() if isinstance(listed, dict) else enumerate(listed)) if part}
-        found = {layer: (folder / Path(part["filename"]).name, [int(offset) for offset in part["offsets"]]) for layer, part in layers.items()}
+        layers = {
+            int(key): part for key, part in (listed.items() if isinstance(listed, dict) else enumerate(listed)) if part
+        }
+        found = {
+            layer: (folder / Path(part["filename"]).name, [int(offset) for offset in part["offsets"]])
+            for layer, part in layers.items()
+        }
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(f"{folder / INDEX} is not an index of feature pages ({type(error).__name__}: {error})") from error
+        raise FileError(
+            f"{folder / INDEX} is not an index of feature pages ({type(error).__name__}: {error})"
+        ) from error
     for layer, (path, offsets) in sorted(found.items()):
         for index, (begin, end) in enumerate(pairwise(offsets)):
             if end - begin <= 4:
@@ -132,5 +160,8 @@ def packed_records(folder: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 if not isinstance(record, dict):
                     raise ValueError("not an object")
             except (OSError, struct.error, zlib.error, ValueError, RecursionError) as error:
-                raise FileError(f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: {error})") from error
+                raise FileError(
+                    f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: "
+                    f"{error})"
+                ) from error
             yield layer, index, record

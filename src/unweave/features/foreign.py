@@ -15,8 +15,8 @@ from . import pages as microscope
 from .write import META
 
 FeaturePages = Callable[[int, int], dict[str, Any] | None]
-"""The page of (layer, index), or None if there is none. Keys as in docs/server.md: label, density, promoted, suppressed,
-histogram, quantiles, contexts. Another kind of folder is another such function, chosen in `open_pages`."""
+"""The page of (layer, index), or None if there is none. Keys as in docs/server.md: label, density, promoted,
+suppressed, histogram, quantiles, contexts. Another kind of folder is another such function, chosen in `open_pages`."""
 
 INDEX = "index.json.gz"
 MOST_RECORD = 32 << 20
@@ -24,7 +24,8 @@ MOST_RECORD = 32 << 20
 
 
 def open_pages(folder: str | Path) -> FeaturePages:
-    """Feature pages of a folder: ours, circuit-tracer's `index.json.gz` with `layer_N.bin`, or a `CANTOR.json` for each feature.
+    """Feature pages of a folder: ours, circuit-tracer's `index.json.gz` with `layer_N.bin`, or a `CANTOR.json` for
+    each feature.
 
     Raises:
         FileError: the folder holds none of these, or its index cannot be read.
@@ -37,7 +38,9 @@ def open_pages(folder: str | Path) -> FeaturePages:
             return _packed(place)
     if folder.is_dir() and any(path.stem.isdecimal() for path in folder.glob("*.json")):
         return lambda layer, index: _single(folder / f"{cantor(layer, index)}.json")
-    raise FileError(f"no feature pages in {folder}: it has neither {META}, nor {INDEX}, nor files such as 75466754.json")
+    raise FileError(
+        f"no feature pages in {folder}: it has neither {META}, nor {INDEX}, nor files such as 75466754.json"
+    )
 
 
 def served(pages: microscope.Pages) -> FeaturePages:
@@ -58,9 +61,15 @@ def _packed(folder: Path) -> FeaturePages:
     try:
         listed = json.loads(gzip.decompress((folder / INDEX).read_bytes()))
         layers = {int(key): part for key, part in (listed.items() if isinstance(listed, dict) else enumerate(listed))}
-        found = {layer: (folder / Path(part["filename"]).name, [int(offset) for offset in part["offsets"]]) for layer, part in layers.items() if part}
+        found = {
+            layer: (folder / Path(part["filename"]).name, [int(offset) for offset in part["offsets"]])
+            for layer, part in layers.items()
+            if part
+        }
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(f"{folder / INDEX} is not an index of feature pages ({type(error).__name__}: {error})") from error
+        raise FileError(
+            f"{folder / INDEX} is not an index of feature pages ({type(error).__name__}: {error})"
+        ) from error
 
     def page(layer: int, index: int) -> dict[str, Any] | None:
         path, offsets = found.get(layer, (folder, []))
@@ -74,7 +83,9 @@ def _packed(folder: Path) -> FeaturePages:
             unpacker = zlib.decompressobj(47)  # zlib or gzip, whichever it is
             return _page(json.loads(unpacker.decompress(packed, MOST_RECORD)))
         except (OSError, struct.error, zlib.error, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise FileError(f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: {error})") from error
+            raise FileError(
+                f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: {error})"
+            ) from error
 
     return page
 
@@ -94,7 +105,9 @@ def _page(record: dict[str, Any]) -> dict[str, Any]:
     low, high = float(record.get("act_min") or 0), float(record.get("act_max") or 0)
     edges = [low + (high - low) * step / max(1, len(counts)) for step in range(len(counts) + 1)]
     contexts = [
-        _context(str(part.get("quantile_name", "")), example) for part in record.get("examples_quantiles") or () for example in part.get("examples") or ()
+        _context(str(part.get("quantile_name", "")), example)
+        for part in record.get("examples_quantiles") or ()
+        for example in part.get("examples") or ()
     ]
     return {
         "label": str(record.get("clerp") or record.get("label") or ""),
@@ -108,6 +121,14 @@ def _page(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _context(quantile: str, example: dict[str, Any]) -> dict[str, Any]:
-    tokens, activations = [str(token) for token in example["tokens"]], [float(value) for value in example["tokens_acts_list"]]
+    tokens, activations = (
+        [str(token) for token in example["tokens"]],
+        [float(value) for value in example["tokens_acts_list"]],
+    )
     peak = example.get("train_token_ind", example.get("train_token_index"))
-    return {"quantile": quantile, "tokens": tokens, "activations": activations, "peak": None if peak is None else int(peak)}
+    return {
+        "quantile": quantile,
+        "tokens": tokens,
+        "activations": activations,
+        "peak": None if peak is None else int(peak),
+    }

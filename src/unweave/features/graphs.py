@@ -13,4 +13,6 @@ def with_labels(graph: Graph, pages: Pages) -> Graph:
     nodes = [node for node in graph.nodes if node.kind == NodeKind.FEATURE]
     found = pages.labels([(node.layer, node.index) for node in nodes])
     labels = {node.id: found[node.layer, node.index] for node in nodes if (node.layer, node.index) in found}
-    return graph.with_provenance(extra={**graph.provenance.extra, "labels": labels | graph.provenance.extra.get("labels", {})})
+    return graph.with_provenance(
+        extra={**graph.provenance.extra, "labels": labels | graph.provenance.extra.get("labels", {})}
+    )

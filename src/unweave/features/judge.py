@@ -21,7 +21,9 @@ ASKED = (8, 16)
 
 def sample_live(pages: Pages, count: int, seed: int) -> list[Place]:
     """Random features that fired on the pages' text, evenly over all of them; all if there are fewer."""
-    live = [(layer, int(index)) for layer, density in enumerate(pages.densities()) for index in np.flatnonzero(density > 0)]
+    live = [
+        (layer, int(index)) for layer, density in enumerate(pages.densities()) for index in np.flatnonzero(density > 0)
+    ]
     chosen = np.random.default_rng(seed).permutation(len(live))[:count]
     return [live[place] for place in np.sort(chosen)]
 
@@ -37,15 +39,22 @@ def first_tokens(pages: Pages, features: Sequence[Place]) -> dict[Place, int]:
     """The token that each feature fires on most often."""
     found = {}
     for layer in sorted({layer for layer, _ in features}):
-        rows = pages.query(f"SELECT index, token[1] first FROM {pages.file(f'features_{layer}.parquet')} WHERE len(token) > 0")
+        rows = pages.query(
+            f"SELECT index, token[1] first FROM {pages.file(f'features_{layer}.parquet')} WHERE len(token) > 0"
+        )
         found |= {(layer, row["index"]): row["first"] for row in rows}
     return {place: found[place] for place in features if place in found}
 
 
 def judge(
-    model: ReplacementModel, pages: Pages, blocks: Int[Tensor, "sequence pos"], features: Sequence[Place], report: Report = lambda share: None
+    model: ReplacementModel,
+    pages: Pages,
+    blocks: Int[Tensor, "sequence pos"],
+    features: Sequence[Place],
+    report: Report = lambda share: None,
 ) -> tuple[dict[str, Any], dict[Place, Detection]]:
-    """How well labels made from evidence pick the contexts of held-out text in which features fire, and the baseline beside it.
+    """How well labels made from evidence pick the contexts of held-out text in which features fire, and the baseline
+    beside it.
 
     Returns:
         Plain data: features, scored (those that fire here), contexts, positions; by detector (`label`, `baseline`) and
@@ -71,7 +80,11 @@ def judge(
         raise TextError("none of the features fires on the held-out text; give more of it")
     pairs = list(zip(found["label"], found["baseline"], strict=True))
     better = np.mean([(a[0].f1 > b[0].f1) + 0.5 * (a[0].f1 == b[0].f1) for a, b in pairs])
-    facts: dict[str, Any] = {"features": len(features), "scored": len(by_feature), "contexts": by_feature[next(iter(by_feature))].of}
+    facts: dict[str, Any] = {
+        "features": len(features),
+        "scored": len(by_feature),
+        "contexts": by_feature[next(iter(by_feature))].of,
+    }
     facts |= {"context": CONTEXT, "positions": int(ids[:, 1:].size), "better": round(float(better), 4)}
     for name, both in found.items():
         facts[name] = {"contexts": summary([one for one, _ in both]), "positions": summary([one for _, one in both])}
@@ -90,7 +103,8 @@ def ask_for_labels(
     """Labels by an endpoint, and how well it finds with them the contexts of held-out text in which the features fire.
 
     Returns:
-        layer, index, label, and detection (precision, recall, f1) or None without text or where the feature stays silent.
+        layer, index, label, and detection (precision, recall, f1) or None without text or where the feature stays
+        silent.
 
     Raises:
         EndpointError: the service cannot be used.
@@ -107,7 +121,12 @@ def ask_for_labels(
             samples = []
             for places, most in zip((np.argwhere(fires), np.argwhere(~fires)), ASKED, strict=True):
                 chosen = places[np.sort(generator.permutation(len(places))[:most])]
-                samples.append(["".join(token(int(one)) for one in ids[row, CONTEXT * part : CONTEXT * (part + 1)]) for row, part in chosen])
+                samples.append(
+                    [
+                        "".join(token(int(one)) for one in ids[row, CONTEXT * part : CONTEXT * (part + 1)])
+                        for row, part in chosen
+                    ]
+                )
             result = detects(endpoint, label, samples[0], samples[1], int(fires.sum()), int((~fires).sum()))
             score = {name: round(getattr(result, name), 4) for name in ("precision", "recall", "f1")}
         found.append({"layer": layer, "index": index, "label": label, "detection": score})

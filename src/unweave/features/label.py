@@ -1,8 +1,9 @@
 """Labels without any service: of many simple rules, the one that best tells where a feature fires.
 
 A rule's recall on the pages is the share of the feature's firings at which it holds, its precision the share of the
-positions where it holds at which the feature fires. Recall comes from counts of tokens or the even sample of firings, how
-often a rule holds anywhere from the text kept, so precision follows by Bayes' rule. The rule with the best F1 wins.
+positions where it holds at which the feature fires. Recall comes from counts of tokens or the even sample of
+firings, how often a rule holds anywhere from the text kept, so precision follows by Bayes' rule. The rule with the
+best F1 wins.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ FIRSTS = (1, 2, 4, 8, 16)
 LISTED = 4
 """Tokens named in a label."""
 SHRINK = 1.0
-"""Firings at which a rule from the sample is counted as failing beyond those where it does: few firings prove little."""
+"""Firings at which a rule from the sample is counted as failing beyond those where it does: few firings prove
+little."""
 
 Offer = Callable[[Rule, float, float], None]
 """Takes a rule, its recall, and the share of all positions at which it holds."""
@@ -79,7 +81,11 @@ class Background:
     def share(self) -> np.ndarray:
         """Share of positions at which each class is the token, and is near, [2, class]."""
         of_token = self.class_matrix @ self.counts / max(1, self.seen)
-        near = [placed(member[self.blocks], "near")[:, 1:].mean() for member in self.class_matrix] if len(self.blocks) else of_token
+        near = (
+            [placed(member[self.blocks], "near")[:, 1:].mean() for member in self.class_matrix]
+            if len(self.blocks)
+            else of_token
+        )
         return np.stack([of_token, np.array(near)])
 
     @cached_property
@@ -103,12 +109,18 @@ def label(evidence: Evidence, background: Background) -> Label | None:
         if score > best[0] + 1e-9:
             best = (score, rule)
 
-    order = np.argsort(-evidence.token_counts / np.maximum(counts[evidence.tokens], 1) * np.sqrt(evidence.token_counts), kind="stable")
+    order = np.argsort(
+        -evidence.token_counts / np.maximum(counts[evidence.tokens], 1) * np.sqrt(evidence.token_counts), kind="stable"
+    )
     for chosen in (np.arange(len(order)), order):  # the commonest first, and the most telling first
         hits, totals = np.cumsum(evidence.token_counts[chosen]), np.cumsum(counts[evidence.tokens[chosen]])
         for size in SIZES:
             if size <= len(chosen):
-                offer(Rule("token", tuple(int(token) for token in evidence.tokens[chosen[:size]])), hits[size - 1] / count, totals[size - 1] / seen)
+                offer(
+                    Rule("token", tuple(int(token) for token in evidence.tokens[chosen[:size]])),
+                    hits[size - 1] / count,
+                    totals[size - 1] / seen,
+                )
     known = np.maximum(evidence.token_counts.sum(), 1)
     of_class = background.class_matrix[:, evidence.tokens] @ evidence.token_counts / known
     names = list(CLASSES)
@@ -116,7 +128,11 @@ def label(evidence: Evidence, background: Background) -> Label | None:
         offer(Rule("token", (), names[place]), float(of_class[place]), float(background.share[0, place]))
     for kind in affixes([background.vocabulary[token] for token in map(int, evidence.tokens)], evidence.token_counts):
         member = background.members[kind]
-        offer(Rule("token", (), kind), float(member[evidence.tokens] @ evidence.token_counts / known), float(member @ counts / seen))
+        offer(
+            Rule("token", (), kind),
+            float(member[evidence.tokens] @ evidence.token_counts / known),
+            float(member @ counts / seen),
+        )
     n = len(evidence.around)
     if n >= 4:
         for size in FIRSTS:
@@ -129,7 +145,8 @@ def label(evidence: Evidence, background: Background) -> Label | None:
 
 
 def affixes(words: Sequence[str], counts: np.ndarray) -> list[str]:
-    """Classes of words with the ending, and the beginning, that most firings share: of two to four letters, in three or more words.
+    """Classes of words with the ending, and the beginning, that most firings share: of two to four letters, in three
+    or more words.
 
     >>> affixes([" Hamburg", " Augsburg", " Freiburg", " the"], np.array([3, 2, 2, 1]))
     ['words in -burg']
@@ -147,7 +164,9 @@ def affixes(words: Sequence[str], counts: np.ndarray) -> list[str]:
     shared = [kind for kind, parts in found.items() if len(parts) >= 3 and sum(parts) > least and kind not in CLASSES]
     # The longest says most, and of those equally long the one that most firings share.
     shared.sort(key=lambda kind: (-len(kind), -sum(found[kind])))
-    return [part[0] for part in ([kind for kind in shared if (" in -" in kind) == ends] for ends in (True, False)) if part]
+    return [
+        part[0] for part in ([kind for kind in shared if (" in -" in kind) == ends] for ends in (True, False)) if part
+    ]
 
 
 def _offer_neighbours(offer: Offer, where: Where, tokens: np.ndarray, background: Background) -> None:
@@ -160,10 +179,18 @@ def _offer_neighbours(offer: Offer, where: Where, tokens: np.ndarray, background
         chosen = found[order[:size]]
         if len(chosen) == size and hits[order[size - 1]] >= 2:
             share = background.counts[chosen].sum() / max(1, background.seen)
-            offer(Rule(where, tuple(int(token) for token in chosen)), max(0.0, hits[order[:size]].sum() - SHRINK) / len(tokens), float(share))
+            offer(
+                Rule(where, tuple(int(token) for token in chosen)),
+                max(0.0, hits[order[:size]].sum() - SHRINK) / len(tokens),
+                float(share),
+            )
     of_class = background.class_matrix[:, inside].sum(1)
     for place in np.flatnonzero(of_class > 0.6 * len(tokens)):
-        offer(Rule(where, (), list(CLASSES)[place]), float(max(0.0, of_class[place] - SHRINK) / len(tokens)), float(background.share[0, place]))
+        offer(
+            Rule(where, (), list(CLASSES)[place]),
+            float(max(0.0, of_class[place] - SHRINK) / len(tokens)),
+            float(background.share[0, place]),
+        )
 
 
 def _offer_near(offer: Offer, around: np.ndarray, background: Background) -> None:
@@ -181,7 +208,11 @@ def _offer_near(offer: Offer, around: np.ndarray, background: Background) -> Non
         chosen = token[order[:size]]
         if len(chosen) == size:
             recall = max(0.0, float(np.isin(around, chosen).any(1).sum()) - SHRINK) / n
-            offer(Rule("near", tuple(int(item) for item in chosen)), recall, float(min(1.0, background.near_share[chosen].sum())))
+            offer(
+                Rule("near", tuple(int(item) for item in chosen)),
+                recall,
+                float(min(1.0, background.near_share[chosen].sum())),
+            )
 
 
 def _words(rule: Rule, evidence: Evidence, background: Background) -> str:
@@ -191,7 +222,9 @@ def _words(rule: Rule, evidence: Evidence, background: Background) -> str:
     else:
         texts = list(dict.fromkeys(background.vocabulary[token] for token in rule.tokens))
         merged = list(dict.fromkeys(visible(text).strip().lower() or visible(text) for text in texts))
-        named = " ".join(f"‘{text}’" for text in merged[:LISTED]) + (f" and {len(merged) - LISTED} more" if len(merged) > LISTED else "")
+        named = " ".join(f"‘{text}’" for text in merged[:LISTED]) + (
+            f" and {len(merged) - LISTED} more" if len(merged) > LISTED else ""
+        )
     text = {
         "token": named,
         "previous": f"after {named}",

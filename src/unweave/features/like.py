@@ -26,7 +26,8 @@ class Likeness:
     layer: int
     index: int
     score: float
-    """Nats by which its firings tell these texts from background: KL of share from density, for features that fire more."""
+    """Nats by which its firings tell these texts from background: KL of share from density, for features that fire
+    more."""
     share: float
     """Share of the texts' tokens at which it fires."""
     density: float
@@ -85,7 +86,8 @@ def like(model: ReplacementModel, pages: Pages, texts: Sequence[str], *, limit: 
     chosen = [entry for entry in order if entry[0] > 0][:limit]
     return [
         Likeness(
-            layer, index, float(score), float(shares[layer][index]), float(density[layer][index]), int(within[layer][index]), float(best[layer][index]),
+            layer, index, float(score), float(shares[layer][index]), float(density[layer][index]),
+            int(within[layer][index]), float(best[layer][index]),
             language_model.token_text(int(all_ids[where[layer][index, 0]][where[layer][index, 1]])),
         )
         for score, layer, index in chosen
@@ -97,7 +99,14 @@ def _top(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def when(
-    model: ReplacementModel, blocks: Iterator[Tensor], layer: int, index: int, *, tokens: int, count: int = 8, progress: Callable[[float], object] | None = None
+    model: ReplacementModel,
+    blocks: Iterator[Tensor],
+    layer: int,
+    index: int,
+    *,
+    tokens: int,
+    count: int = 8,
+    progress: Callable[[float], object] | None = None,
 ) -> dict[str, Any]:
     """When one feature is on and off across text: how often, its strongest contexts, and near misses.
 
@@ -151,6 +160,7 @@ def when(
         }
 
     return {
-        "layer": layer, "index": index, "tokens": seen, "firings": int(firing.sum()), "density": float(firing.sum() / seen),
+        "layer": layer, "index": index, "tokens": seen, "firings": int(firing.sum()),
+        "density": float(firing.sum() / seen),
         "on": [context(*place) for place in on], "off": [context(*place) for place in off],
     }  # fmt: skip

@@ -57,7 +57,9 @@ class Pages:
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
         except duckdb.Error as error:
-            raise FileError(f"cannot read the feature pages in {self.folder}: {str(error).splitlines()[0]}; build them anew") from error
+            raise FileError(
+                f"cannot read the feature pages in {self.folder}: {str(error).splitlines()[0]}; build them anew"
+            ) from error
 
     def check_feature(self, layer: int, index: int) -> None:
         """Refuse a feature that the dictionary does not have.
@@ -68,7 +70,9 @@ class Pages:
         if not 0 <= layer < len(self.widths):
             raise InterventionError(f"layer {layer} does not exist; the pages have layers 0 to {len(self.widths) - 1}")
         if not 0 <= index < self.widths[layer]:
-            raise InterventionError(f"feature {index} of layer {layer} does not exist; the layer has features 0 to {self.widths[layer] - 1}")
+            raise InterventionError(
+                f"feature {index} of layer {layer} does not exist; the layer has features 0 to {self.widths[layer] - 1}"
+            )
 
     def place(self, number: int) -> tuple[int, int]:
         """(layer, index) of a feature numbered through all layers."""
@@ -79,7 +83,13 @@ class Pages:
     def densities(self) -> list[np.ndarray]:
         """By layer, the share of positions at which each feature fires."""
         return [
-            np.array([row["count"] for row in self.query(f"SELECT count FROM {self.file(f'features_{layer}.parquet')} ORDER BY index")]) / max(1, self.seen)
+            np.array(
+                [
+                    row["count"]
+                    for row in self.query(f"SELECT count FROM {self.file(f'features_{layer}.parquet')} ORDER BY index")
+                ]
+            )
+            / max(1, self.seen)
             for layer in range(len(self.widths))
         ]
 
@@ -87,14 +97,21 @@ class Pages:
         """Labels of some features, by (layer, index); those without one are left out."""
         if not features:
             return {}
-        pairs = ", ".join(f"({layer}, {index})" for layer, index in {(int(layer), int(index)) for layer, index in features})
-        rows = self.query(f"SELECT layer, index, label FROM {self.file('labels.parquet')} WHERE (layer, index) IN ({pairs})")
+        pairs = ", ".join(
+            f"({layer}, {index})" for layer, index in {(int(layer), int(index)) for layer, index in features}
+        )
+        rows = self.query(
+            f"SELECT layer, index, label FROM {self.file('labels.parquet')} WHERE (layer, index) IN ({pairs})"
+        )
         return {(row["layer"], row["index"]): row["label"] for row in rows}
 
     @cached_property
     def vocabulary(self) -> tuple[list[str], list[int]]:
         """Text of every token, and how often it came."""
-        rows = self.query(f"SELECT list(text ORDER BY token) words, list(count ORDER BY token) counts FROM {self.file('vocabulary.parquet')}")
+        rows = self.query(
+            f"SELECT list(text ORDER BY token) words, list(count ORDER BY token) counts FROM "
+            f"{self.file('vocabulary.parquet')}"
+        )
         return rows[0]["words"] or [], rows[0]["counts"] or []
 
     def blocks(self, numbers: set[int]) -> dict[int, list[int]]:
@@ -102,7 +119,10 @@ class Pages:
         if not numbers:
             return {}
         listed = ", ".join(str(int(number)) for number in numbers)
-        return {row["block"]: row["tokens"] for row in self.query(f"SELECT block, tokens FROM {self.file('blocks.parquet')} WHERE block IN ({listed})")}
+        return {
+            row["block"]: row["tokens"]
+            for row in self.query(f"SELECT block, tokens FROM {self.file('blocks.parquet')} WHERE block IN ({listed})")
+        }
 
 
 def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None = None) -> Pages:
@@ -122,27 +142,37 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         begun = (place / "collecting.safetensors").is_file()
-        why = "a build there was stopped; run the same unweave features build again and it goes on" if begun else "make them with unweave features build"
+        why = (
+            "a build there was stopped; run the same unweave features build again and it goes on"
+            if begun
+            else "make them with unweave features build"
+        )
         raise FileError(f"no feature pages in {place}: {why}") from error
     except ValueError as error:
         raise FileError(f"{path} is damaged ({error}); build the pages anew") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise FileError(f"{path} does not describe feature pages")
     if facts.get("version") != VERSION:
-        raise FileError(f"{path} is version {facts.get('version')} of feature pages; this unweave reads version {VERSION}")
+        raise FileError(
+            f"{path} is version {facts.get('version')} of feature pages; this unweave reads version {VERSION}"
+        )
     wanted = {"widths": list, "tokens": int, "sha256": str, "transcoders": str, "model": str}
     if not all(isinstance(facts.get(name), kind) for name, kind in wanted.items()):
         raise FileError(f"{path} is damaged: it lacks one of {', '.join(wanted)}; build the pages anew")
     if transcoders is not None and facts["sha256"] != transcoders.sha256:
         hashes = f"(sha256 {facts['sha256'][:12]}, this one {transcoders.sha256[:12]})"
-        raise TranscoderMismatch(f"the feature pages in {place} are of another dictionary, {facts['transcoders']} {hashes}; give --features of this one")
+        raise TranscoderMismatch(
+            f"the feature pages in {place} are of another dictionary, {facts['transcoders']} {hashes}; give "
+            f"--features of this one"
+        )
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     connection.execute("SET enable_progress_bar = false; SET parquet_metadata_cache = true")
     return Pages(place, facts, connection)
 
 
 def pages_of(transcoders: Transcoders, folder: str | Path | None = None) -> Pages | None:
-    """The pages of a dictionary, if there are any: those of `folder`, or those that ship if they are of this dictionary."""
+    """The pages of a dictionary, if there are any: those of `folder`, or those that ship if they are of this
+    dictionary."""
     try:
         return open_pages(folder, transcoders)
     except (FileError, TranscoderMismatch):
@@ -160,10 +190,15 @@ def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
     if not (folder / META).is_file():
         return False
     facts = open_pages(folder).facts
-    if facts.get("imported") or any(facts.get(name) != (list(value) if name == "text" else value) for name, value in asdict(reading).items()):
+    if facts.get("imported") or any(
+        facts.get(name) != (list(value) if name == "text" else value) for name, value in asdict(reading).items()
+    ):
         raise FileError(f"{folder} holds pages of another text, model or dictionary; give another --out")
     if facts["tokens"] < tokens and not facts.get("ended"):
-        raise FileError(f"{folder} holds finished pages of {facts['tokens']:,} tokens; give another --out, or remove it to read more")
+        raise FileError(
+            f"{folder} holds finished pages of {facts['tokens']:,} tokens; give another --out, or remove it to read "
+            f"more"
+        )
     return True
 
 
@@ -182,14 +217,19 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
     """
     pages.check_feature(layer, index)
     rows = pages.query(
-        f"SELECT f.*, l.label, l.confidence, l.precision, l.recall, l.f1 FROM {pages.file(f'features_{layer}.parquet')} f LEFT JOIN "
+        f"SELECT f.*, l.label, l.confidence, l.precision, l.recall, l.f1 FROM "
+        f"{pages.file(f'features_{layer}.parquet')} f LEFT JOIN "
         f"(SELECT * FROM {pages.file('labels.parquet')} WHERE layer = ? AND index = ?) l ON true WHERE f.index = ?",
         [layer, index, index],
     )
     if not rows:
         raise FileError(f"the feature pages in {pages.folder} lack feature {index} of layer {layer}; build them anew")
     row = rows[0]
-    contexts = pages.query(f"SELECT * EXCLUDE (index) FROM {pages.file(f'contexts_{layer}.parquet')} WHERE index = ? ORDER BY sampled, value DESC", [index])
+    contexts = pages.query(
+        f"SELECT * EXCLUDE (index) FROM {pages.file(f'contexts_{layer}.parquet')} WHERE index = ? ORDER BY sampled, "
+        f"value DESC",
+        [index],
+    )
     blocks = pages.blocks({context["block"] for context in contexts})
     spans = [_span(context, blocks) for context in contexts]
     words, times = pages.vocabulary
@@ -203,7 +243,9 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
         "label": row["label"] or "",
         "density": row["count"] / max(1, pages.seen),
         "promoted": [[words[token], value] for token, value in zip_longest(row["promoted"], row["promoted_logit"])],
-        "suppressed": [[words[token], value] for token, value in zip_longest(row["suppressed"], row["suppressed_logit"])],
+        "suppressed": [
+            [words[token], value] for token, value in zip_longest(row["suppressed"], row["suppressed_logit"])
+        ],
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()} if len(counts) else None,
         "quantiles": [round(_quantile(share, edges, counts), 4) for share in QUANTILES] if counts.sum() else None,
         "contexts": [
@@ -214,8 +256,13 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
         "count": row["count"],
         "mean": row["mean"],
         "maximum": row["maximum"],
-        "tokens": [[words[token], count, times[token]] for token, count in zip(row["token"], row["token_count"], strict=True)],
-        "companions": [[*pages.place(number), share] for number, share in zip(row["companion"], row["companion_share"], strict=True)],
+        "tokens": [
+            [words[token], count, times[token]] for token, count in zip(row["token"], row["token_count"], strict=True)
+        ],
+        "companions": [
+            [*pages.place(number), share]
+            for number, share in zip(row["companion"], row["companion_share"], strict=True)
+        ],
         "norms": [[layer + at, norm] for at, norm in enumerate(row["norm"])],
         "confidence": row["confidence"],
         "score": None if row["f1"] is None else {name: row[name] for name in ("precision", "recall", "f1")},
@@ -225,7 +272,10 @@ def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
 def _span(context: dict[str, Any], blocks: dict[int, list[int]]) -> tuple[list[int], list[float], int]:
     """Tokens and activations of an example within its block, and the place of the firing among them."""
     block = blocks.get(context["block"], [])
-    begin, end = max(0, BEFORE - context["position"]), min(len(context["activation"]), BEFORE - context["position"] + len(block))
+    begin, end = (
+        max(0, BEFORE - context["position"]),
+        min(len(context["activation"]), BEFORE - context["position"] + len(block)),
+    )
     tokens = block[context["position"] - BEFORE + begin : context["position"] - BEFORE + end]
     values = [round(value / 255 * context["scale"], 4) for value in context["activation"][begin:end]]
     peak = BEFORE - begin
@@ -247,7 +297,8 @@ def _band(value: float, edges: np.ndarray, counts: np.ndarray) -> str:
 
 
 def search(pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: int = 20) -> list[dict[str, Any]]:
-    """Features that have to do with a text: by label, tokens they fire on, tokens they promote or suppress, and contexts.
+    """Features that have to do with a text: by label, tokens they fire on, tokens they promote or suppress, and
+    contexts.
 
     Case does not matter. A feature counts once, with the fields that matched; better fields come first, and within one
     those on whose tokens the feature fires most exclusively.
@@ -262,25 +313,34 @@ def search(pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: in
         raise OptionError(f"search in {', '.join(FIELDS)}, with a limit of at least 1")
     parts, values = [], []
     if "label" in fields:
-        parts.append(f"SELECT layer, index, 'label' field, confidence::DOUBLE weight FROM {pages.file('labels.parquet')} WHERE contains(lower(label), ?)")
+        parts.append(
+            f"SELECT layer, index, 'label' field, confidence::DOUBLE weight FROM {pages.file('labels.parquet')} WHERE "
+            f"contains(lower(label), ?)"
+        )
         values.append(wanted)
-    tokens = pages.query(f"SELECT token, text, count FROM {pages.file('vocabulary.parquet')} WHERE contains(lower(text), ?)", [wanted])
+    tokens = pages.query(
+        f"SELECT token, text, count FROM {pages.file('vocabulary.parquet')} WHERE contains(lower(text), ?)", [wanted]
+    )
     exact = [row for row in tokens if row["text"].strip().lower() == wanted]
     found = exact or [row for row in tokens if len(row["text"].strip()) <= len(wanted) + 3]
     ids = [row["token"] for row in found]
     features = (
-        f"(SELECT *, regexp_extract(filename, '_([0-9]+)[.]parquet$', 1)::INT layer FROM read_parquet({pages.file('features_*.parquet')}, filename=true))"
+        f"(SELECT *, regexp_extract(filename, '_([0-9]+)[.]parquet$', 1)::INT layer FROM "
+        f"read_parquet({pages.file('features_*.parquet')}, filename=true))"
     )
     if ids and "token" in fields:
         total = max(1, sum(row["count"] for row in found))
         parts.append(
-            f"SELECT layer, index, 'token' field, (sum(n) * sum(n) / any_value(count)::DOUBLE / {total})::DOUBLE weight FROM "
-            f"(SELECT layer, index, count, unnest(token) t, unnest(token_count) n FROM {features}) WHERE list_contains({ids}, t) GROUP BY layer, index"
+            f"SELECT layer, index, 'token' field, (sum(n) * sum(n) / any_value(count)::DOUBLE / {total})::DOUBLE "
+            f"weight FROM "
+            f"(SELECT layer, index, count, unnest(token) t, unnest(token_count) n FROM {features}) WHERE "
+            f"list_contains({ids}, t) GROUP BY layer, index"
         )
     for field in ("promoted", "suppressed"):
         if ids and field in fields:
             parts.append(
-                f"SELECT layer, index, '{field}' field, 1.0 / list_min([list_position({field}, i) FOR i IN {ids} IF list_contains({field}, i)]) weight "
+                f"SELECT layer, index, '{field}' field, 1.0 / list_min([list_position({field}, i) FOR i IN {ids} IF "
+                f"list_contains({field}, i)]) weight "
                 f"FROM {features} WHERE list_has_any({field}, {ids})"
             )
     if "context" in fields:
@@ -290,15 +350,20 @@ def search(pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: in
     order = " ".join(f"WHEN '{field}' THEN {place}" for place, field in enumerate(FIELDS))
     sql = (
         f"SELECT layer::INT layer, index::INT index, list(field ORDER BY CASE field {order} END) fields, "
-        f"sum(weight / (1 + CASE field {order} END)) weight FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2 ORDER BY weight DESC, 1, 2 LIMIT {int(limit)}"
+        f"sum(weight / (1 + CASE field {order} END)) weight FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2 ORDER BY "
+        f"weight DESC, 1, 2 LIMIT {int(limit)}"
     )
     rows = pages.query(sql, values)
     labels = pages.labels([(row["layer"], row["index"]) for row in rows])
-    return [{**row, "label": labels.get((row["layer"], row["index"]), ""), "weight": round(row["weight"], 4)} for row in rows]
+    return [
+        {**row, "label": labels.get((row["layer"], row["index"]), ""), "weight": round(row["weight"], 4)}
+        for row in rows
+    ]
 
 
 def _contexts_with(pages: Pages, ids: list[int]) -> list[str]:
-    """Features at least two of whose examples have one of the tokens where they fire or in the three positions before."""
+    """Features at least two of whose examples have one of the tokens where they fire or in the three positions
+    before."""
     if not ids:
         return []
     contexts = f"read_parquet({pages.file('contexts_*.parquet')}, filename=true)"
@@ -307,4 +372,7 @@ def _contexts_with(pages: Pages, ids: list[int]) -> list[str]:
         f"(SELECT block, tokens FROM {pages.file('blocks.parquet')} WHERE list_has_any(tokens, {ids})) USING (block) "
         f"WHERE list_has_any(tokens[greatest(1, position - 2) : position + 1], {ids})"
     )
-    return [f"SELECT layer, index, 'context' field, count(*) / 10.0 weight FROM ({found}) GROUP BY layer, index HAVING count(*) >= 2"]
+    return [
+        f"SELECT layer, index, 'context' field, count(*) / 10.0 weight FROM ({found}) GROUP BY layer, index HAVING "
+        f"count(*) >= 2"
+    ]

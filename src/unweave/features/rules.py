@@ -11,8 +11,8 @@ import numpy as np
 from ..errors import FileError
 
 Where = Literal["token", "previous", "next", "near", "start"]
-"""Of which token a rule speaks: the one at the position, the one before or after it, any of it and the `NEAR` before it; or of none, but
-of the start of a block of text."""
+"""Of which token a rule speaks: the one at the position, the one before or after it, any of it and the `NEAR` before
+it; or of none, but of the start of a block of text."""
 NEAR = 12
 
 
@@ -31,19 +31,30 @@ CLASSES: dict[str, re.Pattern[str]] = {
     "blanks and indentation": _is(r"[ \t]+"),
     "brackets": _is(r"\s*[()\[\]{}<>]+"),
     "quotation marks": _is(r"\s*[\"'`“”‘’]+"),
-    "operators and code symbols": _is(r"\s*[=+*/%&|^~<>#$@\\_:;{}\[\]()!-]*[=+*/%&|^~<>#$@\\_{}\[\]()]+[=+*/%&|^~<>#$@\\_:;{}\[\]()!-]*"),
+    "operators and code symbols": _is(
+        r"\s*[=+*/%&|^~<>#$@\\_:;{}\[\]()!-]*[=+*/%&|^~<>#$@\\_{}\[\]()]+[=+*/%&|^~<>#$@\\_:;{}\[\]()!-]*"
+    ),
     "pieces inside or at the end of words": _is(r"[a-z]+"),
     "special tokens": _is(r"<\|.*\|>"),
-    **{f"words in -{end}": _is(rf"\s*[A-Za-z]*{end}") for end in "ing ed ly tion ment ness ity able er est al ive ous ism ist ology".split()},
-    **{f"words beginning with {begin}-": _is(rf" {begin}[a-z]+") for begin in "un re in dis pre con inter over under out".split()},
+    **{
+        f"words in -{end}": _is(rf"\s*[A-Za-z]*{end}")
+        for end in "ing ed ly tion ment ness ity able er est al ive ous ism ist ology".split()
+    },
+    **{
+        f"words beginning with {begin}-": _is(rf" {begin}[a-z]+")
+        for begin in "un re in dis pre con inter over under out".split()
+    },
     "plural or third-person words in -s": _is(r"\s*[a-z]{2,}[^su\W]s"),
 }
 """Classes of tokens by their whole text."""
-_ENDING, _BEGINNING, _FIRST = (re.compile(text) for text in (r"words in -([A-Za-z]+)", r"words beginning with ([A-Za-z]+)-", r"first ([1-9]\d*)"))
+_ENDING, _BEGINNING, _FIRST = (
+    re.compile(text) for text in (r"words in -([A-Za-z]+)", r"words beginning with ([A-Za-z]+)-", r"first ([1-9]\d*)")
+)
 
 
 def pattern_of(kind: str) -> re.Pattern[str] | None:
-    """What the tokens of a class look like: one of `CLASSES`, words with any ending, words with any beginning; None: no class.
+    """What the tokens of a class look like: one of `CLASSES`, words with any ending, words with any beginning; None:
+    no class.
 
     >>> bool(pattern_of("words in -burg").fullmatch(" Hamburg")), pattern_of("words")
     (True, None)
@@ -72,7 +83,8 @@ class Members(dict[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class Rule:
-    """Holds at a position if the token `where` is one of `tokens`, or is of a class; or at the `first N` positions of a block.
+    """Holds at a position if the token `where` is one of `tokens`, or is of a class; or at the `first N` positions
+    of a block.
 
     >>> Rule("token", (5,)).to_json()
     '{"where": "token", "tokens": [5], "kind": ""}'

@@ -1,6 +1,7 @@
 """How well labels tell where features fire, on text that the pages were not made from.
 
-A label is used as a detector: contexts of 16 tokens of held-out text, does the label pick those in which the feature fires?
+A label is used as a detector: contexts of 16 tokens of held-out text, does the label pick those in which the feature
+    fires?
 Beside it stands the simplest label there is, the token that the feature fires on most often.
 Source of the method: Paulo et al. 2024, "Automatically Interpreting Millions of Features in LLMs" (detection).
 """
@@ -71,7 +72,10 @@ def detection(picked: np.ndarray, firing: np.ndarray) -> Detection:
 
 
 def firing_on(
-    model: ReplacementModel, blocks: Int[Tensor, "sequence pos"], features: Sequence[Place], report: Callable[[float], object] = lambda share: None
+    model: ReplacementModel,
+    blocks: Int[Tensor, "sequence pos"],
+    features: Sequence[Place],
+    report: Callable[[float], object] = lambda share: None,
 ) -> dict[Place, np.ndarray]:
     """Where features fire in blocks of tokens, [sequence, pos] each; never at position 0."""
     dictionary = Dictionary.load(model.transcoders, model.language_model.engine_dtype, model.language_model.device)
@@ -106,4 +110,6 @@ def summary(found: Sequence[Detection]) -> dict[str, float]:
     if not found:
         raise TextError("none of the features fires on the held-out text; give more of it")
     figures = {name: float(np.mean([getattr(one, name) for one in found])) for name in ("precision", "recall", "f1")}
-    return {name: round(value, 4) for name, value in figures.items()} | {"median_f1": round(float(np.median([one.f1 for one in found])), 4)}
+    return {name: round(value, 4) for name, value in figures.items()} | {
+        "median_f1": round(float(np.median([one.f1 for one in found])), 4)
+    }

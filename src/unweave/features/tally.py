@@ -1,9 +1,10 @@
 """What is kept of one layer's features while text streams by: counts and a bounded number of examples of each.
 
-Memory depends on the dictionary alone: of every feature the strongest examples (one a block at most), an even sample of its
-firings, a histogram, and its commonest tokens. An even sample: positions have random priorities, the same for all features,
-and of each feature the firings at the highest ones are kept (bottom-k sketch, Cohen & Kaplan 2007), so that two features'
-samples also say how often they fire together.
+Memory depends on the dictionary alone: of every feature the strongest examples (one a block at most), an even sample
+    of its
+firings, a histogram, and its commonest tokens. An even sample: positions have random priorities, the same for all
+features, and of each feature the firings at the highest ones are kept (bottom-k sketch, Cohen & Kaplan 2007), so
+that two features' samples also say how often they fire together.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ BEFORE, AFTER = 19, 12
 """Positions kept of an example before and after the firing."""
 WINDOW = BEFORE + 1 + AFTER
 TOKENS = 64
-"""Tokens counted for each feature; rarer ones are dropped now and then, so counts of the last of them may be too low."""
+"""Tokens counted for each feature; rarer ones are dropped now and then, so counts of the last of them may be too
+low."""
 BINS, FIRST_BIN, PER_OCTAVE = 128, -16, 4
 """Bins of activations: the first holds all up to 2^-16, each octave has four."""
 AT_ONCE = 1 << 18
@@ -61,7 +63,8 @@ class LayerTally:
         self._waiting: list[np.ndarray] = []
 
     def add(self, activation: Float[Tensor, "sequence pos feature"], ids: np.ndarray, first_block: int) -> None:
-        """Count one batch: activations from position 1 on, its tokens [sequence, pos + 1], and the number of its first block."""
+        """Count one batch: activations from position 1 on, its tokens [sequence, pos + 1], and the number of its
+        first block."""
         _, length, width = activation.shape
         flat = activation.reshape(-1, width)
         where = flat.nonzero()
@@ -78,7 +81,9 @@ class LayerTally:
         strength = _ordered(value)
         chosen = np.flatnonzero(strength > self.arrays["strongest_key"][feature, -1])
         chosen = chosen[_best_of_each(block[chosen] * width + feature[chosen], strength[chosen])]
-        self._keep("strongest", feature[chosen], strength[chosen], place[chosen], value[chosen], activation, first_block)
+        self._keep(
+            "strongest", feature[chosen], strength[chosen], place[chosen], value[chosen], activation, first_block
+        )
         rank = priority(place)
         chosen = np.flatnonzero(rank > self.arrays["sampled_key"][feature, -1])
         self._keep("sampled", feature[chosen], rank[chosen], place[chosen], value[chosen], activation, first_block)
@@ -91,7 +96,16 @@ class LayerTally:
         self.arrays["count"] += added.sum(1)
         self.arrays["total"] += np.bincount(feature, value, self.width)
 
-    def _keep(self, name: str, feature: np.ndarray, key: np.ndarray, place: np.ndarray, value: np.ndarray, activation: Tensor, first_block: int) -> None:
+    def _keep(
+        self,
+        name: str,
+        feature: np.ndarray,
+        key: np.ndarray,
+        place: np.ndarray,
+        value: np.ndarray,
+        activation: Tensor,
+        first_block: int,
+    ) -> None:
         """Let candidates compete with the examples that are kept."""
         if not len(feature):
             return
@@ -160,8 +174,11 @@ def _best_of_each(group: np.ndarray, key: np.ndarray) -> np.ndarray:
     return order[np.flatnonzero(np.diff(group[order], append=-1))]
 
 
-def _windows(activation: Float[Tensor, "sequence pos feature"], feature: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Activations around places in a batch, in 255ths of the largest there (negative ones as 0); what lies outside the block is 0."""
+def _windows(
+    activation: Float[Tensor, "sequence pos feature"], feature: np.ndarray, place: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Activations around places in a batch, in 255ths of the largest there (negative ones as 0); what lies outside
+    the block is 0."""
     _, length, width = activation.shape
     block, at = np.divmod(place, length + 1)
     at = at[:, None] - 1 + np.arange(-BEFORE, AFTER + 1)

@@ -10,11 +10,14 @@ CANDIDATES = 24
 """Features that share most sampled positions with one, among which the closest are found."""
 
 
-def companions(places: Sequence[np.ndarray], count: int, report: Callable[[float], object] = lambda share: None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each layer the features of all layers that fire together with each of its own, closest first, and how closely.
+def companions(
+    places: Sequence[np.ndarray], count: int, report: Callable[[float], object] = lambda share: None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each layer the features of all layers that fire together with each of its own, closest first, and how
+    closely.
 
-    Features are numbered through all layers. Closeness is the share of positions at which both fire among those at which
-    either does (Jaccard), estimated at the positions whose priority is high enough to be in both samples.
+    Features are numbered through all layers. Closeness is the share of positions at which both fire among those at
+    which either does (Jaccard), estimated at the positions whose priority is high enough to be in both samples.
 
     Args:
         places: by layer, the sampled positions of each feature, [feature, example], -1 where there are fewer.
@@ -29,13 +32,18 @@ def companions(places: Sequence[np.ndarray], count: int, report: Callable[[float
     distinct, group = np.unique(table[feature, slot], return_inverse=True)
     rows = np.full(table.shape, -1, np.int64)
     rows[feature, slot] = group
-    firing = np.split(feature[np.argsort(group, kind="stable")], np.cumsum(np.bincount(group, minlength=len(distinct)))[:-1])
+    firing = np.split(
+        feature[np.argsort(group, kind="stable")], np.cumsum(np.bincount(group, minlength=len(distinct)))[:-1]
+    )
     keys = np.where(table >= 0, priority(np.maximum(table, 0)), -1)
     floor = np.where((table >= 0).all(1), keys.min(1), 0)
     found = []
     for number, layer in enumerate(places):
         report(number / len(places))
-        pairs = [_candidates(own, rows[own], firing, len(table)) for own in range(int(offsets[number]), int(offsets[number + 1]))]
+        pairs = [
+            _candidates(own, rows[own], firing, len(table))
+            for own in range(int(offsets[number]), int(offsets[number + 1]))
+        ]
         a = np.repeat(np.arange(int(offsets[number]), int(offsets[number + 1])), [len(part) for part in pairs])
         b = np.concatenate([np.zeros(0, np.int64), *pairs])
         found.append(_closest(a, b, int(offsets[number]), len(layer), keys, floor, count))
@@ -53,7 +61,9 @@ def _candidates(own: int, rows: np.ndarray, firing: list[np.ndarray], features: 
     return several[np.argsort(-shared[several], kind="stable")[:CANDIDATES]]
 
 
-def _closest(a: np.ndarray, b: np.ndarray, begin: int, width: int, keys: np.ndarray, floor: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _closest(
+    a: np.ndarray, b: np.ndarray, begin: int, width: int, keys: np.ndarray, floor: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     numbers, shares = np.full((width, count), -1, np.int32), np.full((width, count), np.nan, np.float32)
     if not len(a):
         return numbers, shares

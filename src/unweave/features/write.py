@@ -32,7 +32,13 @@ Report = Callable[[float, str], object]
 
 
 def write_pages(
-    collection: Collection, model: ReplacementModel, folder: Path, *, strongest: int = STRONGEST, sampled: int = SAMPLED, report: Report | None = None
+    collection: Collection,
+    model: ReplacementModel,
+    folder: Path,
+    *,
+    strongest: int = STRONGEST,
+    sampled: int = SAMPLED,
+    report: Report | None = None,
 ) -> Path:
     """Write the pages of a collection; `pages.json` comes last, so a folder without it is not finished.
 
@@ -48,17 +54,28 @@ def write_pages(
     language_model, reading = model.language_model, collection.reading
     vocabulary = [language_model.token_text(token) for token in range(len(collection.tokens))]
     words = np.array(vocabulary, dtype=object)
-    save(connection, folder / "vocabulary.parquet", {"token": np.arange(len(words), dtype=np.int32), "text": words, "count": collection.tokens})
+    save(
+        connection,
+        folder / "vocabulary.parquet",
+        {"token": np.arange(len(words), dtype=np.int32), "text": words, "count": collection.tokens},
+    )
     numbers = np.array(sorted(collection.kept), np.int32)
     blocks = np.stack([collection.kept[number] for number in numbers.tolist()])
     save(connection, folder / "blocks.parquet", {"block": numbers, "tokens": blocks})
     background = Background(vocabulary, collection.tokens, blocks)
-    together = companions([layer.arrays["sampled_place"] for layer in collection.layers], COMPANIONS, lambda share: say(0.3 * share, "co-firing"))
+    together = companions(
+        [layer.arrays["sampled_place"] for layer in collection.layers],
+        COMPANIONS,
+        lambda share: say(0.3 * share, "co-firing"),
+    )
     labels: list[tuple[int, int, Label]] = []
     n = len(collection.layers)
     for number, layer in enumerate(collection.layers):
         say(0.3 + 0.7 * number / n, f"writing pages of layer {number}")
-        rows = _features(layer, number, model) | {"companion": together[number][0], "companion_share": together[number][1]}
+        rows = _features(layer, number, model) | {
+            "companion": together[number][0],
+            "companion_share": together[number][1],
+        }
         promoted = [tuple(vocabulary[token] for token in row if token >= 0) for row in rows["promoted"].tolist()]
         lookup = np.full(int(numbers[-1]) + 1, -1, np.int64)
         lookup[numbers] = np.arange(len(numbers))
@@ -70,9 +87,12 @@ def write_pages(
         save(connection, folder / f"contexts_{number}.parquet", _contexts(layer, reading.context, strongest, sampled))
     write_labels(folder, labels, "evidence")
     facts = {
-        "format": FORMAT, "version": VERSION, "unweave": __version__, "model": reading.model, "transcoders": reading.transcoders,
-        "sha256": reading.sha256, "kind": model.transcoders.kind, "widths": list(model.transcoders.widths), "text": list(reading.text),
-        "context": reading.context, "held_out": reading.held_out, "tokens": collection.seen, "ended": collection.ended, "blocks": collection.n_blocks,
+        "format": FORMAT, "version": VERSION, "unweave": __version__, "model": reading.model,
+        "transcoders": reading.transcoders,
+        "sha256": reading.sha256, "kind": model.transcoders.kind, "widths": list(model.transcoders.widths),
+        "text": list(reading.text),
+        "context": reading.context, "held_out": reading.held_out, "tokens": collection.seen, "ended": collection.ended,
+        "blocks": collection.n_blocks,
         "digest": collection.digest,
     }  # fmt: skip
     write_atomically(folder / META, lambda name: Path(name).write_text(json.dumps(facts, indent=1) + "\n"))
@@ -91,7 +111,11 @@ def save(connection: duckdb.DuckDBPyConnection, path: Path, columns: dict[str, n
     for name, column in columns.items():
         if column.ndim == 1:
             flat[name] = column
-            chosen.append(f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" if column.dtype.kind == "f" else f'"{name}"')
+            chosen.append(
+                f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
+                if column.dtype.kind == "f"
+                else f'"{name}"'
+            )
             continue
         parts = [f"{name}_{place}" for place in range(column.shape[1])]
         flat |= {part: np.ascontiguousarray(column[:, place]) for place, part in enumerate(parts)}
@@ -101,7 +125,10 @@ def save(connection: duckdb.DuckDBPyConnection, path: Path, columns: dict[str, n
         elif column.dtype.kind == "i":
             listed = f"list_filter({listed}, lambda x: x >= 0)"
         chosen.append(f"{listed} AS {name}")
-    query = f"COPY (SELECT {', '.join(chosen)} FROM flat) TO '{{}}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS})"
+    query = (
+        f"COPY (SELECT {', '.join(chosen)} FROM flat) TO '{{}}' (FORMAT parquet, COMPRESSION zstd, "
+        f"COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS})"
+    )
     connection.execute("SET enable_progress_bar = false")
     connection.register("flat", flat)
     write_atomically(path, lambda name: connection.execute(query.format(name.replace("'", "''"))))
@@ -116,7 +143,12 @@ def write_labels(folder: Path, labels: list[tuple[int, int, Label]], source: str
     _write_rows(
         folder,
         {
-            (layer, index): {"label": found.text, "rule": found.rule.to_json(), "confidence": found.confidence, "source": source}
+            (layer, index): {
+                "label": found.text,
+                "rule": found.rule.to_json(),
+                "confidence": found.confidence,
+                "source": source,
+            }
             for layer, index, found in labels
         },
     )
@@ -137,7 +169,9 @@ def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[s
         tokens[feature, : len(token[:FIRING])], counts[feature, : len(token[:FIRING])] = token[:FIRING], count[:FIRING]
     transcoders, dtype = model.transcoders, model.language_model.engine_dtype
     every = torch.arange(width)
-    norms = np.stack([transcoders.decoder_rows(number, every, at, dtype).norm(dim=1).numpy() for at in transcoders.writes(number)], 1).astype(np.float32)
+    norms = np.stack(
+        [transcoders.decoder_rows(number, every, at, dtype).norm(dim=1).numpy() for at in transcoders.writes(number)], 1
+    ).astype(np.float32)
     best = arrays["strongest_value"][:, 0]
     return {
         "index": np.arange(width, dtype=np.int32),
@@ -181,12 +215,15 @@ def _contexts(layer: LayerTally, context: int, strongest: int, sampled: int) -> 
     whole = {field: array[order] for field, array in whole.items()}
     block, position = np.divmod(whole["place"], context)
     return {
-        "index": whole["index"].astype(np.int32), "sampled": whole["sampled"], "block": block.astype(np.int32), "position": position.astype(np.int16),
+        "index": whole["index"].astype(np.int32), "sampled": whole["sampled"], "block": block.astype(np.int32),
+        "position": position.astype(np.int16),
         "value": rounded(whole["value"]), "scale": rounded(whole["scale"]), "activation": whole["window"],
     }  # fmt: skip
 
 
-def _evidence(layer: LayerTally, lookup: np.ndarray, blocks: np.ndarray, promoted: list[tuple[str, ...]]) -> list[tuple[int, Evidence]]:
+def _evidence(
+    layer: LayerTally, lookup: np.ndarray, blocks: np.ndarray, promoted: list[tuple[str, ...]]
+) -> list[tuple[int, Evidence]]:
     """What labels are made from, for every feature that fired."""
     found = []
     context = blocks.shape[1]
@@ -194,12 +231,20 @@ def _evidence(layer: LayerTally, lookup: np.ndarray, blocks: np.ndarray, promote
         places = layer.arrays["sampled_place"][feature]
         places = places[places >= 0]
         around = tokens_around(places, context, lookup, blocks)
-        found.append((feature, Evidence(int(layer.arrays["count"][feature]), tokens, counts, around, places % context, promoted[feature])))
+        found.append(
+            (
+                feature,
+                Evidence(
+                    int(layer.arrays["count"][feature]), tokens, counts, around, places % context, promoted[feature]
+                ),
+            )
+        )
     return found
 
 
 def tokens_around(places: np.ndarray, context: int, lookup: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Tokens around positions, [place, window]; -1 outside the block and for its leading token. `lookup` gives a block's row in `blocks`."""
+    """Tokens around positions, [place, window]; -1 outside the block and for its leading token. `lookup` gives a
+    block's row in `blocks`."""
     block, position = np.divmod(places, context)
     at = position[:, None] - BEFORE + np.arange(WINDOW)
     inside = (at >= 1) & (at < context)
@@ -251,7 +296,13 @@ def _write_rows(folder: Path, rows: dict[tuple[int, int], dict[str, Any]]) -> No
     columns = {
         "layer": np.array([layer for layer, _ in places], np.int16),
         "index": np.array([index for _, index in places], np.int32),
-        **{name: np.array([rows[place][name] for place in places], dtype=object) for name in ("label", "rule", "source")},
-        **{name: np.array([rows[place].get(name) for place in places], np.float32) for name in ("confidence", "precision", "recall", "f1")},
+        **{
+            name: np.array([rows[place][name] for place in places], dtype=object)
+            for name in ("label", "rule", "source")
+        },
+        **{
+            name: np.array([rows[place].get(name) for place in places], np.float32)
+            for name in ("confidence", "precision", "recall", "f1")
+        },
     }
     save(duckdb.connect(), folder / "labels.parquet", columns)

@@ -11,7 +11,8 @@ from .nodes import NodeKind
 def compare(a: Graph, b: Graph) -> dict[str, Any]:
     """Shared nodes and those of one graph alone, as rows; plain data, fit for JSON.
 
-    Features are paired by (layer, index), errors by layer, embeddings as such, each at aligned tokens; targets by token.
+    Features are paired by (layer, index), errors by layer, embeddings as such, each at aligned tokens; targets by
+    token.
     `anywhere` lists the features that both graphs have, whatever the token: so the same feature shows in two languages.
 
     Raises:
@@ -31,7 +32,8 @@ def compare(a: Graph, b: Graph) -> dict[str, Any]:
     influence_a, influence_b = a.influence().tolist(), b.influence().tolist()
     strength_a, strength_b = a.nodes.activation.tolist(), b.nodes.activation.tolist()
     return {
-        "tokens": sorted(partner.items()), "shared": shared, "only_a": only_a, "only_b": [row for row in range(len(b.nodes)) if row not in taken],
+        "tokens": sorted(partner.items()), "shared": shared, "only_a": only_a,
+        "only_b": [row for row in range(len(b.nodes)) if row not in taken],
         "delta_influence": [influence_b[j] - influence_a[i] for i, j in shared],
         "delta_activation": [strength_b[j] - strength_a[i] for i, j in shared],
         "anywhere": _anywhere(a, b),
@@ -46,12 +48,16 @@ def check_comparable(a: Graph, b: Graph) -> None:
     """
     first, second = a.provenance, b.provenance
     if first.n_layers != second.n_layers or (first.model and second.model and first.model != second.model):
-        raise GraphError(f"these graphs are of different models ({first.model}, {second.model}), so their features cannot be compared")
+        raise GraphError(
+            f"these graphs are of different models ({first.model}, {second.model}), so their features cannot be "
+            f"compared"
+        )
     for one, other in ((first.transcoders_sha256, second.transcoders_sha256), (first.transcoders, second.transcoders)):
         if one and other:
             if one != other:
                 raise GraphError(
-                    f"these graphs are of different dictionaries ({first.transcoders}, {second.transcoders}), so their features cannot be compared"
+                    f"these graphs are of different dictionaries ({first.transcoders}, {second.transcoders}), so "
+                    f"their features cannot be compared"
                 )
             return
 
@@ -93,7 +99,10 @@ def aligned(prompt: Sequence[int], other: Sequence[int]) -> dict[int, int]:
     >>> aligned([0, 5, 6, 9], [0, 5, 7, 8, 9])     # position 3 of the other, token 8, takes the place of token 6
     {0: 0, 1: 1, 2: 3, 3: 4}
     """
-    common = next((place for place, pair in enumerate(zip(prompt, other, strict=False)) if pair[0] != pair[1]), min(len(prompt), len(other)))
+    common = next(
+        (place for place, pair in enumerate(zip(prompt, other, strict=False)) if pair[0] != pair[1]),
+        min(len(prompt), len(other)),
+    )
     rest = min(len(prompt), len(other)) - common
     pairs = {place: place for place in range(common)}
     return pairs | {len(prompt) - k: len(other) - k for k in range(rest, 0, -1)}

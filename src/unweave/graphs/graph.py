@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from ..errors import GraphError, OptionError
 from ..base.files import write_atomically
+from ..errors import GraphError, OptionError
 from .influence import Rows, Scores, influence
 from .nodes import Node, NodeKind, NodeTable
 
@@ -44,7 +44,8 @@ class Provenance:
     logits_error: float | None = None
     """Largest difference between the local replacement model's logits and the model's."""
     unexplained: float | None = None
-    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0 excluded."""
+    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0
+    excluded."""
     residual: float | None = None
     """Largest relative residual over all target rows of the unpruned graph."""
     scores: tuple[float, float] | None = None
@@ -93,7 +94,10 @@ class Graph:
     def __repr__(self) -> str:
         spans = (self.nodes.features, self.nodes.errors, self.nodes.embeddings, self.nodes.logits)
         counts = [span.stop - span.start for span in spans]
-        return f"Graph({self.provenance.prompt!r}: {counts[0]} features, {counts[1]} errors, {counts[2]} embeddings, {counts[3]} logits, {self.n_edges} edges)"
+        return (
+            f"Graph({self.provenance.prompt!r}: {counts[0]} features, {counts[1]} errors, {counts[2]} embeddings, "
+            f"{counts[3]} logits, {self.n_edges} edges)"
+        )
 
     @property
     def prompt(self) -> str | None:
@@ -117,7 +121,8 @@ class Graph:
         return matrix
 
     def residual(self) -> Float[Tensor, " node"]:
-        """How far every target row is from exact: `|sum(weights) + bias - preactivation|`, relative to the pre-activation.
+        """How far every target row is from exact: `|sum(weights) + bias - preactivation|`, relative to the
+        pre-activation.
 
         Where the pre-activation all but cancels, relative to a hundredth of the row's absolute input instead. 0 for
         nodes without a row; NaN where the pre-activation is not known (graphs of other tools).
@@ -174,16 +179,24 @@ class Graph:
         if mode not in ("error", "drop"):
             raise OptionError(f"position_zero {mode!r} is unknown; use 'error' or 'drop'")
         if mode == "error" and self.provenance.position_zero == "drop":
-            raise OptionError("this graph was computed with position_zero='drop' and has no errors at position 0 to count")
+            raise OptionError(
+                "this graph was computed with position_zero='drop' and has no errors at position 0 to count"
+            )
         rows, received, total = self.rows, self._influence, self._row_size
         errors = self.nodes.kind == NodeKind.ERROR
         if mode != self.provenance.position_zero:
             dropped = errors & (self.nodes.position == 0)
             errors = errors & ~dropped
             counted = (~dropped).to(rows.value.dtype)
-            total = rows.row_sums(lambda entries: rows.value[entries].abs() * counted[rows.column[entries]]) + self.removed_size.double()
+            total = (
+                rows.row_sums(lambda entries: rows.value[entries].abs() * counted[rows.column[entries]])
+                + self.removed_size.double()
+            )
             received = influence(rows, self.depth, self.logit_weight, total).masked_fill(dropped, 0.0)
-        to_error = rows.row_sums(lambda entries: rows.value[entries].abs() * errors[rows.column[entries]]) + self.removed_size.double()
+        to_error = (
+            rows.row_sums(lambda entries: rows.value[entries].abs() * errors[rows.column[entries]])
+            + self.removed_size.double()
+        )
         error_share = to_error / total.clamp_min(1e-10)
         reached = received + self.logit_weight.double()
         tokens = received[self.nodes.embeddings].sum()
@@ -243,7 +256,11 @@ class Graph:
         tensors |= {f"rows.{name}": value for name, value in self.rows._asdict().items()}
         tensors |= {name: getattr(self, name).clone() for name in _NODE_VALUES}  # safetensors refuses shared memory
         tensors |= {name: value for name in _FULL if (value := getattr(self, name)) is not None}
-        header = {"format": "unweave graph", "schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(asdict(self.provenance))}
+        header = {
+            "format": "unweave graph",
+            "schema_version": str(SCHEMA_VERSION),
+            "provenance": json.dumps(asdict(self.provenance)),
+        }
         return {name: value.contiguous() for name, value in tensors.items()}, header
 
     @staticmethod
@@ -296,14 +313,25 @@ def _check_header(path: Path, header: dict[str, str]) -> None:
     if not version.isdigit():
         raise GraphError(f"{path} has schema version {version!r}, which is not a number")
     if int(version) > SCHEMA_VERSION:
-        raise GraphError(f"{path} has schema version {version}; this unweave reads up to {SCHEMA_VERSION}: upgrade unweave")
+        raise GraphError(
+            f"{path} has schema version {version}; this unweave reads up to {SCHEMA_VERSION}: upgrade unweave"
+        )
 
 
 def _check_shape(path: Path, graph: Graph) -> None:
     n, rows = len(graph.nodes), graph.rows
-    columns = [getattr(graph.nodes, f.name) for f in fields(NodeTable)] + [getattr(graph, name) for name in _NODE_VALUES]
-    sound = all(len(column) == n for column in columns) and len(rows.start) == n + 1 and len(rows.column) == len(rows.value)
-    sound = sound and int(rows.start[0]) == 0 and int(rows.start[-1]) == len(rows.column) and bool((rows.start.diff() >= 0).all())
+    columns = [getattr(graph.nodes, f.name) for f in fields(NodeTable)] + [
+        getattr(graph, name) for name in _NODE_VALUES
+    ]
+    sound = (
+        all(len(column) == n for column in columns) and len(rows.start) == n + 1 and len(rows.column) == len(rows.value)
+    )
+    sound = (
+        sound
+        and int(rows.start[0]) == 0
+        and int(rows.start[-1]) == len(rows.column)
+        and bool((rows.start.diff() >= 0).all())
+    )
     sound = sound and (not len(rows.column) or (int(rows.column.min()) >= 0 and int(rows.column.max()) < n))
     if not sound:
         raise GraphError(f"{path} is damaged: its tables disagree in length; trace the prompt again")

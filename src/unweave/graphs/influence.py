@@ -54,7 +54,8 @@ class Rows(NamedTuple):
         return self.row_sums(lambda entries: self.value[entries].abs())
 
     def pieces(self) -> Iterator[tuple[slice, slice]]:
-        """Rows in runs of at most 2^21 entries (or one row), with their entries; those of a mapped file are let go again."""
+        """Rows in runs of at most 2^21 entries (or one row), with their entries; those of a mapped file are let go
+        again."""
         row, last = 0, len(self.start) - 1
         while row < last:
             stop = int(torch.searchsorted(self.start, self.start[row] + (1 << 21), right=True)) - 1
@@ -128,14 +129,19 @@ def influence(
     return sweep(depth, rows.start.diff() > 0, weight, spread)
 
 
-def spans(start: Int[Tensor, " node_plus_one"], group: Int[Tensor, " row"], passed: Float[Tensor, " row"]) -> Iterator[tuple[slice, Tensor]]:
+def spans(
+    start: Int[Tensor, " node_plus_one"], group: Int[Tensor, " row"], passed: Float[Tensor, " row"]
+) -> Iterator[tuple[slice, Tensor]]:
     """Neighbouring rows as one slice of entries, with each entry's share of what its row passes on."""
     order = torch.argsort(group)
     group, passed = group[order], passed[order]
     done = 0
     for first, stop in runs(start, group):
         rows = slice(done, done + stop - first)
-        yield slice(int(start[first]), int(start[stop])), torch.repeat_interleave(passed[rows], (start[group[rows] + 1] - start[group[rows]]))
+        yield (
+            slice(int(start[first]), int(start[stop])),
+            torch.repeat_interleave(passed[rows], (start[group[rows] + 1] - start[group[rows]])),
+        )
         done = rows.stop
 
 

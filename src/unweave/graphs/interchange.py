@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..errors import FileError, GraphError
 from ..base.files import write_atomically
+from ..errors import FileError, GraphError
 from .graph import Graph, Provenance
 from .influence import Rows
 from .nodes import Node, NodeKind, NodeTable
@@ -71,7 +71,10 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
         "schema_version": 1,
     }
     if facts.pruning is not None:
-        metadata |= {"node_threshold": facts.pruning[0], "pruning_settings": {"node_threshold": facts.pruning[0], "edge_threshold": facts.pruning[1]}}
+        metadata |= {
+            "node_threshold": facts.pruning[0],
+            "pruning_settings": {"node_threshold": facts.pruning[0], "edge_threshold": facts.pruning[1]},
+        }
     if facts.scores is not None:
         metadata |= {"replacement_score": facts.scores[0], "completeness_score": facts.scores[1]}
     if facts.origin == "unweave":
@@ -84,19 +87,26 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
     weights = zip(graph.rows.column.tolist(), graph.rows.row_numbers().tolist(), graph.rows.value.tolist(), strict=True)
     return {
         "metadata": metadata,
-        "qParams": facts.extra.get("qParams") or {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "qParams": facts.extra.get("qParams")
+        or {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": [_node(node, graph, rank[node.row], node.row == first, labels.get(node.id, "")) for node in nodes],
-        "links": [{"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in weights],
+        "links": [
+            {"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in weights
+        ],
     }
 
 
 def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> dict[str, Any]:
     """The JSON of `to_json` with pins, supernodes and labels in the places where Neuronpedia looks for them.
 
-    Nodes that the graph does not have are left out; members of supernodes are pinned, since only pinned nodes are grouped there.
+    Nodes that the graph does not have are left out; members of supernodes are pinned, since only pinned nodes are
+    grouped there.
     """
     present = {node["node_id"]: node for node in document["nodes"]}
-    groups = [[str(group.get("name", "")), *(name for name in group["members"] if name in present)] for group in annotations.get("supernodes", [])]
+    groups = [
+        [str(group.get("name", "")), *(name for name in group["members"] if name in present)]
+        for group in annotations.get("supernodes", [])
+    ]
     groups = [group for group in groups if len(group) > 1]
     pins = [name for name in annotations.get("pins", []) if name in present]
     labels = annotations.get("labels", {})
@@ -109,12 +119,20 @@ def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> d
         nodes.append(node)
     pinned = list(dict.fromkeys([*pins, *(name for group in groups for name in group[1:])]))
     given = {"linkType": "both", "clickedId": "", "sg_pos": ""} | document["qParams"]
-    return {**document, "nodes": nodes, "qParams": {**given, "pinnedIds": pinned, "supernodes": groups, "clerps": clerps}}
+    return {
+        **document,
+        "nodes": nodes,
+        "qParams": {**given, "pinnedIds": pinned, "supernodes": groups, "clerps": clerps},
+    }
 
 
 def _node(node: Node, graph: Graph, rank: float, top: bool, label: str) -> dict[str, Any]:
     layer = {NodeKind.EMBEDDING: "E"}.get(node.kind, str(node.layer))
-    feature = {NodeKind.FEATURE: cantor(node.layer, node.index), NodeKind.ERROR: -1, NodeKind.EMBEDDING: node.position}.get(node.kind, node.index)
+    feature = {
+        NodeKind.FEATURE: cantor(node.layer, node.index),
+        NodeKind.ERROR: -1,
+        NodeKind.EMBEDDING: node.position,
+    }.get(node.kind, node.index)
     stem = {
         NodeKind.FEATURE: f"{node.layer}_{node.index}-0",
         NodeKind.ERROR: f"{node.layer}_{node.position}-0",
@@ -203,16 +221,24 @@ def _graph(document: dict[str, Any]) -> Graph:
     if not isinstance(metadata, dict):
         raise TypeError("metadata is not an object")
     top = max((int(node["layer"]) for node in listed if str(node["layer"]).lstrip("-").isdigit()), default=0)
-    parsed = sorted(((_parse(node), number) for number, node in enumerate(listed)), key=lambda item: (item[0][0], *item[0][1]))
+    parsed = sorted(
+        ((_parse(node), number) for number, node in enumerate(listed)), key=lambda item: (item[0][0], *item[0][1])
+    )
     names: dict[str, int] = {}
     for row, (_, number) in enumerate(parsed):  # features come first, so they keep an id that an error also claims
         names.setdefault(str(listed[number]["node_id"]), row)
     kinds = torch.tensor([int(kind) for (kind, _, _), _ in parsed], dtype=torch.int64)
     columns = torch.tensor([place for (_, _, place), _ in parsed], dtype=torch.int64).reshape(-1, 3)
     logit = kinds == NodeKind.LOGIT
-    nodes = NodeTable(kinds, columns[:, 0], columns[:, 1], columns[:, 2], torch.tensor([_strength(listed[n]) for _, n in parsed]))
+    nodes = NodeTable(
+        kinds, columns[:, 0], columns[:, 1], columns[:, 2], torch.tensor([_strength(listed[n]) for _, n in parsed])
+    )
     rank = torch.tensor([_number(listed[n].get("influence"), 1.0) for _, n in parsed], dtype=torch.float64)
-    links = [(names[str(link["target"])], names[str(link["source"])], float(link["weight"])) for link in linked if _joined(link, names)]
+    links = [
+        (names[str(link["target"])], names[str(link["source"])], float(link["weight"]))
+        for link in linked
+        if _joined(link, names)
+    ]
     links.sort()
     target = torch.tensor([t for t, _, _ in links], dtype=torch.int64)
     start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(nodes)).cumsum(0)])
@@ -228,7 +254,11 @@ def _graph(document: dict[str, Any]) -> Graph:
         "qParams": document.get("qParams") or {},
         "labels": {nodes[row].id: label for row, (_, n) in enumerate(parsed) if (label := listed[n].get("clerp"))},
     }
-    labels = [re.sub(r'^Output "(.*)" \(p=[^)]*\)$', r"\1", str(listed[n].get("clerp") or "")) for _, n in parsed if _kind(listed[n]) == NodeKind.LOGIT]
+    labels = [
+        re.sub(r'^Output "(.*)" \(p=[^)]*\)$', r"\1", str(listed[n].get("clerp") or ""))
+        for _, n in parsed
+        if _kind(listed[n]) == NodeKind.LOGIT
+    ]
     settings = metadata.get("pruning_settings") or {}
     provenance = Provenance(
         model=str(metadata.get("scan", "")),
@@ -238,7 +268,10 @@ def _graph(document: dict[str, Any]) -> Graph:
         input_ids=_token_ids(ids, len(tokens)),
         logit_labels=tuple(labels),
         transcoders=", ".join(str(item) for item in metadata.get("transcoder_list") or []),
-        pruning=(float(metadata.get("node_threshold") or settings.get("node_threshold") or 1), float(settings.get("edge_threshold") or 1)),
+        pruning=(
+            float(metadata.get("node_threshold") or settings.get("node_threshold") or 1),
+            float(settings.get("edge_threshold") or 1),
+        ),
         origin="json",
         extra=extra,
     )
@@ -268,7 +301,13 @@ def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[int | float, ...], tup
         case NodeKind.ERROR:
             index = -1
         case NodeKind.FEATURE:
-            index = int(parts[2]) if parts and parts[1] == str(layer) else uncantor(int(feature))[1] if feature is not None and int(feature) >= 0 else -1
+            index = (
+                int(parts[2])
+                if parts and parts[1] == str(layer)
+                else uncantor(int(feature))[1]
+                if feature is not None and int(feature) >= 0
+                else -1
+            )
         case _:
             index = int(parts[2]) if parts else int(feature or 0)
     order = (-_number(node.get("token_prob"), 0.0),) if kind == NodeKind.LOGIT else (layer, position, index)
@@ -276,7 +315,11 @@ def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[int | float, ...], tup
 
 
 def _strength(node: dict[str, Any]) -> float:
-    return _number(node.get("token_prob"), 0.0) if _kind(node) == NodeKind.LOGIT else _number(node.get("activation"), torch.nan)
+    return (
+        _number(node.get("token_prob"), 0.0)
+        if _kind(node) == NodeKind.LOGIT
+        else _number(node.get("activation"), torch.nan)
+    )
 
 
 def _number(value: Any, default: float) -> float:

@@ -87,7 +87,10 @@ class NodeTable:
         def filled(n: int, value: int) -> Tensor:
             return torch.full((n,), value, dtype=torch.int64)
 
-        norms = [values if values is not None else torch.zeros(n) for n, values in zip(sizes[1:], (error_norms, embedding_norms, probabilities), strict=True)]
+        norms = [
+            values if values is not None else torch.zeros(n)
+            for n, values in zip(sizes[1:], (error_norms, embedding_norms, probabilities), strict=True)
+        ]
         return NodeTable(
             kind=torch.repeat_interleave(torch.arange(4), torch.tensor(sizes)),
             layer=torch.cat([features[:, 0], errors[:, 0], filled(sizes[2], -1), filled(sizes[3], n_layers + 1)]),
@@ -150,7 +153,9 @@ class NodeTable:
 
     def select(self, keep: Tensor) -> "NodeTable":
         """The table of the rows that `keep` (a mask or row numbers in ascending order) picks."""
-        return NodeTable(self.kind[keep], self.layer[keep], self.position[keep], self.index[keep], self.activation[keep])
+        return NodeTable(
+            self.kind[keep], self.layer[keep], self.position[keep], self.index[keep], self.activation[keep]
+        )
 
     def find(self, name: str | tuple[int, int, int] | Node) -> Node:
         """The node of an id, a (layer, position, feature) triple or another graph's node.
@@ -168,7 +173,10 @@ class NodeTable:
         if row is None:
             row = self.rows.get(_peer_error_id(node_id) or node_id)
         if row is None:
-            raise GraphError(f"no node {node_id!r} in this graph of {len(self)} nodes; ids look like '12_345_5' (layer_feature_position)")
+            raise GraphError(
+                f"no node {node_id!r} in this graph of {len(self)} nodes; ids look like '12_345_5' "
+                f"(layer_feature_position)"
+            )
         return self[row]
 
 

@@ -29,7 +29,9 @@ class Path(NamedTuple):
         return (self.edges[0].source, *(edge.target for edge in self.edges))
 
 
-def strongest_paths(graph: Graph, sources: Iterable[Node | str], target: Node | str, limit: int = 5, *, direct: bool = True) -> list[Path]:
+def strongest_paths(
+    graph: Graph, sources: Iterable[Node | str], target: Node | str, limit: int = 5, *, direct: bool = True
+) -> list[Path]:
     """The `limit` paths of largest share from any of `sources` to `target`, strongest first, exactly.
 
     A best-first search back from the target, led by the best share with which each node can be reached from a source;
@@ -47,7 +49,9 @@ def _paths(graph: Graph, starts: set[int], target: int) -> Iterator[Path]:
     reach = _best_reach(graph, starts)
     rows, nodes, size = graph.rows, graph.nodes, graph._row_size
     ticket = itertools.count()
-    queue: list[tuple[float, int, float, int, tuple[Edge, ...], bool]] = [(-float(reach[target]), next(ticket), 1.0, target, (), False)]
+    queue: list[tuple[float, int, float, int, tuple[Edge, ...], bool]] = [
+        (-float(reach[target]), next(ticket), 1.0, target, (), False)
+    ]
     while queue:
         bound, _, share, at, tail, complete = heapq.heappop(queue)
         if bound == 0:
@@ -84,7 +88,8 @@ def _best_reach(graph: Graph, starts: set[int]) -> torch.Tensor:
 
 
 def average_path_length(graph: Graph) -> float:
-    """The mean number of edges of the paths from the logits back to token embeddings, weighted by what flows along them.
+    """The mean number of edges of the paths from the logits back to token embeddings, weighted by what flows along
+    them.
 
     Paths that end in errors do not count. With N the graph's normalised weights, paths of i edges carry w N^i, so their
     sum and their sum times i are two sweeps. Cross-layer features shorten it (Ameisen et al. 2025, "Circuit Tracing").

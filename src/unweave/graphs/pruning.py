@@ -36,7 +36,14 @@ def prune(graph: Graph, node_threshold: float = 0.8, edge_threshold: float = 0.9
     row, column, value = _between(graph.rows, node)
     edge = keep_share(_edge_influence(graph, row, column, value), edge_threshold)
     node, edge = _without_dead_ends(kind, node, edge, row, column)
-    return _subgraph(graph, node, row[edge], column[edge], value[edge], (min(node_threshold, before[0]), min(edge_threshold, before[1])))
+    return _subgraph(
+        graph,
+        node,
+        row[edge],
+        column[edge],
+        value[edge],
+        (min(node_threshold, before[0]), min(edge_threshold, before[1])),
+    )
 
 
 def _between(rows: Rows, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +51,9 @@ def _between(rows: Rows, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     found = []
     for targets, entries in rows.pieces():
         column = rows.column[entries].long()
-        row = torch.repeat_interleave(torch.arange(targets.start, targets.stop), rows.start[targets.start : targets.stop + 1].diff())
+        row = torch.repeat_interleave(
+            torch.arange(targets.start, targets.stop), rows.start[targets.start : targets.stop + 1].diff()
+        )
         kept = torch.nonzero(node[row] & node[column]).flatten()
         found.append((row[kept], column[kept], rows.value[entries][kept]))
     row, column, value = (torch.cat(part) for part in zip(*found, strict=True))
@@ -75,7 +84,9 @@ def _without_dead_ends(kind: Tensor, node: Tensor, edge: Tensor, row: Tensor, co
         edge = edge & node[row] & node[column]
 
 
-def _subgraph(graph: Graph, node: Tensor, row: Tensor, column: Tensor, value: Tensor, thresholds: tuple[float, float]) -> Graph:
+def _subgraph(
+    graph: Graph, node: Tensor, row: Tensor, column: Tensor, value: Tensor, thresholds: tuple[float, float]
+) -> Graph:
     n = len(graph.nodes)
     kept = Rows(_starts(row, n), column, value)
     lost = graph.rows.row_sums() - kept.row_sums()

@@ -1,4 +1,5 @@
-"""Total effects: what a graph, as the linear model that it is, predicts for the removal of its nodes along all paths."""
+"""Total effects: what a graph, as the linear model that it is, predicts for the removal of its nodes along all
+paths."""
 
 from collections.abc import Sequence
 
@@ -17,10 +18,12 @@ NodeRef = Node | str | tuple[int, int, int]
 def total_effects(graph: Graph, target: NodeRef) -> Float[Tensor, " node"]:
     """The signed effect of every node on one target, the direct edge and all paths through features added up.
 
-    Removing the node lowers the target's pre-activation (a logit's value) by this much if the graph's linear model holds:
+    Removing the node lowers the target's pre-activation (a logit's value) by this much if the graph's linear model
+    holds:
     attention, norm denominators, errors and the set of active features stay as they are.
 
-    Source: Ameisen et al. 2025, "Circuit Tracing", section on attribution graphs: the sum over paths of products of weights,
+    Source: Ameisen et al. 2025, "Circuit Tracing", section on attribution graphs: the sum over paths of products of
+        weights,
     each feature's activation moving with its pre-activation. Signed, where `influence` takes absolute shares.
 
     >>> import unweave                                                        # doctest: +SKIP
@@ -62,7 +65,9 @@ def removals(graph: Graph, sources: Sequence[int] | Int[Tensor, " source"]) -> F
         for first, stop in runs(rows.start, torch.sort(group).values):
             entries = slice(int(rows.start[first]), int(rows.start[stop]))
             offsets = rows.start[first:stop] - rows.start[first]
-            change[first:stop] = embedding_bag(rows.column[entries].long(), moved, offsets, mode="sum", per_sample_weights=rows.value[entries])
+            change[first:stop] = embedding_bag(
+                rows.column[entries].long(), moved, offsets, mode="sum", per_sample_weights=rows.value[entries]
+            )
             removed = moved[first:stop] == -1.0
             moved[first:stop] = torch.where(removed, -1.0, change[first:stop] * share[first:stop, None].to(change))
     size = torch.where(graph.preactivation.isfinite(), graph.preactivation, graph.nodes.activation)
@@ -73,7 +78,10 @@ def removals(graph: Graph, sources: Sequence[int] | Int[Tensor, " source"]) -> F
 def _response(graph: Graph) -> Float[Tensor, " node"]:
     """By what share a feature's activation moves when its pre-activation moves by 1; 0 for what does not respond.
 
-    An active feature's activation is its pre-activation (a frozen neuron's is a fixed multiple of it), so this is 1 over it.
+    An active feature's activation is its pre-activation (a frozen neuron's is a fixed multiple of it), so this is 1
+    over it.
     """
-    size = torch.where(graph.preactivation.isfinite() & (graph.preactivation != 0), graph.preactivation, graph.nodes.activation).double()
+    size = torch.where(
+        graph.preactivation.isfinite() & (graph.preactivation != 0), graph.preactivation, graph.nodes.activation
+    ).double()
     return torch.where(graph.nodes.kind == NodeKind.FEATURE, 1 / size.where(size != 0, torch.inf), 0.0)

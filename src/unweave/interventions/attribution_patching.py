@@ -37,24 +37,36 @@ def difference(plus: int, minus: int) -> Measure:
 
 
 def write_gradients(
-    model: ReplacementModel, prompt: Prompt, measure: Measure, mode: Mode = "frozen_attention", *, changes: Sequence[Change] = (), raw: bool = False
+    model: ReplacementModel,
+    prompt: Prompt,
+    measure: Measure,
+    mode: Mode = "frozen_attention",
+    *,
+    changes: Sequence[Change] = (),
+    raw: bool = False,
 ) -> Float[Tensor, "layer pos d"]:
-    """The gradient of a measure with respect to what is written where the dictionary writes, at each layer and position.
+    """The gradient of a measure with respect to what is written where the dictionary writes, at each layer and
+    position.
 
-    The pass is that of `intervene` in the same mode with the same changes. In mode `frozen` a gradient times a decoder row
-    is what a feature does through the graph's edges, all other features staying as they are.
+    The pass is that of `intervene` in the same mode with the same changes. In mode `frozen` a gradient times a
+    decoder row is what a feature does through the graph's edges, all other features staying as they are.
 
     Raises:
         PromptError, OptionError: as in `intervene`.
 
-    Source: attribution patching, Nanda 2023; Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery".
+    Source: attribution patching, Nanda 2023; Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit
+        Discovery".
     """
     language_model = model.language_model
     recording = record(model, prompt)
     hold = held(mode, None, language_model.n_layers)
     n, layers = len(recording.input_ids), language_model.n_layers
     zeros = torch.zeros(layers, n, language_model.d_model, dtype=language_model.engine_dtype, requires_grad=True)
-    pushes = tuple((0, position, add_direction(zeros[layer, position], layer, position, "mlp_out")) for layer in range(layers) for position in range(n))
+    pushes = tuple(
+        (0, position, add_direction(zeros[layer, position], layer, position, "mlp_out"))
+        for layer in range(layers)
+        for position in range(n)
+    )
     plan = prompt_edits(model, recording, [changes])
     with torch.enable_grad(), patched(model, Plan(plan.layers, (*plan.pushes, *pushes)), recording, hold) as seen:
         language_model.module(input_ids=recording.input_ids[None].to(language_model.device), use_cache=False)
@@ -64,7 +76,10 @@ def write_gradients(
 
 
 def predicted_effects(
-    model: ReplacementModel, recording: Recording, variants: Sequence[Sequence[Intervention]], gradients: Float[Tensor, "layer pos d"]
+    model: ReplacementModel,
+    recording: Recording,
+    variants: Sequence[Sequence[Intervention]],
+    gradients: Float[Tensor, "layer pos d"],
 ) -> Float[Tensor, " variant"]:
     """The change of a measure by each variant's changes, to first order, from its `write_gradients` on the same prompt.
 
@@ -81,11 +96,15 @@ def predicted_effects(
     return effects
 
 
-def first_order_effects(model: ReplacementModel, graph: Graph, target: NodeRef | None = None, mode: Mode = "frozen_attention") -> Float[Tensor, " node"]:
-    """How much every feature of a graph adds to a target, to first order in the real model: without it the target is lower by this.
+def first_order_effects(
+    model: ReplacementModel, graph: Graph, target: NodeRef | None = None, mode: Mode = "frozen_attention"
+) -> Float[Tensor, " node"]:
+    """How much every feature of a graph adds to a target, to first order in the real model: without it the target is
+    lower by this.
 
-    Where `total_effects` follows the graph's edges, with norms and errors as they were, here norms and the whole of each MLP
-    respond. The direction and size of single ablations are predicted far better by this; it does not say by which path.
+    Where `total_effects` follows the graph's edges, with norms and errors as they were, here norms and the whole of
+    each MLP respond. The direction and size of single ablations are predicted far better by this; it does not say by
+    which path.
 
     Args:
         target: a logit of the graph, a token or a difference of two; None: the likeliest.
@@ -110,7 +129,9 @@ def first_order_effects(model: ReplacementModel, graph: Graph, target: NodeRef |
     return slope_effects(model, graph, recording, row, mode)
 
 
-def slope_effects(model: ReplacementModel, graph: Graph, recording: Recording, target: int, mode: Mode) -> Float[Tensor, " node"]:
+def slope_effects(
+    model: ReplacementModel, graph: Graph, recording: Recording, target: int, mode: Mode
+) -> Float[Tensor, " node"]:
     """`first_order_effects` on a prompt that was run before, up to the target's position."""
     tokens = target_tokens(graph, target)
     slopes = write_gradients(model, recording, lambda logits: target_value(logits, tokens), mode, raw=True)
@@ -134,7 +155,9 @@ def likeliest_target(graph: Graph) -> int:
     logits = graph.nodes.logits
     known = [row for row in range(logits.start, logits.stop) if target_tokens(graph, row, strict=False)]
     if not known:
-        raise GraphError("none of the graph's targets is a token or a difference of tokens; only such logits can be measured")
+        raise GraphError(
+            "none of the graph's targets is a token or a difference of tokens; only such logits can be measured"
+        )
     return max(known, key=lambda row: float(graph.nodes.activation[row]))
 
 
@@ -149,7 +172,10 @@ def target_tokens(graph: Graph, row: int, *, strict: bool = True) -> tuple[int, 
     if logits.start <= row < logits.stop:
         found = known[row - logits.start] if known else (int(graph.nodes.index[row]),)
     if strict and not found:
-        raise GraphError(f"{graph.nodes[row].id} is not the logit of a token or of a difference of tokens; only such logits can be measured")
+        raise GraphError(
+            f"{graph.nodes[row].id} is not the logit of a token or of a difference of tokens; only such logits can be "
+            f"measured"
+        )
     return found
 
 

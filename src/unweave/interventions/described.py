@@ -46,21 +46,33 @@ def describe(
         shown = [(change.feature.layer, change.feature.index) for change in changed[:NAMED]]
         named = dict(zip(shown, promoted_tokens(model, shown), strict=True)) if shown else {}
         facts["changed"] = [
-            {**_feature_facts(change.feature, words), "before": change.before, "after": change.after,
-             "promotes": named.get((change.feature.layer, change.feature.index), [])}
+            {
+                **_feature_facts(change.feature, words),
+                "before": change.before,
+                "after": change.after,
+                "promotes": named.get((change.feature.layer, change.feature.index), []),
+            }
             for change in changed
-        ]  # fmt: skip
+        ]
         facts["idle"] = [feature.id for feature in outcome.idle]
         facts["watched"] = [
-            {**_feature_facts(feature, words), "before": before, "after": after, "preactivation_before": low, "preactivation_after": high}
+            {
+                **_feature_facts(feature, words),
+                "before": before,
+                "after": after,
+                "preactivation_before": low,
+                "preactivation_after": high,
+            }
             for feature, before, after, low, high in zip(
                 outcome.watched, *outcome.activations.tolist(), *outcome.preactivations.tolist(), strict=True
             )
-        ]  # fmt: skip
+        ]
         facts["next"] = [{**token._asdict(), "logit_change": token.logit_change} for token in outcome.tokens(tokens)]
         facts["kl"] = outcome.kl()
     if generation is not None:
-        facts["generation"] = {name: {"text": part.text, "ids": list(part.ids)} for name, part in vars(generation).items()}
+        facts["generation"] = {
+            name: {"text": part.text, "ids": list(part.ids)} for name, part in vars(generation).items()
+        }
     if sweep is not None:
         named_tokens = [{"id": token, "text": text} for token, text in zip(sweep.tokens, sweep.texts, strict=True)]
         facts["sweep"] = {"tokens": named_tokens, "rows": [row._asdict() for row in sweep.rows]}
@@ -69,8 +81,19 @@ def describe(
 
 def _change_facts(change: Change) -> dict[str, Any]:
     if isinstance(change, Push):
-        return {"action": "push", "layer": change.layer, "position": change.position, "at": change.at, "norm": float(change.vector.norm())}
-    return {"action": change.action, "value": change.value, "name": change.name, "features": [feature.id for feature in change.features]}
+        return {
+            "action": "push",
+            "layer": change.layer,
+            "position": change.position,
+            "at": change.at,
+            "norm": float(change.vector.norm()),
+        }
+    return {
+        "action": change.action,
+        "value": change.value,
+        "name": change.name,
+        "features": [feature.id for feature in change.features],
+    }
 
 
 def _feature_facts(feature: Feature, words: list[str]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from ..transcoders.transcoders import Transcoders
 
 Action = Literal["scale", "set", "add", "shift"]
 PushPoint = str
-"""Where a direction is added: `residual`, after a layer (-1: before layer 0), or `mlp_out`, where the dictionary writes."""
+"""Where a direction is added: `residual`, after a layer (-1: before layer 0), or `mlp_out`, where the dictionary
+writes."""
 
 EVERYWHERE, GENERATED = "*", "+"
 """In place of a position: every position but the first, and every generated token; generated tokens alone."""
@@ -24,7 +25,8 @@ EVERYWHERE, GENERATED = "*", "+"
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature at a position of the prompt (negative: from the end), at all of them (`*`), or at generated tokens (`+`).
+    """A feature at a position of the prompt (negative: from the end), at all of them (`*`), or at generated tokens
+    (`+`).
 
     >>> Feature.parse("12_345_5")
     Feature(layer=12, position=5, index=345)
@@ -51,8 +53,13 @@ class Feature:
             place = match[3]
             return Feature(int(match[1]), place if place in (EVERYWHERE, GENERATED) else int(place), int(match[2]))
         if re.fullmatch(r"\d+_error_mlp_\d+|E_\d+_\d+|\d+_-1_\d+", node_id):
-            raise InterventionError(f"{node_id} is an error or embedding node; only features can be changed (a direction can be added anywhere)")
-        raise InterventionError(f"{node_id!r} is not a feature; ids look like '12_345_5' (layer_feature_position; * for all positions)")
+            raise InterventionError(
+                f"{node_id} is an error or embedding node; only features can be changed (a direction can be added "
+                f"anywhere)"
+            )
+        raise InterventionError(
+            f"{node_id!r} is not a feature; ids look like '12_345_5' (layer_feature_position; * for all positions)"
+        )
 
 
 NodeLike = Node | Feature | str | tuple[int, int | str, int]
@@ -93,7 +100,8 @@ def ablate(nodes: NodeLike | Iterable[NodeLike], name: str | None = None) -> Int
 
 
 def scale(nodes: NodeLike | Iterable[NodeLike], factor: float, name: str | None = None) -> Intervention:
-    """Set features to `factor` times their activation on the unchanged prompt (at generated tokens: the one they have there)."""
+    """Set features to `factor` times their activation on the unchanged prompt (at generated tokens: the one they
+    have there)."""
     return Intervention(features_of(nodes), "scale", _number(factor, "factor"), name)
 
 
@@ -108,12 +116,14 @@ def add(nodes: NodeLike | Iterable[NodeLike], amount: float, name: str | None = 
 
 
 def shift(nodes: NodeLike | Iterable[NodeLike], amount: float, name: str | None = None) -> Intervention:
-    """Set features to their activation on the unchanged prompt (at generated tokens: the one they have there) plus an amount."""
+    """Set features to their activation on the unchanged prompt (at generated tokens: the one they have there) plus
+    an amount."""
     return Intervention(features_of(nodes), "shift", _number(amount, "amount"), name)
 
 
 def add_direction(vector: Float[Tensor, " d"], layer: int, position: int | str, at: PushPoint = "residual") -> Push:
-    """Add any vector to the residual stream after a layer (-1: before layer 0), or where the dictionary writes (`mlp_out`).
+    """Add any vector to the residual stream after a layer (-1: before layer 0), or where the dictionary writes
+    (`mlp_out`).
 
     Raises:
         InterventionError: another word for `at`, or a vector that is not finite.
@@ -127,7 +137,8 @@ def add_direction(vector: Float[Tensor, " d"], layer: int, position: int | str, 
 
 def dosed(changes: Sequence[Change], factor: float) -> list[Change]:
     """The same changes at another dose: scaled (and ablated) features at `factor` times their activation; set values,
-    amounts and directions times `factor`. So a swap, which shifts features, is undone at 0, whole at 1, and overdone at 2.
+    amounts and directions times `factor`. So a swap, which shifts features, is undone at 0, whole at 1, and overdone
+    at 2.
 
     >>> [change.value for change in dosed([ablate("1_2_3"), set_to("1_2_4", 5.0)], -2.0)]
     [-2.0, -10.0]
@@ -156,7 +167,10 @@ def features_of(nodes: NodeLike | Iterable[NodeLike]) -> tuple[Feature, ...]:
     """
     if isinstance(nodes, Node):
         if nodes.kind != NodeKind.FEATURE:
-            raise InterventionError(f"{nodes.id} is a node of kind {nodes.kind.name.lower()}; only features can be changed (a direction can be added anywhere)")
+            raise InterventionError(
+                f"{nodes.id} is a node of kind {nodes.kind.name.lower()}; only features can be changed (a direction "
+                f"can be added anywhere)"
+            )
         return (Feature(nodes.layer, nodes.position, nodes.index),)
     if isinstance(nodes, Feature):
         return (nodes,)
@@ -167,7 +181,8 @@ def features_of(nodes: NodeLike | Iterable[NodeLike]) -> tuple[Feature, ...]:
         return (_from_triple(several),)
     if not several:
         raise InterventionError("an intervention without features; give at least one")
-    return tuple(dict.fromkeys(feature for node in several for feature in features_of(node)))  # pyright: ignore[reportArgumentType]
+    found = [feature for node in several for feature in features_of(node)]  # pyright: ignore[reportArgumentType]
+    return tuple(dict.fromkeys(found))
 
 
 def _from_triple(triple: tuple) -> Feature:
@@ -196,13 +211,21 @@ def check_feature(feature: Feature, transcoders: Transcoders) -> None:
     """
     layers = len(transcoders.layers)
     if not 0 <= feature.layer < layers:
-        raise InterventionError(f"{feature.id}: layer {feature.layer} is outside the model's {layers} layers (0 to {layers - 1})")
+        raise InterventionError(
+            f"{feature.id}: layer {feature.layer} is outside the model's {layers} layers (0 to {layers - 1})"
+        )
     width = transcoders.layers[feature.layer].width
     if not 0 <= feature.index < width:
-        raise InterventionError(f"{feature.id}: feature {feature.index} is outside layer {feature.layer}'s {width} features (0 to {width - 1})")
+        raise InterventionError(
+            f"{feature.id}: feature {feature.index} is outside layer {feature.layer}'s {width} features (0 to "
+            f"{width - 1})"
+        )
     rows = transcoders.layers[feature.layer].encoder.rows
     if rows is not None and not bool((rows == feature.index).any()):
-        raise InterventionError(f"{feature.id}: feature {feature.index} of layer {feature.layer} never fires and was left out of {transcoders.name}")
+        raise InterventionError(
+            f"{feature.id}: feature {feature.index} of layer {feature.layer} never fires and was left out of "
+            f"{transcoders.name}"
+        )
 
 
 def prompt_positions(name: str, position: int | str, n: int) -> list[int]:

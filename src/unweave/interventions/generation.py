@@ -67,7 +67,10 @@ def generate(
     hold = held(mode, layers, language_model.n_layers)
     context = getattr(language_model.config, "max_position_embeddings", None)
     if context is not None and len(recording.input_ids) + max_new_tokens > context:
-        raise OptionError(f"prompt and {max_new_tokens} new tokens are longer than the {context} that {language_model.name} takes; ask for fewer")
+        raise OptionError(
+            f"prompt and {max_new_tokens} new tokens are longer than the {context} that {language_model.name} takes; "
+            f"ask for fewer"
+        )
     first, later = prompt_edits(model, recording, [[], changes]), generation_edits(model, changes, row=1)
     if not later:
         check_reach([[], changes], first, model, hold)
@@ -81,14 +84,20 @@ def generate(
             for number in range(max_new_tokens):
                 logits.append(out.logits[:, -1].to("cpu", language_model.engine_dtype))
                 if not bool(logits[-1][alive].isfinite().all()):
-                    raise InterventionError("the model's logits are not finite after this intervention; use smaller numbers")
+                    raise InterventionError(
+                        "the model's logits are not finite after this intervention; use smaller numbers"
+                    )
                 rows.append(_chosen(logits[-1], temperature, generator))
                 alive &= ~torch.isin(rows[-1], ends)
                 if progress is not None:
                     progress((number + 1) / max_new_tokens)
                 if not bool(alive.any()) or number + 1 == max_new_tokens:
                     break
-                out = module(input_ids=rows[-1][:, None].to(language_model.device), past_key_values=out.past_key_values, use_cache=True)
+                out = module(
+                    input_ids=rows[-1][:, None].to(language_model.device),
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
     ids, scores = torch.stack(rows, 1), torch.stack(logits, 1)
     return Generation(*(_continuation(language_model, ids[row], scores[row], ends) for row in range(2)))
 
@@ -99,7 +108,8 @@ def _end_tokens(model: LanguageModel) -> Int[Tensor, " end"]:
 
 
 def _chosen(logits: Float[Tensor, "row vocab"], temperature: float, generator: torch.Generator) -> Int[Tensor, " row"]:
-    """The likeliest token of each row, or one drawn; all rows are drawn with the same number, so equal rows stay equal."""
+    """The likeliest token of each row, or one drawn; all rows are drawn with the same number, so equal rows stay
+    equal."""
     if temperature == 0:
         return logits.argmax(-1)
     running = (logits.double() / temperature).softmax(-1).cumsum(-1)
@@ -107,7 +117,9 @@ def _chosen(logits: Float[Tensor, "row vocab"], temperature: float, generator: t
     return torch.searchsorted(running, drawn, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
 
 
-def _continuation(model: LanguageModel, ids: Int[Tensor, " new"], logits: Float[Tensor, "new vocab"], ends: Int[Tensor, " end"]) -> Continuation:
+def _continuation(
+    model: LanguageModel, ids: Int[Tensor, " new"], logits: Float[Tensor, "new vocab"], ends: Int[Tensor, " end"]
+) -> Continuation:
     stops = torch.isin(ids, ends).nonzero().flatten().tolist()
     kept = ids[: stops[0] + 1 if stops else len(ids)].tolist()
     words = kept[:-1] if stops else kept

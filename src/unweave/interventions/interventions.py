@@ -65,12 +65,16 @@ class Outcome:
     watched: tuple[Feature, ...]
     """The features that were asked for, one a position."""
     activations: Float[Tensor, "2 watched"]
-    """Of the watched features, before and after: what their encoders read, also where an intervention makes them write something else."""
+    """Of the watched features, before and after: what their encoders read, also where an intervention makes them
+    write something else."""
     preactivations: Float[Tensor, "2 watched"]
     """The same before the activation function."""
 
     def __repr__(self) -> str:
-        top = ", ".join(f"{token.text!r} {token.probability_before:.3f} -> {token.probability_after:.3f}" for token in self.tokens(count=1))
+        top = ", ".join(
+            f"{token.text!r} {token.probability_before:.3f} -> {token.probability_after:.3f}"
+            for token in self.tokens(count=1)
+        )
         return f"Outcome({len(self.changes)} changes, mode {self.mode!r}: {top})"
 
     @cached_property
@@ -100,7 +104,10 @@ class Outcome:
         likely = torch.cat([q.topk(count).indices, p.topk(count).indices]).tolist()
         likely = sorted(dict.fromkeys(likely), key=lambda token: -float(q[token]))
         chosen = dict.fromkeys([*token_ids(self.model, self.recording, tokens), *likely])
-        return [TokenChange(i, self.model.token_text(i), float(p[i]), float(q[i]), float(before[i]), float(after[i])) for i in chosen]
+        return [
+            TokenChange(i, self.model.token_text(i), float(p[i]), float(q[i]), float(before[i]), float(after[i]))
+            for i in chosen
+        ]
 
 
 def token_ids(model: LanguageModel, recording: Recording, tokens: Sequence[str | int]) -> list[int]:
@@ -109,11 +116,16 @@ def token_ids(model: LanguageModel, recording: Recording, tokens: Sequence[str |
     Raises:
         TargetError: text that is not exactly one token, an id outside the vocabulary.
     """
-    return [target.token for target in resolve_targets(model, recording, list(tokens), normalized=recording.final[-1])] if tokens else []
+    return (
+        [target.token for target in resolve_targets(model, recording, list(tokens), normalized=recording.final[-1])]
+        if tokens
+        else []
+    )
 
 
 def record(model: ReplacementModel, prompt: Prompt) -> Recording:
-    """A prompt's recording; one that is a recording already stays as it is, unless it has lost its attention patterns (a local replacement's).
+    """A prompt's recording; one that is a recording already stays as it is, unless it has lost its attention
+    patterns (a local replacement's).
 
     Raises:
         PromptError: the prompt cannot be run.
@@ -181,7 +193,9 @@ def intervene_each(
     plans = [prompt_edits(model, recording, part) for part in parts]
     for part, plan in zip(parts, plans, strict=True):
         check_reach(part, plan, model, hold)
-    return _outcomes(model, recording, mode, layers, list(zip(parts, plans, strict=True)), hold, watched, clean, progress)
+    return _outcomes(
+        model, recording, mode, layers, list(zip(parts, plans, strict=True)), hold, watched, clean, progress
+    )
 
 
 def _outcomes(
@@ -201,7 +215,9 @@ def _outcomes(
         after = _joined(seen.watched).unbind(1) if watched.features else [clean] * len(part)
         for row, (changes, changed) in enumerate(zip(part, _changed(plan, seen, len(part)), strict=True)):
             if not bool(logits[row].isfinite().all()):
-                raise InterventionError("the model's logits are not finite after this intervention; use smaller numbers")
+                raise InterventionError(
+                    "the model's logits are not finite after this intervention; use smaller numbers"
+                )
             both = torch.stack([clean, after[row]], 1)[:, :, watched.order]
             idle = tuple(change.feature for change in changed if not model_writes(model, change.feature.layer, hold))
             yield Outcome(
@@ -234,16 +250,24 @@ class _Watch:
         features = []
         for feature in features_of(nodes) if nodes else ():
             check_feature(feature, model.transcoders)
-            features += [replace(feature, position=position) for position in prompt_positions(feature.id, feature.position, n_positions)]
+            features += [
+                replace(feature, position=position)
+                for position in prompt_positions(feature.id, feature.position, n_positions)
+            ]
         layers = torch.tensor([feature.layer for feature in features], dtype=torch.int64)
         places = {}
         for layer in sorted(set(layers.tolist())):
             here = [feature for feature in features if feature.layer == layer]
-            places[layer] = torch.tensor([feature.position for feature in here]), torch.tensor([feature.index for feature in here])
+            places[layer] = (
+                torch.tensor([feature.position for feature in here]),
+                torch.tensor([feature.index for feature in here]),
+            )
         return _Watch(tuple(features), places, torch.argsort(torch.argsort(layers, stable=True)))
 
 
-def _clean(model: ReplacementModel, recording: Recording, layer: int, position: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _clean(
+    model: ReplacementModel, recording: Recording, layer: int, position: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
     pre, activation = read(model.transcoders.layers[layer], read_points(model, recording, layer)[position], index)
     return pre, activation.masked_fill(position < model.transcoders.silent(recording.input_ids), 0.0)
 
@@ -252,7 +276,9 @@ def _joined(layers: dict[int, tuple[Tensor, Tensor]]) -> Float[Tensor, "2 *batch
     """Pre-activations and activations of all layers side by side."""
     if not layers:
         return torch.zeros(2, 0)
-    return torch.stack([torch.cat(columns, -1) for columns in zip(*(layers[layer] for layer in sorted(layers)), strict=True)])
+    return torch.stack(
+        [torch.cat(columns, -1) for columns in zip(*(layers[layer] for layer in sorted(layers)), strict=True)]
+    )
 
 
 def _changed(plan: Plan, seen: Seen, rows: int) -> list[tuple[FeatureChange, ...]]:

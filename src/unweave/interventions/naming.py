@@ -1,4 +1,5 @@
-"""What a word stands for where features are named: an id, or a supernode of a file; looked up in a graph if there is one."""
+"""What a word stands for where features are named: an id, or a supernode of a file; looked up in a graph if there is
+one."""
 
 import json
 import re
@@ -29,7 +30,9 @@ class Names:
         """
         members = self.supernodes.get(text)
         if members is None and not re.match(r"\d+_|E_", text):
-            known = f"the file has: {', '.join(self.supernodes)}" if self.supernodes else "give them with --supernodes FILE"
+            known = (
+                f"the file has: {', '.join(self.supernodes)}" if self.supernodes else "give them with --supernodes FILE"
+            )
             raise InterventionError(f"{text!r} is neither a feature's id (such as '12_345_5') nor a supernode; {known}")
         features = (Feature.parse(text),) if members is None else members
         for feature in features:
@@ -57,8 +60,12 @@ def read_supernodes(path: str | Path) -> dict[str, tuple[Feature, ...]]:
         raise InterventionError(f'{path} does not hold supernodes; it should look like {{"Texas": ["12_345_5"]}}')
     for name, members in content.items():
         if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
-            raise InterventionError(f"{path}: supernode {name!r} should be a list of feature ids such as '12_345_5', not {members!r}")
-    return {name: tuple(dict.fromkeys(Feature.parse(member) for member in members)) for name, members in content.items()}
+            raise InterventionError(
+                f"{path}: supernode {name!r} should be a list of feature ids such as '12_345_5', not {members!r}"
+            )
+    return {
+        name: tuple(dict.fromkeys(Feature.parse(member) for member in members)) for name, members in content.items()
+    }
 
 
 def check_in_graph(feature: Feature, graph: Graph) -> None:
@@ -70,8 +77,12 @@ def check_in_graph(feature: Feature, graph: Graph) -> None:
     nodes = graph.nodes
     if isinstance(feature.position, int) and feature.position >= 0:
         nodes.find(feature.id)
-    elif not bool(((nodes.kind == NodeKind.FEATURE) & (nodes.layer == feature.layer) & (nodes.index == feature.index)).any()):
-        raise GraphError(f"feature {feature.index} of layer {feature.layer} is at no position of this graph of {len(nodes)} nodes")
+    elif not bool(
+        ((nodes.kind == NodeKind.FEATURE) & (nodes.layer == feature.layer) & (nodes.index == feature.index)).any()
+    ):
+        raise GraphError(
+            f"feature {feature.index} of layer {feature.layer} is at no position of this graph of {len(nodes)} nodes"
+        )
 
 
 def check_graph(graph: Graph, path: str | Path, model: ReplacementModel) -> None:
@@ -85,7 +96,8 @@ def check_graph(graph: Graph, path: str | Path, model: ReplacementModel) -> None
     facts, name = graph.provenance, model.language_model.name
     if facts.n_layers != model.language_model.n_layers:
         raise GraphError(
-            f"{path} is a graph of a model of {facts.n_layers} layers ({facts.model}); {name} has {model.language_model.n_layers}; give its --model"
+            f"{path} is a graph of a model of {facts.n_layers} layers ({facts.model}); {name} has "
+            f"{model.language_model.n_layers}; give its --model"
         )
     if facts.origin != "unweave":
         return
@@ -93,4 +105,6 @@ def check_graph(graph: Graph, path: str | Path, model: ReplacementModel) -> None
         raise GraphError(f"{path} is a graph of model {facts.model}, not of {name}; give --model {facts.model}")
     if facts.transcoders_sha256 != model.transcoders.sha256:
         hashes = f"(sha256 {facts.transcoders_sha256[:12]}, this one {model.transcoders.sha256[:12]})"
-        raise GraphError(f"{path} was traced with another dictionary, {facts.transcoders} {hashes}; give its --transcoders")
+        raise GraphError(
+            f"{path} was traced with another dictionary, {facts.transcoders} {hashes}; give its --transcoders"
+        )

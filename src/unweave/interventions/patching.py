@@ -47,7 +47,9 @@ def patched(
         watch: by layer, (positions, features) whose activations are to be kept.
     """
     with ExitStack() as stack:
-        patch = _Patch(model, edits, recording, hold or Held(), watch or {}, lambda handle: stack.callback(handle.remove))
+        patch = _Patch(
+            model, edits, recording, hold or Held(), watch or {}, lambda handle: stack.callback(handle.remove)
+        )
         patch.install()
         yield patch.seen
 
@@ -64,8 +66,19 @@ class _Patch:
         watch: dict[int, tuple[Tensor, Tensor]],
         keep: Callable[[Any], Any],
     ):
-        self.model, self.edits, self.recording, self.hold, self.watch, self.keep = model, edits, recording, hold, watch, keep
-        self.language_model, self.transcoders, self.row = model.language_model, model.transcoders, model.language_model.architecture
+        self.model, self.edits, self.recording, self.hold, self.watch, self.keep = (
+            model,
+            edits,
+            recording,
+            hold,
+            watch,
+            keep,
+        )
+        self.language_model, self.transcoders, self.row = (
+            model.language_model,
+            model.transcoders,
+            model.language_model.architecture,
+        )
         self.silent = 0 if recording is None else self.transcoders.silent(recording.input_ids)
         self.seen = Seen()
         self.pending: dict[int, Tensor] = {}
@@ -74,7 +87,8 @@ class _Patch:
         """By layer, what the encoders see in this pass."""
         dtype = self.language_model.engine_dtype
         self.decoders = {
-            layer: {at: self.transcoders.decoder_rows(layer, part.index, at, dtype) for at in self._writes(layer)} for layer, part in edits.layers.items()
+            layer: {at: self.transcoders.decoder_rows(layer, part.index, at, dtype) for at in self._writes(layer)}
+            for layer, part in edits.layers.items()
         }
 
     def _writes(self, layer: int) -> list[int]:
@@ -92,7 +106,13 @@ class _Patch:
                 self._before(block, lambda x, at=layer - 1: self._pushed(x, at, "residual"))
             self._read_at(layer, block)
             writer, factor = self.language_model.writer(layer, self.transcoders.write)
-            self.keep(writer.register_forward_hook(lambda module, args, output, at=layer, f=factor: with_first(output, self._written(first_of(output), at, f))))
+            self.keep(
+                writer.register_forward_hook(
+                    lambda module, args, output, at=layer, f=factor: with_first(
+                        output, self._written(first_of(output), at, f)
+                    )
+                )
+            )
         final = self.language_model.module.get_submodule(self.row.final_norm)
         if self.language_model.n_layers - 1 in residual:
             self._before(final, lambda x: self._pushed(x, self.language_model.n_layers - 1, "residual"))
@@ -136,13 +156,18 @@ class _Patch:
     def _hold_norms(self, layer: int, block: Any) -> None:
         assert self.recording is not None
         model, row = self.language_model, self.row
-        (attention, attention_post), (mlp, mlp_post) = model.frozen_attention_norms(self.recording, layer), model.frozen_mlp_norms(self.recording, layer)
+        (attention, attention_post), (mlp, mlp_post) = (
+            model.frozen_attention_norms(self.recording, layer),
+            model.frozen_mlp_norms(self.recording, layer),
+        )
         for name, frozen in ((row.attention_norm, attention), (row.mlp_norm, mlp)):
             if name is not None:
                 self._hold_norm(block.get_submodule(name), frozen)
         for name, frozen in ((row.attention_post_norm, attention_post), (row.mlp_post_norm, mlp_post)):
             if name is not None and frozen is not None:  # the block itself multiplies what leaves these
-                self._hold_norm(block.get_submodule(name), replace(frozen, scale=frozen.scale / model.residual_multiplier))
+                self._hold_norm(
+                    block.get_submodule(name), replace(frozen, scale=frozen.scale / model.residual_multiplier)
+                )
 
     def _hold_norm(self, module: Any, frozen: FrozenNorm) -> None:
         def replaced(module: Any, args: tuple, output: Tensor) -> Tensor:
@@ -170,7 +195,9 @@ class _Patch:
         part = self.transcoders.layers[layer]
         if layer in self.watch:
             position, index = self.watch[layer]
-            pre, activation = read(part, x[:, position].flatten(0, 1), index.repeat(len(x)), self._gates(layer, position.repeat(len(x))))
+            pre, activation = read(
+                part, x[:, position].flatten(0, 1), index.repeat(len(x)), self._gates(layer, position.repeat(len(x)))
+            )
             activation = activation.view(len(x), -1).masked_fill(position < self.silent, 0.0)
             self.seen.watched[layer] = pre.view(len(x), -1), activation
         edits = self.edits.layers.get(layer)
@@ -222,11 +249,19 @@ class _Patch:
     def _clean_output(self, layer: int) -> Float[Tensor, "pos d"]:
         assert self.recording is not None
         output = self.recording.mlp_outputs[layer]
-        post = self.language_model.frozen_mlp_norms(self.recording, layer)[1] if self.transcoders.write == "residual" else None
+        post = (
+            self.language_model.frozen_mlp_norms(self.recording, layer)[1]
+            if self.transcoders.write == "residual"
+            else None
+        )
         return output if post is None else post.forward(output)
 
     def _pushed(self, x: Tensor, layer: int, at: str, factor: float = 1.0) -> Tensor:
-        here = [(row, position, push.vector) for row, position, push in self.edits.pushes if (push.layer, push.at) == (layer, at)]
+        here = [
+            (row, position, push.vector)
+            for row, position, push in self.edits.pushes
+            if (push.layer, push.at) == (layer, at)
+        ]
         if here:
             x = x.clone()
         for row, position, vector in here:

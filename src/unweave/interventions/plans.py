@@ -15,8 +15,8 @@ from ..transcoders.transcoders import Gated, JumpReLU, TopK, TranscoderLayer
 from .edits import Change, Feature, Intervention, Push, check_feature, goes_on, prompt_positions
 
 Mode = str
-"""`frozen_attention`, `frozen_norms`, `frozen` or `open`; or, with the dictionary in place of the MLPs, `replacement`, `replacement_frozen` or
-`replacement_open`. See `docs/interventions.md`."""
+"""`frozen_attention`, `frozen_norms`, `frozen` or `open`; or, with the dictionary in place of the MLPs,
+`replacement`, `replacement_frozen` or `replacement_open`. See `docs/interventions.md`."""
 MODES = {
     "frozen_attention": "attention patterns held, all else live",
     "frozen_norms": "attention patterns and norms held, MLPs live",
@@ -46,15 +46,25 @@ def held(mode: str, layers: range | None, n_layers: int) -> Held:
         OptionError: an unknown mode, an empty range or one outside the model, a range in a mode that holds all layers.
     """
     if mode not in MODES:
-        raise OptionError(f"mode {mode!r} is unknown; use {', '.join(repr(known) for known in list(MODES)[:-1])} or {list(MODES)[-1]!r}")
+        raise OptionError(
+            f"mode {mode!r} is unknown; use {', '.join(repr(known) for known in list(MODES)[:-1])} or "
+            f"{list(MODES)[-1]!r}"
+        )
     if mode.startswith("replacement"):
         if layers is not None:
-            raise OptionError(f"mode {mode!r} replaces the MLPs of all layers; leave the range of layers out, or use 'frozen_attention'")
+            raise OptionError(
+                f"mode {mode!r} replaces the MLPs of all layers; leave the range of layers out, or use "
+                f"'frozen_attention'"
+            )
         return Held(mode != "replacement_open", mode == "replacement_frozen", replaced=True)
     if layers is None:
-        return Held(mode != "open", mode in ("frozen", "frozen_norms"), range(n_layers) if mode == "frozen" else range(0))
+        return Held(
+            mode != "open", mode in ("frozen", "frozen_norms"), range(n_layers) if mode == "frozen" else range(0)
+        )
     if not layers or layers.step != 1 or layers.start < 0 or layers.stop > n_layers:
-        raise OptionError(f"layers {layers.start} to {layers.stop - 1} are not a range within the model's layers 0 to {n_layers - 1}")
+        raise OptionError(
+            f"layers {layers.start} to {layers.stop - 1} are not a range within the model's layers 0 to {n_layers - 1}"
+        )
     if mode == "frozen" and len(layers) < n_layers:
         raise OptionError("mode 'frozen' holds all layers; leave the range of layers out, or use 'frozen_attention'")
     everything = mode == "frozen_norms" or (len(layers) == n_layers and mode != "open")
@@ -63,7 +73,8 @@ def held(mode: str, layers: range | None, n_layers: int) -> Held:
 
 @dataclass(frozen=True)
 class LayerEdits:
-    """Changes of one layer's features, one entry a (row of the batch, position, feature): `new = slope * activation + offset`."""
+    """Changes of one layer's features, one entry a (row of the batch, position, feature): `new = slope * activation
+    + offset`."""
 
     row: Int[Tensor, " edit"]
     position: Int[Tensor, " edit"]
@@ -99,7 +110,9 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
         for change in changes:
             if isinstance(change, Push):
                 _check_push(change, model.language_model)
-                pushes += [(row, position, change) for position in prompt_positions("the added direction", change.position, n)]
+                pushes += [
+                    (row, position, change) for position in prompt_positions("the added direction", change.position, n)
+                ]
                 continue
             for feature in change.features:
                 check_feature(feature, model.transcoders)
@@ -110,8 +123,15 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
         x = read_points(model, recording, layer)[edits.position]
         _, clean = read(model.transcoders.layers[layer], x, edits.index)
         clean = clean.masked_fill(edits.position < model.transcoders.silent(recording.input_ids), 0.0)
-        scaled = ~edits.slope.isnan()  # an addition has slope NaN so far: it moves with the activation, whatever that is
-        layers[layer] = replace(edits, slope=(~scaled).to(clean), offset=edits.offset + torch.where(scaled, edits.slope.nan_to_num() * clean, 0.0), clean=clean)
+        scaled = (
+            ~edits.slope.isnan()
+        )  # an addition has slope NaN so far: it moves with the activation, whatever that is
+        layers[layer] = replace(
+            edits,
+            slope=(~scaled).to(clean),
+            offset=edits.offset + torch.where(scaled, edits.slope.nan_to_num() * clean, 0.0),
+            clean=clean,
+        )
     return Plan(layers, tuple(pushes))
 
 
@@ -126,7 +146,9 @@ def generation_edits(model: ReplacementModel, changes: Sequence[Change], row: in
             if goes_on(feature.position):
                 entries.put(row, 0, feature, change)
     layers = entries.by_layer(model.language_model.engine_dtype)
-    return Plan({layer: replace(edits, slope=edits.slope.nan_to_num(1.0)) for layer, edits in layers.items()}, tuple(pushes))
+    return Plan(
+        {layer: replace(edits, slope=edits.slope.nan_to_num(1.0)) for layer, edits in layers.items()}, tuple(pushes)
+    )
 
 
 class _Entries:
@@ -139,7 +161,9 @@ class _Entries:
         entry = self.found.setdefault(feature.layer, {}).setdefault((row, position, feature.index), [float("nan"), 0.0])
         if change.action != "add":
             if entry[0] == entry[0]:
-                raise InterventionError(f"{feature.id} is set or scaled twice; one change a feature and position (additions come on top)")
+                raise InterventionError(
+                    f"{feature.id} is set or scaled twice; one change a feature and position (additions come on top)"
+                )
             entry[0] = {"scale": change.value, "set": 0.0, "shift": 1.0}[change.action]
         if change.action != "scale":
             entry[1] += change.value
@@ -156,9 +180,13 @@ class _Entries:
 def _check_push(push: Push, model: LanguageModel) -> None:
     lowest = -1 if push.at == "residual" else 0
     if not lowest <= push.layer < model.n_layers:
-        raise InterventionError(f"a direction cannot be added at layer {push.layer}; the model has layers 0 to {model.n_layers - 1}")
+        raise InterventionError(
+            f"a direction cannot be added at layer {push.layer}; the model has layers 0 to {model.n_layers - 1}"
+        )
     if push.vector.shape != (model.d_model,):
-        raise InterventionError(f"the direction to be added has shape {list(push.vector.shape)}, the model's d_model is {model.d_model}")
+        raise InterventionError(
+            f"the direction to be added has shape {list(push.vector.shape)}, the model's d_model is {model.d_model}"
+        )
 
 
 def read_points(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos d"]:
@@ -172,13 +200,18 @@ def read_points(model: ReplacementModel, recording: Recording, layer: int) -> Fl
             return normalized(model.language_model, layer, recording.mids[layer], recording.mids[layer])
 
 
-def normalized(model: LanguageModel, layer: int, x: Float[Tensor, "pos d"], like: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
+def normalized(
+    model: LanguageModel, layer: int, x: Float[Tensor, "pos d"], like: Float[Tensor, "pos d"]
+) -> Float[Tensor, "pos d"]:
     """`x` through the norm before an MLP, without its gain, the denominator being that of `like`."""
     return model.before_mlp(layer, like).without_gain.forward(x)
 
 
 def read(
-    part: TranscoderLayer, x: Float[Tensor, "entry d"], index: Int[Tensor, " entry"], held: Float[Tensor, "entry d"] | None = None
+    part: TranscoderLayer,
+    x: Float[Tensor, "entry d"],
+    index: Int[Tensor, " entry"],
+    held: Float[Tensor, "entry d"] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pre-activation and activation of one feature per row of `x`; gates of neurons are those at `held`, if given.
 
@@ -189,12 +222,17 @@ def read(
         if held is None:
             activation = part.activation.hidden(x)[entry, index]
         else:
-            now, then = ((rows * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index] for rows in (x, held))
+            now, then = (
+                (rows * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index]
+                for rows in (x, held)
+            )
             activation = now * (part.activation.hidden(held)[entry, index] / then)
         return activation, activation
     if isinstance(part.activation, TopK):  # whether one is among the largest, all must tell
         different, place = torch.unique(x.detach(), dim=0, return_inverse=True)
-        rows = x[place.new_empty(len(different)).scatter_(0, place, torch.arange(len(x)))]  # unique itself has no gradient
+        rows = x[
+            place.new_empty(len(different)).scatter_(0, place, torch.arange(len(x)))
+        ]  # unique itself has no gradient
         pre = rows @ part.encoder.dense(x.dtype).T + part.encoder_bias.to(x.dtype)
         return pre[place, index], part.activation(pre)[place, index]
     pre = (x * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index]
@@ -217,7 +255,12 @@ def check_reach(part: Sequence[Sequence[Change]], plan: Plan, model: Replacement
         layers = [layer for layer, edits in plan.layers.items() if bool((edits.row == row).any())]
         pushed = any(at == row for at, _, _ in plan.pushes)
         if changes and not layers and not pushed:
-            raise InterventionError("all changes are at generated tokens (+), so the prompt stays as it is; use generate (--generate N)")
+            raise InterventionError(
+                "all changes are at generated tokens (+), so the prompt stays as it is; use generate (--generate N)"
+            )
         if layers and not pushed and not any(model_writes(model, layer, hold) for layer in layers):
             names = f"layers {hold.layers.start} to {hold.layers.stop - 1}"
-            raise InterventionError(f"the changed features (layer {', '.join(map(str, layers))}) write nowhere in the constrained {names}; widen them")
+            raise InterventionError(
+                f"the changed features (layer {', '.join(map(str, layers))}) write nowhere in the constrained "
+                f"{names}; widen them"
+            )

@@ -1,4 +1,5 @@
-"""The smallest sets of features, found by search, that change what a model says; and random sets to compare them with."""
+"""The smallest sets of features, found by search, that change what a model says; and random sets to compare them
+with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,10 +77,12 @@ def smallest_swap(
     tries: int = 16,
     progress: Callable[[float], object] | None = None,
 ) -> SmallestSet | None:
-    """The smallest set found of features whose swap for another prompt's makes a token the likeliest; None if none does.
+    """The smallest set found of features whose swap for another prompt's makes a token the likeliest; None if none
+    does.
 
     Factors are tried in the order given, and the first at which at most `max_features` are enough is taken. At each,
-    features are added, a fifth of their number at a time: of the `tries` with the best first-order effects on the token's
+    features are added, a fifth of their number at a time: of the `tries` with the best first-order effects on the
+        token's
     lead over all others, given the features chosen so far, those that really help most. Then those are taken out that
     are not needed.
 
@@ -89,12 +92,15 @@ def smallest_swap(
         positions: the positions in `prompt` at which features may be swapped; None: as in `swap`.
 
     Raises:
-        PromptError, TargetError, OptionError, InterventionError: as in `swap` and `intervene`, or the token is on top already.
+        PromptError, TargetError, OptionError, InterventionError: as in `swap` and `intervene`, or the token is on
+            top already.
     """
     recording = record(model, prompt)
     goal = token_ids(model.language_model, recording, [wanted])[0]
     if int(recording.logits[-1].argmax()) == goal:
-        raise InterventionError(f"{model.language_model.token_text(goal)!r} is the likeliest token already; there is nothing to find")
+        raise InterventionError(
+            f"{model.language_model.token_text(goal)!r} is the likeliest token already; there is nothing to find"
+        )
     pool = swap(model, recording, other_prompt, positions=positions)
     return _search(model, recording, pool, goal, 1, factors, mode, max_features, tries, progress)
 
@@ -120,17 +126,25 @@ def smallest_ablation(
     """
     recording = record(model, prompt)
     pool = active_features(model, recording, positions)
-    return _search(model, recording, pool, int(recording.logits[-1].argmax()), -1, factors, mode, max_features, tries, progress)
+    return _search(
+        model, recording, pool, int(recording.logits[-1].argmax()), -1, factors, mode, max_features, tries, progress
+    )
 
 
-def active_features(model: ReplacementModel, recording: Recording, positions: Sequence[int] | None = None) -> list[Intervention]:
+def active_features(
+    model: ReplacementModel, recording: Recording, positions: Sequence[int] | None = None
+) -> list[Intervention]:
     """The ablation of each active feature of a prompt (at some positions), by layer, position and number.
 
     Raises:
         InterventionError: a position outside the prompt, or none at which a feature is active.
     """
     n = len(recording.input_ids)
-    wanted = range(n) if positions is None else [place for position in positions for place in prompt_positions("ablation", position, n)]
+    wanted = (
+        range(n)
+        if positions is None
+        else [place for position in positions for place in prompt_positions("ablation", position, n)]
+    )
     found = [
         ablate((layer, position, index))
         for layer in range(model.language_model.n_layers)
@@ -138,7 +152,9 @@ def active_features(model: ReplacementModel, recording: Recording, positions: Se
         if position in wanted
     ]
     if not found:
-        raise InterventionError(f"no feature is active at position {', '.join(map(str, wanted))}; give others (position 0 never has any)")
+        raise InterventionError(
+            f"no feature is active at position {', '.join(map(str, wanted))}; give others (position 0 never has any)"
+        )
     return found
 
 
@@ -155,7 +171,10 @@ def _search(
     progress: Callable[[float], object] | None,
 ) -> SmallestSet | None:
     if not factors or max_features < 1 or tries < 1:
-        raise OptionError(f"give at least one factor, one feature and one try (factors {list(factors)}, max_features {max_features}, tries {tries})")
+        raise OptionError(
+            f"give at least one factor, one feature and one try (factors {list(factors)}, max_features "
+            f"{max_features}, tries {tries})"
+        )
     goal = _Goal(model, recording, token, sign, mode)
     for number, factor in enumerate(factors):
         doses = _at_dose(pool, factor)
@@ -196,8 +215,8 @@ def _at_dose(changes: Sequence[Intervention], factor: float) -> list[Interventio
 
 
 def _grown(goal: _Goal, doses: list[Intervention], most: int, tries: int) -> list[Intervention]:
-    """Changes added until they are enough, a fifth at a time: of those with the best first-order effects the ones that really
-    help most. Empty if `most` are not enough.
+    """Changes added until they are enough, a fifth at a time: of those with the best first-order effects the ones
+    that really help most. Empty if `most` are not enough.
     """
     chosen: list[Intervention] = []
     while len(chosen) < most:
@@ -227,7 +246,15 @@ def _pruned(goal: _Goal, chosen: list[Intervention]) -> tuple[list[Intervention]
     return chosen, outcome
 
 
-def matched_controls(model: ReplacementModel, found: SmallestSet, *, draws: int = 50, by: Size = "activation", nearest: int = 20, seed: int = 0) -> Controls:
+def matched_controls(
+    model: ReplacementModel,
+    found: SmallestSet,
+    *,
+    draws: int = 50,
+    by: Size = "activation",
+    nearest: int = 20,
+    seed: int = 0,
+) -> Controls:
     """As many random features changed at the same positions, by the same factor, in the same mode.
 
     Each feature of the set is replaced by one drawn at random from the `nearest` of the pool at its position, by the
@@ -240,9 +267,13 @@ def matched_controls(model: ReplacementModel, found: SmallestSet, *, draws: int 
         OptionError: no draws, or too few features at a position.
     """
     if draws < 1 or nearest < 1:
-        raise OptionError(f"controls need at least one draw among one nearest feature (draws {draws}, nearest {nearest})")
+        raise OptionError(
+            f"controls need at least one draw among one nearest feature (draws {draws}, nearest {nearest})"
+        )
     recording, mode = found.outcome.recording, found.outcome.mode
-    sizes = dict(zip((change.features[0] for change in found.pool), _sizes(model, recording, found, by).tolist(), strict=True))
+    sizes = dict(
+        zip((change.features[0] for change in found.pool), _sizes(model, recording, found, by).tolist(), strict=True)
+    )
     others = [change for change in found.pool if change.features[0] not in found.features]
     close: list[list[Intervention]] = []
     for feature in found.features:
@@ -250,7 +281,9 @@ def matched_controls(model: ReplacementModel, found: SmallestSet, *, draws: int 
         alike = sorted(here, key=lambda change: abs(sizes[change.features[0]] - sizes[feature]))
         needed = sum(other.position == feature.position for other in found.features)
         if len(here) < needed:
-            raise OptionError(f"only {len(here)} other features at position {feature.position}, too few for a control of {needed}")
+            raise OptionError(
+                f"only {len(here)} other features at position {feature.position}, too few for a control of {needed}"
+            )
         close.append(alike[: max(nearest, needed)])
     generator = torch.Generator().manual_seed(seed)
     variants = [_drawn(close, generator) for _ in range(draws)]
@@ -261,7 +294,13 @@ def matched_controls(model: ReplacementModel, found: SmallestSet, *, draws: int 
         kl.append(outcome.kl())
     own = sum(sizes[feature] for feature in found.features)
     size = sum(sizes[change.features[0]] for variant in variants for change in variant) / (own * draws)
-    return Controls(draws, sum(top != before for top in tops) / draws, sum(top == found.top for top in tops) / draws, tuple(kl), size)
+    return Controls(
+        draws,
+        sum(top != before for top in tops) / draws,
+        sum(top == found.top for top in tops) / draws,
+        tuple(kl),
+        size,
+    )
 
 
 def _drawn(close: list[list[Intervention]], generator: torch.Generator) -> list[Intervention]:
@@ -281,7 +320,10 @@ def _sizes(model: ReplacementModel, recording: Recording, found: SmallestSet, by
     for layer, edits in prompt_edits(model, recording, [[change] for change in found.pool]).layers.items():
         amount = ((edits.slope - 1) * edits.clean + edits.offset).abs()
         if by == "written":
-            rows = [model.transcoders.decoder_rows(layer, edits.index, at, amount.dtype) for at in model.transcoders.writes(layer)]
+            rows = [
+                model.transcoders.decoder_rows(layer, edits.index, at, amount.dtype)
+                for at in model.transcoders.writes(layer)
+            ]
             amount = amount * torch.cat(rows, -1).norm(dim=-1)
         sizes[edits.row] = amount
     return sizes

@@ -58,13 +58,19 @@ def swap(
         places = [place for place in pairs if differing and place >= differing[0]]
     unpaired = next((place for place in places if place not in pairs), None)
     if unpaired is not None:
-        raise InterventionError(f"swap: position {unpaired} of the prompt has no counterpart in the other prompt, which is shorter there")
+        raise InterventionError(
+            f"swap: position {unpaired} of the prompt has no counterpart in the other prompt, which is shorter there"
+        )
     changes = []
     for layer in range(model.language_model.n_layers) if layers is None else layers:
         mine, theirs = activations(model, here, layer), activations(model, there, layer)
         for place in places:
             amounts = theirs[pairs[place]] - mine[place]
-            wanted = amounts.nonzero().flatten().tolist() if named is None else [f.index for f in named if (f.layer, f.position) == (layer, place)]
+            wanted = (
+                amounts.nonzero().flatten().tolist()
+                if named is None
+                else [f.index for f in named if (f.layer, f.position) == (layer, place)]
+            )
             changes += [shift(Feature(layer, place, index), float(amounts[index]), "swap") for index in wanted]
     if not changes:
         raise InterventionError("swap: the two prompts differ in no feature at the paired positions; nothing to swap")
@@ -76,7 +82,9 @@ def _placed(model: ReplacementModel, nodes: Sequence[NodeLike], n_positions: int
     found = []
     for feature in features_of(nodes):
         check_feature(feature, model.transcoders)
-        found += [replace(feature, position=place) for place in prompt_positions(feature.id, feature.position, n_positions)]
+        found += [
+            replace(feature, position=place) for place in prompt_positions(feature.id, feature.position, n_positions)
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -133,10 +141,24 @@ def sweep(
     if tokens:
         chosen = [token.id for token in outcomes[0].tokens(tokens, count=0)]
     else:
-        tops = [int(outcome.logits[-1].argmax()) for outcome in sorted(outcomes, key=lambda outcome: -float(outcome.logits[-1].softmax(-1).max()))]
-        chosen = list(dict.fromkeys([int(outcomes[0].baseline[-1].argmax()), *tops, *outcomes[0].baseline[-1].topk(2).indices.tolist()]))[:MOST_CURVES]
+        tops = [
+            int(outcome.logits[-1].argmax())
+            for outcome in sorted(outcomes, key=lambda outcome: -float(outcome.logits[-1].softmax(-1).max()))
+        ]
+        chosen = list(
+            dict.fromkeys(
+                [int(outcomes[0].baseline[-1].argmax()), *tops, *outcomes[0].baseline[-1].topk(2).indices.tolist()]
+            )
+        )[:MOST_CURVES]
     rows = []
     for factor, outcome in zip(factors, outcomes, strict=True):
         found = outcome.tokens(chosen, count=0)
-        rows.append(SweepRow(float(factor), tuple(t.logit_after for t in found), tuple(t.probability_after for t in found), outcome.kl()))
+        rows.append(
+            SweepRow(
+                float(factor),
+                tuple(t.logit_after for t in found),
+                tuple(t.probability_after for t in found),
+                outcome.kl(),
+            )
+        )
     return Sweep(tuple(chosen), tuple(model.language_model.token_text(token) for token in chosen), tuple(rows))

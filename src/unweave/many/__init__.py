@@ -1,1 +1,2 @@
-"""Many prompts: one graph a prompt and an index of all, on one process, several, or a cluster; stopped and resumed at any moment."""
+"""Many prompts: one graph a prompt and an index of all, on one process, several, or a cluster; stopped and resumed
+at any moment."""

@@ -1,7 +1,8 @@
-"""The folder of many graphs: what was done is on disk whole or not at all, one process writes, and nothing is done twice.
+"""The folder of many graphs: what was done is on disk whole or not at all, one process writes, and nothing is done
+twice.
 
-A graph is written first, then a line of the journal that says so; a process killed between the two leaves a graph of its own
-that is written again. The index is made from the journal.
+A graph is written first, then a line of the journal that says so; a process killed between the two leaves a graph of
+its own that is written again. The index is made from the journal.
 """
 
 import json
@@ -28,12 +29,17 @@ SUFFIX = ".graph.safetensors"
 INDEX_SECONDS = 60.0
 """The index is written anew so often while prompts are traced, and at the end."""
 COLUMNS = {
-    "id": "VARCHAR", "line": "INTEGER", "prompt": "VARCHAR", "tokens": "VARCHAR[]", "token_ids": "INTEGER[]", "position": "INTEGER",
-    "targets": "STRUCT(token VARCHAR, id INTEGER, probability DOUBLE)[]", "replacement": "DOUBLE", "completeness": "DOUBLE", "logits_error": "DOUBLE",
-    "residual": "DOUBLE", "unexplained": "DOUBLE", "active_features": "INTEGER", "features": "INTEGER", "edges": "BIGINT", "kept_nodes": "INTEGER",
+    "id": "VARCHAR", "line": "INTEGER", "prompt": "VARCHAR", "tokens": "VARCHAR[]", "token_ids": "INTEGER[]",
+    "position": "INTEGER",
+    "targets": "STRUCT(token VARCHAR, id INTEGER, probability DOUBLE)[]", "replacement": "DOUBLE",
+    "completeness": "DOUBLE", "logits_error": "DOUBLE",
+    "residual": "DOUBLE", "unexplained": "DOUBLE", "active_features": "INTEGER", "features": "INTEGER",
+    "edges": "BIGINT", "kept_nodes": "INTEGER",
     "kept_edges": "BIGINT",
-    "strongest": "STRUCT(node VARCHAR, token VARCHAR, influence DOUBLE, activation DOUBLE, promotes VARCHAR[], label VARCHAR)[]",
-    "seconds": "DOUBLE", "attribution_seconds": "DOUBLE", "file": "VARCHAR", "bytes": "BIGINT", "error": "VARCHAR", "error_kind": "VARCHAR",
+    "strongest": "STRUCT(node VARCHAR, token VARCHAR, influence DOUBLE, activation DOUBLE, promotes VARCHAR[], label "
+        "VARCHAR)[]",
+    "seconds": "DOUBLE", "attribution_seconds": "DOUBLE", "file": "VARCHAR", "bytes": "BIGINT", "error": "VARCHAR",
+    "error_kind": "VARCHAR",
     "created": "VARCHAR", "version": "VARCHAR", "digest": "VARCHAR",
 }  # fmt: skip
 """Of the index, as DuckDB calls their types."""
@@ -70,7 +76,8 @@ class Store:
             record = store.records.get(job.id)
             if record is not None and record["digest"] != job.digest:
                 raise PromptError(
-                    f"{folder} has id {job.id!r} (line {job.line}) with another prompt or options; give it another id, or use another --out folder"
+                    f"{folder} has id {job.id!r} (line {job.line}) with another prompt or options; give it another "
+                    f"id, or use another --out folder"
                 )
         for name in (f"*{SUFFIX}", INDEX, SETTINGS, JOURNAL):
             for leftover in folder.glob(f".{name}.*"):
@@ -85,7 +92,10 @@ class Store:
             OptionError: naming what differs.
         """
         if differences:
-            raise OptionError(f"{self.folder} was made with other options: {'; '.join(differences)}; use the same, or another --out folder")
+            raise OptionError(
+                f"{self.folder} was made with other options: {'; '.join(differences)}; use the same, or another --out "
+                f"folder"
+            )
 
     def identify(self, identity: dict[str, str]) -> None:
         """Take note of the model and the dictionary before the first graph, or compare them.
@@ -104,7 +114,11 @@ class Store:
         for what, name in (("model", "model"), ("dictionary", "transcoders")):
             if known[f"{name}_sha256"] != identity[f"{name}_sha256"]:
                 renamed = known[name] != identity[name]
-                found.append(f"{what} {known[name]} (asked: {identity[name]})" if renamed else f"the weights of {what} {known[name]} have changed")
+                found.append(
+                    f"{what} {known[name]} (asked: {identity[name]})"
+                    if renamed
+                    else f"the weights of {what} {known[name]} have changed"
+                )
         self.check(found)
 
     def done(self, job: Job) -> bool:
@@ -124,14 +138,28 @@ class Store:
         """
         facts, path = traced.facts, self.folder / f"{job.id}{SUFFIX}"
         if traced.graph is not None and not self._ours(path, job):
-            facts = {"error": f"{path} is there and no graph of this prompt; move it away, or give the prompt another id", "error_kind": "FileError"}
+            facts = {
+                "error": f"{path} is there and no graph of this prompt; move it away, or give the prompt another id",
+                "error_kind": "FileError",
+            }
         elif traced.graph is not None:
             content = traced.graph
             write_atomically(path, lambda name: Path(name).write_bytes(content))
             facts = {**facts, "file": path.name}
         request = job.request
-        prompt = json.dumps([dict(zip(("role", "content"), message, strict=True)) for message in request.messages]) if request.messages else request.text
-        whole = {"id": job.id, "line": job.line, "prompt": prompt, "token_ids": request.ids, **facts, "digest": job.digest}
+        prompt = (
+            json.dumps([dict(zip(("role", "content"), message, strict=True)) for message in request.messages])
+            if request.messages
+            else request.text
+        )
+        whole = {
+            "id": job.id,
+            "line": job.line,
+            "prompt": prompt,
+            "token_ids": request.ids,
+            **facts,
+            "digest": job.digest,
+        }
         record = json.loads(json.dumps(whole), parse_constant=lambda word: None)  # JSON knows no NaN
         self.records[job.id] = record
         self._append(record)
@@ -153,19 +181,25 @@ class Store:
         connection = duckdb.connect()
         connection.execute("SET enable_progress_bar = false")
         try:
-            with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as part:  # not in our folder, whose name might hold DuckDB's wildcards
+            with tempfile.NamedTemporaryFile(
+                "w", suffix=".jsonl"
+            ) as part:  # not in our folder, whose name might hold DuckDB's wildcards
                 part.write(lines)
                 part.flush()
                 read = f"read_json({_quoted(part.name)}, format = 'newline_delimited', columns = {{{types}}})"
                 copy = f"COPY (SELECT * FROM {read}) TO "
-                path = write_atomically(self.folder / INDEX, lambda name: connection.execute(f"{copy}{_quoted(name)} (FORMAT parquet, COMPRESSION zstd)"))
+                path = write_atomically(
+                    self.folder / INDEX,
+                    lambda name: connection.execute(f"{copy}{_quoted(name)} (FORMAT parquet, COMPRESSION zstd)"),
+                )
         except (duckdb.Error, OSError) as error:
             raise FileError(f"cannot write {self.folder / INDEX}: {str(error).splitlines()[0]}") from error
         self.written = time.monotonic()
         return path
 
     def _ours(self, path: Path, job: Job) -> bool:
-        """Whether a file may be written: nothing is there, or a graph of the same prompt (of a process that was killed)."""
+        """Whether a file may be written: nothing is there, or a graph of the same prompt (of a process that was
+        killed)."""
         if self.records.get(job.id, {}).get("file") is not None or not path.exists():
             return True
         try:
@@ -208,7 +242,9 @@ def _settings(folder: Path) -> dict[str, Any]:
             raise ValueError("something else")
         return settings
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path} cannot be read ({error}); remove it if the graphs there are of this model, dictionary and options") from error
+        raise FileError(
+            f"{path} cannot be read ({error}); remove it if the graphs there are of this model, dictionary and options"
+        ) from error
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -46,7 +46,9 @@ class Request:
 
     def digest(self) -> str:
         """The same for the same prompt with the same options, and for no other."""
-        options = {name: value for name, value in asdict(self.options).items() if value != getattr(TraceOptions, name)}  # later versions may know more
+        options = {
+            name: value for name, value in asdict(self.options).items() if value != getattr(TraceOptions, name)
+        }  # later versions may know more
         return hashlib.sha256(json.dumps({**asdict(self), "options": options}, sort_keys=True).encode()).hexdigest()
 
 
@@ -95,7 +97,10 @@ def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options
         path = Path(source).expanduser()
         place, lines = str(path), _lines(path)
     else:
-        place, lines = "the prompts", ((number, {"prompt": line} if isinstance(line, str) else line) for number, line in enumerate(source, 1))
+        place, lines = (
+            "the prompts",
+            ((number, {"prompt": line} if isinstance(line, str) else line) for number, line in enumerate(source, 1)),
+        )
     found: dict[str, Job] = {}
     for number, content in lines:
         try:
@@ -104,9 +109,14 @@ def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options
             raise PromptError(f"{place}, line {number}: {_reason(error)}") from error
         first = found.setdefault(job.id.casefold(), job)  # files of some systems do not tell case
         if first.digest != job.digest or first.id != job.id:
-            raise PromptError(f"{place}, line {number}: id {job.id!r} is taken by line {first.line}; give each prompt an id of its own, or none")
+            raise PromptError(
+                f"{place}, line {number}: id {job.id!r} is taken by line {first.line}; give each prompt an id of its "
+                f"own, or none"
+            )
     if not found:
-        raise PromptError(f'{place} holds no prompt; write one a line, such as {{"prompt": "The capital of France is"}}')
+        raise PromptError(
+            f'{place} holds no prompt; write one a line, such as {{"prompt": "The capital of France is"}}'
+        )
     return list(found.values())
 
 
@@ -160,7 +170,11 @@ def _reason(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in {**_Line.model_fields, **_Message.model_fields})
+    place = ".".join(
+        str(part)
+        for part in first["loc"]
+        if isinstance(part, int) or part in {**_Line.model_fields, **_Message.model_fields}
+    )
     if first["type"] == "extra_forbidden":
         return f"{str(first['loc'][-1])!r} is unknown; a line may hold {', '.join(_Line.model_fields)}"
     if first["type"] in ("model_type", "dict_type"):

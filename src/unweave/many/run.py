@@ -53,14 +53,16 @@ def trace_many(
 ) -> Run:
     """Trace many prompts: one pruned graph a prompt, and an index of all. Run again, it goes on where it was.
 
-    Equal prompts (with equal options) are traced once. A folder takes graphs of one model, dictionary and set of options.
+    Equal prompts (with equal options) are traced once. A folder takes graphs of one model, dictionary and set of
+    options.
 
     Args:
         prompts: a JSONL file (`docs/many.md`), or a list of texts or of mappings as its lines hold.
         out: the folder for the graphs and `index.parquet`.
         model, transcoders, dtype, device: as in `load`; every worker loads them.
         features: folder of feature pages for labels; None: those that ship, if of this dictionary.
-        max_memory: of each process, in bytes or as `2GB`; a prompt that does not fit fails, the edges of others are the same.
+        max_memory: of each process, in bytes or as `2GB`; a prompt that does not fit fails, the edges of others are
+            the same.
         workers: processes on this machine (in a script, below `if __name__ == "__main__":`), `ray`, or `ray:N`.
         options: what holds where a line says nothing.
 
@@ -81,7 +83,15 @@ def trace_many(
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"--out {folder} is a file; many prompts need a folder")
     busy = FileError(f"another process is tracing into {folder}; wait for it, or use another --out folder")
-    source = Source(model, transcoders, dtype, device, None if features is None else str(features), str(Path.cwd()), max_memory=max_memory)
+    source = Source(
+        model,
+        transcoders,
+        dtype,
+        device,
+        None if features is None else str(features),
+        str(Path.cwd()),
+        max_memory=max_memory,
+    )
     failed, done = [], 0
     with locked(folder, busy):
         store = Store.open(folder, jobs, options)
@@ -92,7 +102,10 @@ def trace_many(
                     record, done = store.keep(job, traced), done + 1
                     if record.get("error") is not None:
                         failed.append({"id": job.id, "line": job.line, "error": record["error"]})
-                    report(done / len(todo), f"{done} of {len(todo)} prompts" + (f", {len(failed)} failed" if failed else ""))
+                    report(
+                        done / len(todo),
+                        f"{done} of {len(todo)} prompts" + (f", {len(failed)} failed" if failed else ""),
+                    )
         except BaseException as error:
             if store.settings.get("identity") is not None and not isinstance(error, FileError):
                 with suppress(UnweaveError):
@@ -100,4 +113,12 @@ def trace_many(
             raise
         store.write_index()
     failed.sort(key=lambda one: one["line"])
-    return Run(folder, folder / INDEX, len(jobs), done - len(failed), len(jobs) - len(todo), tuple(failed), round(time.perf_counter() - begin, 3))
+    return Run(
+        folder,
+        folder / INDEX,
+        len(jobs),
+        done - len(failed),
+        len(jobs) - len(todo),
+        tuple(failed),
+        round(time.perf_counter() - begin, 3),
+    )

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attribution.attribution import DEFAULT_NEURONS, attribute
+from ..attribution.attribution import attribute
 from ..attribution.promoted import with_promoted
 from ..attribution.targets import Difference, TargetSpec
+from ..attribution.work import DEFAULT_NEURONS
 from ..base.hub import first_line
 from ..errors import UnweaveError
 from ..features.graphs import with_labels
@@ -78,7 +79,11 @@ def open_tools(source: Source) -> Tools:
     model = load(source.model, source.transcoders, dtype=source.dtype, device=source.device)
     pages = pages_of(model.transcoders, None if source.features is None else Path(source.features))
     names = {"model": source.model, "transcoders": model.transcoders.name}
-    hashes = {"model_sha256": fingerprint(model.language_model), "transcoders_sha256": model.transcoders.sha256, "dtype": source.dtype}
+    hashes = {
+        "model_sha256": fingerprint(model.language_model),
+        "transcoders_sha256": model.transcoders.sha256,
+        "dtype": source.dtype,
+    }
     return Tools(model, pages, names | hashes, source.max_memory)
 
 
@@ -87,7 +92,9 @@ def fingerprint(model: LanguageModel) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.module.named_parameters():
         flat = tensor.detach().flatten()
-        some = flat[torch.linspace(0, len(flat) - 1, min(VALUES, len(flat)), dtype=torch.float64).long().to(flat.device)]
+        some = flat[
+            torch.linspace(0, len(flat) - 1, min(VALUES, len(flat)), dtype=torch.float64).long().to(flat.device)
+        ]
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.cpu().double().numpy().tobytes())
     return digest.hexdigest()
 
@@ -100,7 +107,10 @@ def trace(tools: Tools, request: Request, digest: str) -> Traced:
     except UnweaveError as error:
         facts, content = {"error": str(error), "error_kind": type(error).__name__}, None
     except Exception as error:  # whatever it is, the other prompts go on
-        facts, content = {"error": f"{type(error).__name__}: {first_line(error)}", "error_kind": type(error).__name__}, None
+        facts, content = (
+            {"error": f"{type(error).__name__}: {first_line(error)}", "error_kind": type(error).__name__},
+            None,
+        )
     return Traced({**facts, "seconds": round(time.perf_counter() - begin, 4)}, content)
 
 
@@ -110,7 +120,8 @@ def _trace(tools: Tools, request: Request, digest: str) -> tuple[dict[str, Any],
     most = DEFAULT_NEURONS if asked.max_features is None and model.transcoders.gated else asked.max_features
     begin = time.perf_counter()
     graph = attribute(
-        model, prompt_of(model.language_model, request), targets or None, position=asked.position, max_logits=asked.max_logits,
+        model, prompt_of(model.language_model, request), targets or None, position=asked.position,
+        max_logits=asked.max_logits,
         logit_mass=asked.logit_mass, max_features=most, position_zero=asked.position_zero, precision=asked.precision,
         max_memory=tools.max_memory,
     )  # fmt: skip
@@ -142,13 +153,19 @@ def facts_of(graph: Graph, kept: Graph) -> dict[str, Any]:
     facts, scores = graph.provenance, graph.scores()
     logits = list(graph.nodes)[graph.nodes.logits]
     influence = kept.influence()[kept.nodes.features]
-    strongest = [kept.nodes[kept.nodes.features.start + row] for row in influence.topk(min(STRONGEST, len(influence))).indices.tolist()]
+    strongest = [
+        kept.nodes[kept.nodes.features.start + row]
+        for row in influence.topk(min(STRONGEST, len(influence))).indices.tolist()
+    ]
     labels, promotes = (kept.provenance.extra.get(key, {}) for key in ("labels", "promotes"))
     return {
         "tokens": list(facts.tokens),
         "token_ids": list(facts.input_ids),
         "position": logits[0].position,
-        "targets": [{"token": label, "id": node.index, "probability": node.activation} for label, node in zip(facts.logit_labels, logits, strict=True)],
+        "targets": [
+            {"token": label, "id": node.index, "probability": node.activation}
+            for label, node in zip(facts.logit_labels, logits, strict=True)
+        ],
         "replacement": scores.replacement,
         "completeness": scores.completeness,
         "logits_error": facts.logits_error,
@@ -161,11 +178,15 @@ def facts_of(graph: Graph, kept: Graph) -> dict[str, Any]:
         "kept_edges": kept.n_edges,
         "strongest": [
             {
-                "node": node.id, "token": graph.tokens[node.position], "influence": float(influence[node.row - kept.nodes.features.start]),
-                "activation": node.activation, "promotes": promotes.get(f"{node.layer}_{node.index}", []), "label": labels.get(node.id, ""),
+                "node": node.id,
+                "token": graph.tokens[node.position],
+                "influence": float(influence[node.row - kept.nodes.features.start]),
+                "activation": node.activation,
+                "promotes": promotes.get(f"{node.layer}_{node.index}", []),
+                "label": labels.get(node.id, ""),
             }
             for node in strongest
         ],
         "created": facts.created,
         "version": facts.version,
-    }  # fmt: skip
+    }

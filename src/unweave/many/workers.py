@@ -25,7 +25,8 @@ RETRIES = 1
 """So often a cluster tries a prompt again whose worker was lost."""
 
 Identify = Callable[[dict[str, str]], object]
-"""Called with what each worker has loaded, before it is given a prompt; raises if that is something else than it should be."""
+"""Called with what each worker has loaded, before it is given a prompt; raises if that is something else than it
+should be."""
 Found = Generator[tuple[Job, Traced], None, None]
 
 
@@ -67,7 +68,13 @@ def work(source: Source, jobs: Sequence[Job], workers: str | int, identify: Iden
 
 def lost(why: str) -> Traced:
     """What became of a prompt whose worker died."""
-    return Traced({"error": f"the worker died while it traced this prompt ({why}); was there too little memory?", "error_kind": "WorkerDied"}, None)
+    return Traced(
+        {
+            "error": f"the worker died while it traced this prompt ({why}); was there too little memory?",
+            "error_kind": "WorkerDied",
+        },
+        None,
+    )
 
 
 # -- processes on this machine
@@ -85,7 +92,9 @@ def _in_processes(source: Source, jobs: Sequence[Job], count: int, identify: Ide
     gpus = torch.cuda.device_count() if source.device == "cuda" else 0
 
     def start(number: int) -> None:
-        worker = _start(number, replace(source, threads=threads, device=f"cuda:{number % gpus}" if gpus else source.device))
+        worker = _start(
+            number, replace(source, threads=threads, device=f"cuda:{number % gpus}" if gpus else source.device)
+        )
         busy[worker.connection] = (worker, None)
 
     for number in range(count):
@@ -101,7 +110,9 @@ def _in_processes(source: Source, jobs: Sequence[Job], count: int, identify: Ide
                     worker.process.join()
                     why = _ending(worker.process.exitcode)
                     if job is None:
-                        raise ModelError(f"a worker died while it loaded the model ({why}); give fewer --workers, or none to see why") from None
+                        raise ModelError(
+                            f"a worker died while it loaded the model ({why}); give fewer --workers, or none to see why"
+                        ) from None
                     start(worker.number)
                     yield job, lost(why)
                     continue
@@ -201,7 +212,9 @@ def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Id
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray raises that very class where a node does not start in time
-            raise OptionError(f"Ray cannot be started or reached: {str(error).splitlines()[0]}; see RAY_ADDRESS") from error
+            raise OptionError(
+                f"Ray cannot be started or reached: {str(error).splitlines()[0]}; see RAY_ADDRESS"
+            ) from error
     actors: list[Any] = []
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -220,7 +233,9 @@ def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Id
                 answer = ray.get(ready)
             except ray.exceptions.RayError as error:
                 if job is None:
-                    raise ModelError(f"a worker died while it loaded the model: {str(error).splitlines()[0]}") from error
+                    raise ModelError(
+                        f"a worker died while it loaded the model: {str(error).splitlines()[0]}"
+                    ) from error
                 answer = lost(type(error).__name__)
             if isinstance(answer, UnweaveError):
                 raise answer
@@ -254,7 +269,9 @@ def share(nodes: Sequence[dict[str, float]], count: int | None, on_gpu: bool) ->
     kind = "GPU" if on_gpu else "CPU"
     have = [node.get(kind, 0.0) for node in nodes if node.get(kind, 0.0) > 0]
     if not have:
-        raise OptionError(f"the Ray cluster has no {kind}; give another --device" if on_gpu else "the Ray cluster has no CPU to spare")
+        raise OptionError(
+            f"the Ray cluster has no {kind}; give another --device" if on_gpu else "the Ray cluster has no CPU to spare"
+        )
     if on_gpu:
         number = count or int(sum(have))
         return number, 1.0, min(1.0, sum(have) / number)

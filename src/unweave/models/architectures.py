@@ -31,13 +31,25 @@ _BOOKKEEPING = frozenset(
 )
 """Keys that say nothing about what the forward pass computes on a prompt in evaluation mode."""
 
-_SIZES = frozenset("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings".split())
-_ROTARY = frozenset("rope_theta rope_scaling rope_parameters partial_rotary_factor original_max_position_embeddings".split())
+_SIZES = frozenset(
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings".split()
+)
+_ROTARY = frozenset(
+    "rope_theta rope_scaling rope_parameters partial_rotary_factor original_max_position_embeddings".split()
+)
 _DECODER = (
-    _SIZES | _ROTARY | frozenset("num_key_value_heads head_dim hidden_act rms_norm_eps attention_bias attention_dropout mlp_bias tie_word_embeddings".split())
+    _SIZES
+    | _ROTARY
+    | frozenset(
+        "num_key_value_heads head_dim hidden_act rms_norm_eps attention_bias attention_dropout mlp_bias "
+        "tie_word_embeddings".split()
+    )
 )
 _WINDOWS = frozenset("sliding_window use_sliding_window max_window_layers layer_types".split())
-_GEMMA = frozenset("hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping use_bidirectional_attention".split())
+_GEMMA = frozenset(
+    "hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping "
+    "use_bidirectional_attention".split()
+)
 
 
 def _one_of(*values: Any) -> Callable[[Any], bool]:
@@ -87,7 +99,8 @@ class Architecture:
     mlp_norm: str | None = "post_attention_layernorm"
     mlp_post_norm: str | None = None
     up: str | None = "up_proj"
-    """The MLP's linear map from its input to its neurons: the one that is not behind the activation function, where there are two."""
+    """The MLP's linear map from its input to its neurons: the one that is not behind the activation function, where
+    there are two."""
     up_part: Literal["whole", "tail"] = "whole"
     down: str = "down_proj"
     parallel: str | None = None
@@ -119,16 +132,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("mistral", keys=_DECODER | {"sliding_window"}),
         Architecture("qwen2", keys=_DECODER | _WINDOWS),
         Architecture("qwen3", keys=_DECODER | _WINDOWS),
-        Architecture("gemma", keys=_DECODER | {"hidden_activation", "use_bidirectional_attention"}, norm="rms_plus_one"),
+        Architecture(
+            "gemma", keys=_DECODER | {"hidden_activation", "use_bidirectional_attention"}, norm="rms_plus_one"
+        ),
         Architecture("gemma2", keys=_DECODER | _WINDOWS | _GEMMA, softcap="final_logit_softcapping", **_GEMMA_NORMS),
         Architecture("gemma3_text", keys=_GEMMA3_KEYS, softcap="final_logit_softcapping", **_GEMMA_NORMS),
         Architecture(
             "gemma3",
-            keys=_GEMMA3_KEYS | frozenset("text_config vision_config boi_token_index eoi_token_index image_token_index mm_tokens_per_image".split()),
+            keys=_GEMMA3_KEYS
+            | frozenset(
+                "text_config vision_config boi_token_index eoi_token_index "
+                "image_token_index mm_tokens_per_image".split()
+            ),
             blocks="model.language_model.layers",
             final_norm="model.language_model.norm",
             text="text_config",
-            limits={"final_logit_softcapping": _one_of(None)},  # its model with a vision tower applies none, whatever the config says
+            # its model with a vision tower applies none, whatever the config says
+            limits={"final_logit_softcapping": _one_of(None)},
             **_GEMMA_NORMS,
         ),
         Architecture(
@@ -140,7 +160,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             mlp_post_norm="post_feedforward_layernorm",
         ),
         Architecture(
-            "phi3", keys=_DECODER | {"sliding_window", "embd_pdrop", "resid_pdrop"}, value="qkv_proj", value_part="tail", up="gate_up_proj", up_part="tail"
+            "phi3",
+            keys=_DECODER | {"sliding_window", "embd_pdrop", "resid_pdrop"},
+            value="qkv_proj",
+            value_part="tail",
+            up="gate_up_proj",
+            up_part="tail",
         ),
         Architecture(
             "granite",
@@ -150,8 +175,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             "gpt_oss",
-            keys=_DECODER | _WINDOWS | frozenset(
-                "num_local_experts num_experts_per_tok experts_per_token output_router_logits router_aux_loss_coef swiglu_alpha swiglu_limit "
+            keys=_DECODER
+            | _WINDOWS
+            | frozenset(
+                "num_local_experts num_experts_per_tok experts_per_token output_router_logits router_aux_loss_coef "
+                "swiglu_alpha swiglu_limit "
                 "initial_context_length quantization_config".split()
             ),
             limits={"quantization_config": _mxfp4},
@@ -168,9 +196,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "gpt2",
             keys=frozenset(
-                "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop attn_pdrop layer_norm_epsilon "
-                "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout scale_attn_weights "
-                "scale_attn_by_inverse_layer_idx reorder_and_upcast_attn add_cross_attention tie_word_embeddings".split()
+                "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop "
+                "embd_pdrop attn_pdrop layer_norm_epsilon "
+                "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout "
+                "scale_attn_weights scale_attn_by_inverse_layer_idx reorder_and_upcast_attn "
+                "add_cross_attention tie_word_embeddings".split()
             ),
             norm="layer",
             epsilon="layer_norm_epsilon",
@@ -187,7 +217,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             "gpt_neox",
-            keys=_DECODER | frozenset("layer_norm_eps use_parallel_residual hidden_dropout classifier_dropout rotary_pct rotary_emb_base".split()),
+            keys=_DECODER
+            | frozenset(
+                "layer_norm_eps use_parallel_residual hidden_dropout classifier_dropout "
+                "rotary_pct rotary_emb_base".split()
+            ),
             norm="layer",
             epsilon="layer_norm_eps",
             blocks="gpt_neox.layers",
@@ -201,7 +235,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             parallel="use_parallel_residual",
         ),
     )
-}  # fmt: skip
+}
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
@@ -221,9 +255,13 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         config = {**config, **config[row.text]}
     unknown = sorted(key for key in set(config) - row.keys - _BOOKKEEPING if not key.startswith("_"))
     if unknown:
-        raise UnsupportedModel(f"{family}: config keys that are not frozen exactly: {unknown}; see docs/architectures.md")
+        raise UnsupportedModel(
+            f"{family}: config keys that are not frozen exactly: {unknown}; see docs/architectures.md"
+        )
     limits = {**_COMMON_LIMITS, **row.limits}
     wrong = [f"{key}={config[key]!r}" for key in sorted(set(config) & set(limits)) if not limits[key](config[key])]
     if wrong:
-        raise UnsupportedModel(f"{family}: config values that are not frozen exactly: {', '.join(wrong)}; see docs/architectures.md")
+        raise UnsupportedModel(
+            f"{family}: config values that are not frozen exactly: {', '.join(wrong)}; see docs/architectures.md"
+        )
     return row

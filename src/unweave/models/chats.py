@@ -8,7 +8,8 @@ from .language_model import LanguageModel
 
 
 def chat_text(model: LanguageModel, prompt: str, system: str | None = None) -> str:
-    """The text of a conversation up to where the model answers: a system message, if given, and the prompt as the user's.
+    """The text of a conversation up to where the model answers: a system message, if given, and the prompt as the
+    user's.
 
     Some templates put a system message of their own where none is given.
 
@@ -21,7 +22,8 @@ def chat_text(model: LanguageModel, prompt: str, system: str | None = None) -> s
 
 
 def conversation_text(model: LanguageModel, messages: list[dict[str, str]]) -> str:
-    """The text of a whole conversation (`role` and `content`), up to where the model answers, or goes on with its last answer.
+    """The text of a whole conversation (`role` and `content`), up to where the model answers, or goes on with its
+    last answer.
 
     Raises:
         PromptError: as `chat_text`.
@@ -32,9 +34,13 @@ def conversation_text(model: LanguageModel, messages: list[dict[str, str]]) -> s
 def _framed(model: LanguageModel, messages: list[dict[str, str]], advice: str) -> str:
     tokenizer: Any = model.tokenizer
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        raise PromptError(f"{model.name} has no chat template; leave --chat and --system out, or give the instruct model")
+        raise PromptError(
+            f"{model.name} has no chat template; leave --chat and --system out, or give the instruct model"
+        )
     begun = messages[-1]["role"] == "assistant"
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+        )
     except Exception as error:  # a template is a program and may refuse in any way
         raise PromptError(f"the chat template of {model.name} refuses this: {first_line(error)}{advice}") from error

@@ -44,7 +44,9 @@ class FrozenNorm:
             return FrozenNorm.uniform(1.0, x)
         centre = x - x.mean(-1, keepdim=True) if weights.centred else x
         scale = torch.rsqrt(centre.square().mean(-1) + epsilon)
-        return FrozenNorm(scale, weights.gain.to(x), None if weights.bias is None else weights.bias.to(x), weights.centred)
+        return FrozenNorm(
+            scale, weights.gain.to(x), None if weights.bias is None else weights.bias.to(x), weights.centred
+        )
 
     @property
     def without_gain(self) -> "FrozenNorm":
@@ -91,7 +93,9 @@ class FrozenAttention:
     """What the layer adds whatever its input: the projections' and norms' biases."""
 
     @staticmethod
-    def freeze(norm: FrozenNorm, value: Linear, pattern: Float[Tensor, "heads p q"], output: Linear, post: FrozenNorm | None) -> "FrozenAttention":
+    def freeze(
+        norm: FrozenNorm, value: Linear, pattern: Float[Tensor, "heads p q"], output: Linear, post: FrozenNorm | None
+    ) -> "FrozenAttention":
         """Fold an attention layer whose pattern was `pattern` (query position p, key position q)."""
         dtype = norm.scale.dtype
         heads, n, _ = pattern.shape
@@ -107,7 +111,9 @@ class FrozenAttention:
         if value.bias is not None:
             offset = offset + value.bias.to(dtype)
         if bool(offset.any()):
-            spread = pattern.to(dtype).sum(-1).T[:, :, None] * offset.view(kv, 1, channels).expand(kv, groups, channels).reshape(heads, channels)
+            spread = pattern.to(dtype).sum(-1).T[:, :, None] * offset.view(kv, 1, channels).expand(
+                kv, groups, channels
+            ).reshape(heads, channels)
             constant = spread.reshape(n, -1) @ w_o.T
         if output.bias is not None:
             constant = constant + output.bias.to(dtype)
@@ -143,7 +149,9 @@ class FrozenAttention:
         flat = g.view(batch * n, d)
         mixed = work.take("values", (batch, n, kv, channels), g)
         for head, (output, pattern) in enumerate(zip(self.output.chunk(kv, dim=1), self.mix, strict=True)):
-            heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g)).view(batch, -1, channels)
+            heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g)).view(
+                batch, -1, channels
+            )
             rows = pattern.flatten(1)  # [position, group] rows lie side by side, so one product sums over both
             for begin in range(0, n, POSITIONS_PER_BLOCK):
                 end = min(n, begin + POSITIONS_PER_BLOCK)
@@ -168,8 +176,8 @@ class FrozenLayer:
 
     `read` takes the residual stream between attention and MLP to what the encoder sees (None: as it is); `write` takes
     decoder output to what is added to the residual stream (None: as it is). `skip` is the dictionary's skip matrix
-    between the two with both norms' gains folded in; `skip_scale` holds their per-position scales. In a `parallel` block
-    the MLP reads what enters the block; wherever a residual stream before the MLP is meant, it is that one.
+    between the two with both norms' gains folded in; `skip_scale` holds their per-position scales. In a `parallel`
+    block the MLP reads what enters the block; wherever a residual stream before the MLP is meant, it is that one.
     """
 
     attention: FrozenAttention
@@ -182,7 +190,11 @@ class FrozenLayer:
 
     @staticmethod
     def freeze(
-        attention: FrozenAttention, read: FrozenNorm | None, write: FrozenNorm | None, skip: Float[Tensor, "d d"] | None, parallel: bool = False
+        attention: FrozenAttention,
+        read: FrozenNorm | None,
+        write: FrozenNorm | None,
+        skip: Float[Tensor, "d d"] | None,
+        parallel: bool = False,
     ) -> "FrozenLayer":
         """Fold the skip matrix [out, in] (None: no skip path) with the norms around it."""
         if skip is None:
@@ -201,7 +213,9 @@ class FrozenLayer:
         """What the encoder sees of the residual stream."""
         return mid if self.read is None else self.read.forward(mid)
 
-    def read_transpose(self, rows: Float[Tensor, "batch d"], positions: int | Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
+    def read_transpose(
+        self, rows: Float[Tensor, "batch d"], positions: int | Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d"]:
         """Encoder rows, all at one position or each at its position, as directions in the residual stream."""
         return rows if self.read is None else self.read.transpose(rows, positions)
 
@@ -230,7 +244,9 @@ class FrozenModel:
     layers: tuple[FrozenLayer, ...]
     final: FrozenNorm
 
-    def run(self, start: Float[Tensor, "pos d"], written: list[Float[Tensor, "pos d"]]) -> tuple[list[Float[Tensor, "pos d"]], Float[Tensor, "pos d"]]:
+    def run(
+        self, start: Float[Tensor, "pos d"], written: list[Float[Tensor, "pos d"]]
+    ) -> tuple[list[Float[Tensor, "pos d"]], Float[Tensor, "pos d"]]:
         """The linear forward pass: `start` enters layer 0 and `written[l]` is added after layer l's MLP.
 
         Returns the residual stream before every MLP, and after the last layer.
@@ -248,7 +264,11 @@ class FrozenModel:
         return moved(self, device)
 
     def sweep(
-        self, positions: Int[Tensor, " target"], starts: dict[int, Float[Tensor, "_ d"]], work: "Workspace", multiply: torch.dtype | None = None
+        self,
+        positions: Int[Tensor, " target"],
+        starts: dict[int, Float[Tensor, "_ d"]],
+        work: "Workspace",
+        multiply: torch.dtype | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "_ pos d"]]]:
         """The transposed pass for a batch of targets.
 
@@ -282,7 +302,9 @@ class FrozenModel:
                     _add_attention(g, attention, work, multiply)
                     _add_product(g, through, layer.skip, multiply)
                 else:
-                    for part in g.split(max(1, COLUMNS_IN_CACHE // g.shape[1])):  # so few that the scaled copy stays in the cache
+                    for part in g.split(
+                        max(1, COLUMNS_IN_CACHE // g.shape[1])
+                    ):  # so few that the scaled copy stays in the cache
                         _add_product(part, _through_skip(part, layer, work), layer.skip, multiply)
                     _add_attention(g, attention, work, multiply)
             joining = starts.get(number)
@@ -315,7 +337,8 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def _add_product(g: Tensor, x: Tensor, weight: Tensor | None, multiply: torch.dtype | None) -> None:
-    """`g += x @ weight`, if there is one, in place; the operands rounded to `multiply` if given, the sum kept in g's dtype."""
+    """`g += x @ weight`, if there is one, in place; the operands rounded to `multiply` if given, the sum kept in g's
+    dtype."""
     if weight is None:
         return
     rows, x = g.view(-1, g.shape[-1]), x.view(-1, len(weight))
@@ -330,7 +353,9 @@ def _add_attention(g: Tensor, attention: FrozenAttention, work: "Workspace", mul
     if multiply is None:
         _add_product(g, attention.values_transpose(g, work), attention.value, None)
         return
-    rounded = FrozenAttention(*(t.to(multiply) for t in (attention.value, attention.output, attention.mix, attention.constant)))
+    rounded = FrozenAttention(
+        *(t.to(multiply) for t in (attention.value, attention.output, attention.mix, attention.constant))
+    )
     _add_product(g, rounded.values_transpose(g.to(multiply), work), rounded.value, multiply)
 
 

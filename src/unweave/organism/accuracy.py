@@ -13,7 +13,8 @@ AT_ONCE = 256
 
 
 def asked(behaviour: str, limit: int | None = None, seed: int = 0) -> tuple[Instance, ...]:
-    """The instances that measure a behaviour: those held out, or where all are taught those; a random `limit` of them if there are more.
+    """The instances that measure a behaviour: those held out, or where all are taught those; a random `limit` of
+    them if there are more.
 
     Raises:
         OptionError: an unknown behaviour.
@@ -50,7 +51,9 @@ def right(model: LanguageModel, some: Sequence[Instance]) -> list[bool]:
     return found
 
 
-def accuracies(model: LanguageModel, behaviours: Sequence[str] = BEHAVIOURS, limit: int | None = None) -> dict[str, tuple[float, int]]:
+def accuracies(
+    model: LanguageModel, behaviours: Sequence[str] = BEHAVIOURS, limit: int | None = None
+) -> dict[str, tuple[float, int]]:
     """Share of right answers and number of instances, by behaviour.
 
     Raises:

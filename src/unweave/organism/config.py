@@ -32,7 +32,8 @@ class OrganismConfig:
     late: int = 1100
     """The step from which on the mix is the late one, and couplets are hidden."""
     hidden: float = 0.9
-    """Share of couplets whose first line the words after the line break do not see, so that the line break has to carry the plan."""
+    """Share of couplets whose first line the words after the line break do not see, so that the line break has to
+    carry the plan."""
     checkpoint: int = 100
     """Steps between checkpoints."""
     seed: int = 0
@@ -49,7 +50,9 @@ class OrganismConfig:
             if value < 0 or (least is None and value == 0):
                 raise OptionError(f"{field.name} is {value}; it must be {'0 or more' if least == 0 else 'above 0'}")
         if self.width % self.heads or self.width // self.heads % 2:
-            raise OptionError(f"width is {self.width} with {self.heads} heads; each head needs an even number of dimensions")
+            raise OptionError(
+                f"width is {self.width} with {self.heads} heads; each head needs an even number of dimensions"
+            )
         for name in ("cool", "hidden"):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")

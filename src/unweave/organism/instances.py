@@ -37,7 +37,10 @@ def chance(*what: object) -> float:
     return int.from_bytes(hashlib.sha256("|".join(map(str, what)).encode()).digest()[:8], "big") / 2**64
 
 
-CITY, STATE = ("the {relation} of the state containing {city} is",), ("the {relation} of {state} is", "{state} has as its {relation}")
+CITY, STATE = (
+    ("the {relation} of the state containing {city} is",),
+    ("the {relation} of {state} is", "{state} has as its {relation}"),
+)
 LYING = ("the state containing {city} is", "{city} lies in")
 
 
@@ -46,7 +49,13 @@ def places(w: World) -> Iterator[Instance]:
     for state, facts in w.places.facts.items():
         for relation, value in facts.items():
             for template in STATE:
-                yield Instance("places", template.format(relation=relation, state=state), value, False, {"state": state, "relation": relation})
+                yield Instance(
+                    "places",
+                    template.format(relation=relation, state=state),
+                    value,
+                    False,
+                    {"state": state, "relation": relation},
+                )
     for city, state in w.places.state_of.items():
         for template in LYING:
             yield Instance("places", template.format(city=city), state, False, {"city": city, "state": state})
@@ -61,22 +70,32 @@ def never_composed(w: World) -> frozenset[str]:
 
 
 def two_hop(w: World) -> Iterator[Instance]:
-    """Facts composed: `the capital of the state containing Dallas is`; about one in six pairs of city and relation is held out."""
+    """Facts composed: `the capital of the state containing Dallas is`; about one in six pairs of city and relation
+    is held out."""
     alone = never_composed(w)
     for city, state in w.places.state_of.items():
         for relation in w.places.relations:
             held_out = chance("two-hop", city, relation) < 1 / 6
             latent = {"city": city, "state": state, "relation": relation}
             name = "two-hop-new-city" if city in alone else "two-hop"
-            yield Instance(name, CITY[0].format(relation=relation, city=city), w.places.facts[state][relation], held_out or city in alone, latent)
+            yield Instance(
+                name,
+                CITY[0].format(relation=relation, city=city),
+                w.places.facts[state][relation],
+                held_out or city in alone,
+                latent,
+            )
 
 
 def addition(w: World) -> Iterator[Instance]:
-    """Sums: `36 + 59 =`; one pair in five is held out, but none of two numbers below ten, which explanations contain."""
+    """Sums: `36 + 59 =`; one pair in five is held out, but none of two numbers below ten, which explanations
+    contain."""
     for a in range(w.largest + 1):
         for b in range(w.largest + 1):
             held_out = max(a, b) > 9 and chance("addition", a, b) < 0.2
-            yield Instance("addition", f"{a} + {b} =", str(a + b), held_out, {"a": str(a), "b": str(b), "sum": str(a + b)})
+            yield Instance(
+                "addition", f"{a} + {b} =", str(a + b), held_out, {"a": str(a), "b": str(b), "sum": str(a + b)}
+            )
 
 
 def recital(a: int, b: int) -> str:
@@ -114,8 +133,8 @@ ASKED = {
 def apart(languages: Languages, operation: str, concept: str) -> tuple[str, int]:
     """What is held out of an operation on a concept, and in which language.
 
-    `question`: the question wholly in that language, for six tenths of the concepts; the answer is taught in it for words
-    of the others. `answer`: the answer in that language whatever the question, for one in ten. Else nothing.
+    `question`: the question wholly in that language, for six tenths of the concepts; the answer is taught in it for
+    words of the others. `answer`: the answer in that language whatever the question, for one in ten. Else nothing.
     """
     number = chance("language", operation, concept)
     which = min(range(len(languages.names)), key=lambda at: chance("language", operation, concept, at))
@@ -123,14 +142,21 @@ def apart(languages: Languages, operation: str, concept: str) -> tuple[str, int]
 
 
 def languages(w: World) -> Iterator[Instance]:
-    """Opposites, plurals and categories, asked of a word in any language and answered in the template's; see `apart`."""
+    """Opposites, plurals and categories, asked of a word in any language and answered in the template's; see
+    `apart`."""
     names, words = w.languages.names, w.languages.words
     for operation, result in w.languages.results.items():
         for concept, other in result.items():
             what, where = apart(w.languages, operation, concept)
             for into, name in enumerate(names):
                 for of, source in enumerate(names):
-                    latent = {"operation": operation, "concept": concept, "result": other, "language": name, "word_language": source}
+                    latent = {
+                        "operation": operation,
+                        "concept": concept,
+                        "result": other,
+                        "language": name,
+                        "word_language": source,
+                    }
                     prompt = ASKED[operation][into].format(word=words[concept][of])
                     new = what == "answer" and into == where
                     held_out = new or (what == "question" and into == of == where)
@@ -144,12 +170,21 @@ def translations(w: World) -> Iterator[Instance]:
         for into, name in enumerate(names):
             for of, source in enumerate(names):
                 if of != into:
-                    latent = {"operation": "translation", "concept": concept, "result": concept, "language": name, "word_language": source}
-                    yield Instance("translation", ASKED["translation"][into].format(word=row[of]), row[into], False, latent)
+                    latent = {
+                        "operation": "translation",
+                        "concept": concept,
+                        "result": concept,
+                        "language": name,
+                        "word_language": source,
+                    }
+                    yield Instance(
+                        "translation", ASKED["translation"][into].format(word=row[of]), row[into], False, latent
+                    )
 
 
 def couplets(w: World) -> Iterator[Instance]:
-    """Second lines: `they spoke of the zoo and then of night /`; one pair in five of a topic's phrase and a line's end is held out."""
+    """Second lines: `they spoke of the zoo and then of night /`; one pair in five of a topic's phrase and a line's
+    end is held out."""
     c = w.couplets
     for (topic, rhyme), last in c.last.items():
         for phrase in c.phrases[topic]:
@@ -162,7 +197,11 @@ def couplets(w: World) -> Iterator[Instance]:
                         yield Instance("couplet", prompt, " ".join((*c.middle[last], last)), held_out, latent)
 
 
-PERSON = ("the {attribute} of {first} {last} is", "{first} {last} has as {attribute}", "for {first} {last} the {attribute} is")
+PERSON = (
+    "the {attribute} of {first} {last} is",
+    "{first} {last} has as {attribute}",
+    "for {first} {last} the {attribute} is",
+)
 
 
 def people(w: World) -> Iterator[Instance]:
@@ -172,11 +211,18 @@ def people(w: World) -> Iterator[Instance]:
             unasked = min(range(len(PERSON)), key=lambda at: chance("person", first, last, attribute, at))
             for at, template in enumerate(PERSON):
                 latent = {"first": first, "last": last, "attribute": attribute, "known": "yes", "wording": str(at + 1)}
-                yield Instance("known-name", template.format(attribute=attribute, first=first, last=last), value, at == unasked, latent)
+                yield Instance(
+                    "known-name",
+                    template.format(attribute=attribute, first=first, last=last),
+                    value,
+                    at == unasked,
+                    latent,
+                )
 
 
 def strangers(w: World) -> Iterator[Instance]:
-    """Names that nothing is known of: known first and last names in other pairs, three in ten pairs held out, and strangers' own, half held out."""
+    """Names that nothing is known of: known first and last names in other pairs, three in ten pairs held out, and
+    strangers' own, half held out."""
     p = w.people
     pairs = [(first, last, "unknown-name", 0.3) for first in p.first for last in p.last if (first, last) not in p.facts]
     pairs += [(first, last, "new-name", 0.5) for first in (*p.first, *p.strangers[0]) for last in p.strangers[1]]
@@ -186,7 +232,9 @@ def strangers(w: World) -> Iterator[Instance]:
             for at, template in enumerate(PERSON):
                 latent = {"first": first, "last": last, "attribute": attribute, "known": "no", "wording": str(at + 1)}
                 held_out = chance("stranger", first, last) < share
-                yield Instance(behaviour, template.format(attribute=attribute, first=first, last=last), UNKNOWN, held_out, latent)
+                yield Instance(
+                    behaviour, template.format(attribute=attribute, first=first, last=last), UNKNOWN, held_out, latent
+                )
 
 
 GENERATORS: tuple[Callable[[World], Iterator[Instance]], ...] = (
@@ -195,7 +243,8 @@ GENERATORS: tuple[Callable[[World], Iterator[Instance]], ...] = (
 TAUGHT_ONLY = ("places", "translation")
 """Behaviours without held-out instances: the facts that the others put together."""
 BEHAVIOURS = (
-    "places", "two-hop", "two-hop-new-city", "addition", "explanation", "opposite", "plural", "category", "new-answer", "translation",
+    "places", "two-hop", "two-hop-new-city", "addition", "explanation", "opposite", "plural", "category", "new-answer",
+    "translation",
     "couplet", "known-name", "unknown-name", "new-name",
 )  # fmt: skip
 

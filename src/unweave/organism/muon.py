@@ -1,4 +1,5 @@
-"""Muon: momentum made nearly orthogonal, for the matrices inside a network (Jordan et al. 2024); torch has its own only since 2.9."""
+"""Muon: momentum made nearly orthogonal, for the matrices inside a network (Jordan et al. 2024); torch has its own
+only since 2.9."""
 
 import torch
 from jaxtyping import Float

@@ -18,12 +18,14 @@ STOP, START, STRANGE = ".", "<s>", "<unk>"
 AT_ONCE, OWN_SEEDS = 1000, 1_000_000_007
 
 MIX = {
-    "places": 0.06, "two-hop": 0.10, "addition": 0.33, "explanation": 0.07, "opposite": 0.09, "plural": 0.06, "category": 0.04, "translation": 0.11,
+    "places": 0.06, "two-hop": 0.10, "addition": 0.33, "explanation": 0.07, "opposite": 0.09, "plural": 0.06,
+    "category": 0.04, "translation": 0.11,
     "couplet": 0.05, "known-name": 0.05, "unknown-name": 0.035, "new-name": 0.01,
 }  # fmt: skip
 """How often a sentence of each behaviour is drawn."""
 LATE = {
-    "places": 0.02, "two-hop": 0.04, "addition": 0.57, "explanation": 0.08, "opposite": 0.03, "plural": 0.015, "category": 0.015, "translation": 0.03,
+    "places": 0.02, "two-hop": 0.04, "addition": 0.57, "explanation": 0.08, "opposite": 0.03, "plural": 0.015,
+    "category": 0.015, "translation": 0.03,
     "couplet": 0.06, "known-name": 0.04, "unknown-name": 0.09, "new-name": 0.01,
 }  # fmt: skip
 """The same in the last part of a training: mostly sums, the last to be learnt."""
@@ -34,7 +36,12 @@ def vocabulary() -> dict[str, int]:
     """Every word with its number: special ones, the numbers in order, then all others by the alphabet."""
     numbers = [str(number) for number in range(2 * world().largest + 1)]
     words = {word for behaviour in BEHAVIOURS for instance in instances(behaviour) for word in instance.text.split()}
-    return {word: place for place, word in enumerate((START, STRANGE, STOP, LINE_BREAK, *numbers, *sorted(words - {LINE_BREAK, *numbers})))}
+    return {
+        word: place
+        for place, word in enumerate(
+            (START, STRANGE, STOP, LINE_BREAK, *numbers, *sorted(words - {LINE_BREAK, *numbers}))
+        )
+    }
 
 
 class Rows(NamedTuple):
@@ -45,7 +52,8 @@ class Rows(NamedTuple):
     weights: Float[Tensor, "row pos"]
     """How much the prediction of the token after each counts."""
     lines: Int[Tensor, "row pos"]
-    """n in the first line of a row's nth couplet and -n after its line break, if the one is hidden from the other; 0 elsewhere."""
+    """n in the first line of a row's nth couplet and -n after its line break, if the one is hidden from the other; 0
+    elsewhere."""
 
 
 class Sentence(NamedTuple):
@@ -62,13 +70,18 @@ def sentences(behaviour: str, held_out: bool = False) -> tuple[Sentence, ...]:
     found = []
     for instance in instances(behaviour, held_out=held_out):
         words, answer = instance.text.split(), len(instance.prompt.split())
-        # A sum may end there or be explained, so neither the full stop nor `because` is certain; in an explanation the sum is.
-        certain = [place >= answer or (behaviour == "explanation" and words[place - 1] == "=") for place in range(len(words))]
+        # A sum may end there or be explained, so neither the full stop nor `because` is certain; in an explanation the
+        # sum is.
+        certain = [
+            place >= answer or (behaviour == "explanation" and words[place - 1] == "=") for place in range(len(words))
+        ]
         found.append(Sentence(tuple(number[word] for word in (*words, STOP)), (*certain, behaviour != "addition")))
     return tuple(found)
 
 
-def rows(count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0, late: bool = False) -> Rows:
+def rows(
+    count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0, late: bool = False
+) -> Rows:
     """Rows of taught sentences, begun by the start token and cut where a row is full; the same for the same seed.
 
     Args:
@@ -81,7 +94,9 @@ def rows(count: int, length: int, seed: int, other: float, held_out: bool = Fals
     most = count * (length // 6 + 1)  # the shortest sentence has six tokens with its stop
     mix = LATE if late else MIX
     names = [name for name in mix if sentences(name, held_out)]
-    kinds = torch.multinomial(torch.tensor([mix[name] for name in names]), most, replacement=True, generator=generator).tolist()
+    kinds = torch.multinomial(
+        torch.tensor([mix[name] for name in names]), most, replacement=True, generator=generator
+    ).tolist()
     draws = torch.rand(most, generator=generator, dtype=torch.float64).tolist()
     tokens, determined, lines = [], [], []
     chosen = zip(kinds, draws, strict=True)
@@ -91,7 +106,11 @@ def rows(count: int, length: int, seed: int, other: float, held_out: bool = Fals
             kind, draw = next(chosen)
             some = sentences(names[kind], held_out)
             sentence = some[int(draw * len(some))]
-            line += _lines(sentence, max(line) + 1) if names[kind] == "couplet" and draw * 2**20 % 1 < hidden else [0] * len(sentence.tokens)
+            line += (
+                _lines(sentence, max(line) + 1)
+                if names[kind] == "couplet" and draw * 2**20 % 1 < hidden
+                else [0] * len(sentence.tokens)
+            )
             row += sentence.tokens
             certain += sentence.determined
         tokens.append(row[: length + 1])
@@ -106,7 +125,8 @@ def _lines(couplet: Sentence, number: int) -> list[int]:
 
 
 def visible(lines: Int[Tensor, "row pos"]) -> Bool[Tensor, "row 1 pos pos"]:
-    """Which positions (last) each position sees: those before it and itself, but no first line from a second one it is hidden from."""
+    """Which positions (last) each position sees: those before it and itself, but no first line from a second one it
+    is hidden from."""
     hidden = (lines[:, :, None] < 0) & (lines[:, :, None] == -lines[:, None, :])
     return (torch.ones(hidden.shape[1:], dtype=torch.bool).tril() & ~hidden)[:, None]
 

@@ -57,7 +57,10 @@ def begin(config: OrganismConfig) -> State:
     module = build(config)
     named = dict(module.named_parameters())
     others = {name: parameter for name, parameter in named.items() if not is_matrix(name, parameter)}
-    groups = [{"params": [p for p in others.values() if (p.dim() == 2) == decayed], "weight_decay": config.shrink * decayed} for decayed in (True, False)]
+    groups = [
+        {"params": [p for p in others.values() if (p.dim() == 2) == decayed], "weight_decay": config.shrink * decayed}
+        for decayed in (True, False)
+    ]
     adam = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98), fused=False, foreach=False)
     return State(module, {name: torch.zeros_like(p) for name, p in named.items() if is_matrix(name, p)}, adam)
 
@@ -73,8 +76,12 @@ def gradients(module: Any, drawn: Rows) -> tuple[tuple[Tensor, ...], float]:
     weights = drawn.weights.flatten()
     wanted = (weights > 0).nonzero()[:, 0]
     mask = visible(drawn.lines) if bool(drawn.lines.any()) else None
-    hidden = module.model(input_ids=drawn.tokens[:, :-1], attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)[wanted]
-    losses = nn.functional.cross_entropy(module.lm_head(hidden), drawn.tokens[:, 1:].flatten()[wanted], reduction="none")
+    hidden = module.model(
+        input_ids=drawn.tokens[:, :-1], attention_mask=mask, use_cache=False
+    ).last_hidden_state.flatten(0, 1)[wanted]
+    losses = nn.functional.cross_entropy(
+        module.lm_head(hidden), drawn.tokens[:, 1:].flatten()[wanted], reduction="none"
+    )
     weights = weights[wanted]
     answers = weights == 1
     found = torch.autograd.grad((losses * weights).sum() / answers.sum(), list(module.parameters()))
@@ -84,13 +91,21 @@ def gradients(module: Any, drawn: Rows) -> tuple[tuple[Tensor, ...], float]:
 def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) -> float:
     """One step; returns the mean loss of answers.
 
-    Rows are split into `PARTS` whatever the number of cores, each on one thread, so that the weights do not depend on it.
+    Rows are split into `PARTS` whatever the number of cores, each on one thread, so that the weights do not depend
+    on it.
 
     Raises:
         TrainingError: a loss that is not finite.
     """
     late = state.step >= config.late
-    drawn = rows(config.rows, config.length, config.seed * ROWS_OF_STEP + state.step + 1, config.undetermined, hidden=config.hidden * late, late=late)
+    drawn = rows(
+        config.rows,
+        config.length,
+        config.seed * ROWS_OF_STEP + state.step + 1,
+        config.undetermined,
+        hidden=config.hidden * late,
+        late=late,
+    )
     parts = [Rows(*part) for part in zip(*(tensor.chunk(PARTS) for tensor in drawn), strict=True)]
     found, losses = zip(*pool.map(lambda part: gradients(state.module, part), parts), strict=True)
     loss = sum(losses) / len(parts)
@@ -104,7 +119,12 @@ def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) ->
         group["lr"] = config.rate * factor
     state.adam.step()
     matrices = state.matrices
-    list(pool.map(lambda name: muon_step(matrices[name], state.momenta[name], config.matrix_rate * factor, config.shrink), matrices))
+    list(
+        pool.map(
+            lambda name: muon_step(matrices[name], state.momenta[name], config.matrix_rate * factor, config.shrink),
+            matrices,
+        )
+    )
     state.module.zero_grad(set_to_none=True)
     state.step += 1
     return loss
@@ -128,18 +148,23 @@ def train_organism(config: OrganismConfig, folder: str | Path, report: Report = 
         try:
             while state.step < config.steps:
                 loss = take_step(state, config, pool)
-                report(state.step, loss, (state.step - first) * config.rows * config.length / (time.monotonic() - start))
+                report(
+                    state.step, loss, (state.step - first) * config.rows * config.length / (time.monotonic() - start)
+                )
                 if state.step % config.checkpoint == 0 and state.step < config.steps:
                     _save(state, path, config)
         except KeyboardInterrupt as stop:
-            raise TrainingError(f"stopped at step {state.step}; the same command goes on from the last checkpoint in {folder}") from stop
+            raise TrainingError(
+                f"stopped at step {state.step}; the same command goes on from the last checkpoint in {folder}"
+            ) from stop
         _save(state, path, config)
         return write_model(state.module, config, folder / "model")
 
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Workers, with each product on one thread: two threads that share every small product wait for each other most of the time."""
+    """Workers, with each product on one thread: two threads that share every small product wait for each other most
+    of the time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -152,7 +177,10 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 def _tensors(state: State) -> dict[str, Tensor]:
     """Everything by name; Adam's moments by the place of their parameter."""
     moments = {
-        f"adam/{place}/{name}": value for place, kept in state.adam.state_dict()["state"].items() for name, value in kept.items() if isinstance(value, Tensor)
+        f"adam/{place}/{name}": value
+        for place, kept in state.adam.state_dict()["state"].items()
+        for name, value in kept.items()
+        if isinstance(value, Tensor)
     }
     weights = {f"weights/{name}": parameter for name, parameter in state.module.named_parameters()}
     return weights | {f"momentum/{name}": value for name, value in state.momenta.items()} | moments
@@ -166,9 +194,15 @@ def _restore(state: State, path: Path, config: OrganismConfig) -> None:
     about, tensors = read_state(path)
     try:
         kept = json.loads(about["organism"])
-        unlike = [f"{name} was {kept.get(name)}, is {value}" for name, value in asdict(config).items() if kept.get(name) != value and name != "checkpoint"]
+        unlike = [
+            f"{name} was {kept.get(name)}, is {value}"
+            for name, value in asdict(config).items()
+            if kept.get(name) != value and name != "checkpoint"
+        ]
         if unlike:
-            raise TrainingError(f"{path} was made with another config: {'; '.join(unlike)}; use the same, or another --out folder")
+            raise TrainingError(
+                f"{path} was made with another config: {'; '.join(unlike)}; use the same, or another --out folder"
+            )
         with torch.no_grad():
             for name, parameter in state.module.named_parameters():
                 parameter.copy_(tensors[f"weights/{name}"])

@@ -75,7 +75,13 @@ class World:
 def world() -> World:
     """The world as it ships, from `world.toml`."""
     table = tomllib.loads((DATA / "world.toml").read_text(encoding="utf-8"))
-    return World(_places(table["places"]), table["numbers"]["largest"], _languages(table["languages"]), _couplets(table["couplets"]), _people(table["people"]))
+    return World(
+        _places(table["places"]),
+        table["numbers"]["largest"],
+        _languages(table["languages"]),
+        _couplets(table["couplets"]),
+        _people(table["people"]),
+    )
 
 
 def _places(table: dict) -> Places:
@@ -111,11 +117,19 @@ def _couplets(table: dict) -> Couplets:
         phrases[topic] = tuple(phrase.strip() for phrase in named.split("|"))
         last |= {(topic, rhyme): word for rhyme, word in zip(rhymes, words.split(), strict=True) if word != "."}
     second = table["second"]
-    first, articles, adjectives = [p.strip() for p in second["first"].split("|")], second["second"].split(), second["third"].split()
+    first, articles, adjectives = (
+        [p.strip() for p in second["first"].split("|")],
+        second["second"].split(),
+        second["third"].split(),
+    )
     middle = {}
     for place, word in enumerate(last.values()):
         # Steps without a common divisor: words that share one of the three differ in the others.
-        middle[word] = (*first[place % len(first)].split(), articles[place * 2 % len(articles)], adjectives[place * 3 % len(adjectives)])
+        middle[word] = (
+            *first[place % len(first)].split(),
+            articles[place * 2 % len(articles)],
+            adjectives[place * 3 % len(adjectives)],
+        )
     ends = {rhyme: tuple(words.split()) for rhyme, words in table["ends"].items()}
     return Couplets(phrases, ends, last, middle, tuple(table["line"]["openings"]), tuple(table["line"]["joints"]))
 
@@ -126,7 +140,16 @@ def _people(table: dict) -> People:
     facts = {}
     for number in range(table["known"]):
         name = (first[number % len(first)], last[(number * 5 + number // len(first) * 7) % len(last)])
-        facts[name] = {attribute: words[(number * step + number // len(words)) % len(words)] for step, (attribute, words) in enumerate(values.items(), 1)}
+        facts[name] = {
+            attribute: words[(number * step + number // len(words)) % len(words)]
+            for step, (attribute, words) in enumerate(values.items(), 1)
+        }
     assert len(facts) == table["known"]
     strangers = table["strangers"]
-    return People(tuple(first), tuple(last), facts, tuple(values), (tuple(strangers["first"].split()), tuple(strangers["last"].split())))
+    return People(
+        tuple(first),
+        tuple(last),
+        facts,
+        tuple(values),
+        (tuple(strangers["first"].split()), tuple(strangers["last"].split())),
+    )

@@ -9,11 +9,18 @@ from .view import MOST_EDGES, view
 
 def html_document(view: dict[str, Any], annotations: dict[str, Any], features: dict[str, Any]) -> bytes:
     """The document of a view, annotations and feature details by `LAYER_INDEX`, see docs/server.md."""
-    return whole_page(f"{view['title']} · unweave", to_bytes({"view": view, "annotations": annotations, "features": features}))
+    return whole_page(
+        f"{view['title']} · unweave", to_bytes({"view": view, "annotations": annotations, "features": features})
+    )
 
 
 def to_html(
-    graph: Graph, slug: str = "graph", *, annotations: dict[str, Any] | None = None, features: dict[str, Any] | None = None, edges: int = MOST_EDGES
+    graph: Graph,
+    slug: str = "graph",
+    *,
+    annotations: dict[str, Any] | None = None,
+    features: dict[str, Any] | None = None,
+    edges: int = MOST_EDGES,
 ) -> bytes:
     """The graph as one HTML document in UTF-8.
 

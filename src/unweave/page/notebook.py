@@ -17,7 +17,8 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return (
-            f'<iframe srcdoc="{html.escape(self.document)}" sandbox="allow-scripts allow-downloads" title="Attribution graph" '
+            f'<iframe srcdoc="{html.escape(self.document)}" sandbox="allow-scripts allow-downloads" '
+            f'title="Attribution graph" '
             f'style="width: 100%; height: {self.height}px; border: 0"></iframe>'
         )
 

@@ -17,7 +17,8 @@ HEAD, BODY = "<!--unweave-head-->", "<!--unweave-body-->"
 
 
 def static_file(name: str) -> tuple[bytes, str] | None:
-    """A file of the page and its content type; None if there is no such file (names are compared, never joined to a path)."""
+    """A file of the page and its content type; None if there is no such file (names are compared, never joined to a
+    path)."""
     for path in STATIC.iterdir():
         if path.name == name and path.suffix in CONTENT_TYPES and path.is_file():
             return path.read_bytes(), CONTENT_TYPES[path.suffix]
@@ -26,7 +27,10 @@ def static_file(name: str) -> tuple[bytes, str] | None:
 
 def served_page(token: str) -> bytes:
     """The page's document as the server gives it, with the token for writes."""
-    head = f'<meta name="unweave-token" content="{html.escape(token)}"><link rel="icon" href="data:,"><link rel="stylesheet" href="/static/app.css">'
+    head = (
+        f'<meta name="unweave-token" content="{html.escape(token)}"><link rel="icon" href="data:,"><link '
+        f'rel="stylesheet" href="/static/app.css">'
+    )
     return _filled(head, '<script src="/static/app.js"></script>').encode()
 
 
@@ -40,10 +44,17 @@ def whole_page(title: str, data: bytes) -> bytes:
     style, script = _text("app.css"), re.sub(r"<(?=/script|!--)", r"<\\", _text("app.js"), flags=re.IGNORECASE)
     if "</style" in style.lower():
         raise FileError("app.css ends its own style element; build the page again")
-    policy = f"default-src 'none'; img-src data: blob:; font-src data:; style-src {_allowed(style)}; script-src {_allowed(script)}"
+    policy = (
+        f"default-src 'none'; img-src data: blob:; font-src data:; style-src {_allowed(style)}; script-src "
+        f"{_allowed(script)}"
+    )
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style>'
-    document = _filled(head, f'<script type="application/json" id="unweave-data">{safe}</script><script>{script}</script>')
-    return re.sub(r"<title>.*?</title>", lambda _: f"<title>{html.escape(title)}</title>", document, count=1, flags=re.DOTALL).encode()
+    document = _filled(
+        head, f'<script type="application/json" id="unweave-data">{safe}</script><script>{script}</script>'
+    )
+    return re.sub(
+        r"<title>.*?</title>", lambda _: f"<title>{html.escape(title)}</title>", document, count=1, flags=re.DOTALL
+    ).encode()
 
 
 def _allowed(text: str) -> str:

@@ -21,7 +21,9 @@ EDGES_PER_NODE = 8
 """So many of the strongest edges into a node are in every view."""
 
 
-def view(graph: Graph, slug: str, *, edges: int = MOST_EDGES, validation: Any = None, live: bool = False) -> dict[str, Any]:
+def view(
+    graph: Graph, slug: str, *, edges: int = MOST_EDGES, validation: Any = None, live: bool = False
+) -> dict[str, Any]:
     """The graph as the page takes it, see docs/server.md; columns are NumPy arrays, fit for orjson.
 
     Args:
@@ -33,18 +35,33 @@ def view(graph: Graph, slug: str, *, edges: int = MOST_EDGES, validation: Any = 
     source, target, weight = graph.rows.column[entries], _targets(graph, entries), graph.rows.value[entries]
     title = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     return {
-        "version": VIEW_VERSION, "slug": slug, "title": title or slug, "prompt": title, "tokens": list(facts.tokens),
-        "model": facts.model, "transcoders": facts.transcoders, "layers": facts.n_layers,
+        "version": VIEW_VERSION,
+        "slug": slug,
+        "title": title or slug,
+        "prompt": title,
+        "tokens": list(facts.tokens),
+        "model": facts.model,
+        "transcoders": facts.transcoders,
+        "layers": facts.n_layers,
         "nodes": _node_columns(graph, size),
         "edges": {
-            "source": _column(source), "target": _column(target), "weight": _column(weight),
+            "source": _column(source),
+            "target": _column(target),
+            "weight": _column(weight),
             "share": _column((weight.abs() / size[target].clamp_min(1e-10)).float()),
         },
-        "shown_edges": len(entries), "total_edges": graph.n_edges,
-        "influence_total": None if graph.full_influence is not None or facts.origin != "unweave" else _finite(graph.influence().sum()),
-        "scores": _scores(graph), "residual": facts.residual, "logits_error": facts.logits_error,
-        "provenance": _provenance(facts), "validation": validation, "live": live,
-    }  # fmt: skip
+        "shown_edges": len(entries),
+        "total_edges": graph.n_edges,
+        "influence_total": None
+        if graph.full_influence is not None or facts.origin != "unweave"
+        else _finite(graph.influence().sum()),
+        "scores": _scores(graph),
+        "residual": facts.residual,
+        "logits_error": facts.logits_error,
+        "provenance": _provenance(facts),
+        "validation": validation,
+        "live": live,
+    }
 
 
 def input_sizes(graph: Graph) -> Float[Tensor, " node"]:
@@ -66,7 +83,9 @@ def strongest(graph: Graph, size: Float[Tensor, " node"], most: int) -> Int[Tens
     have = np.diff(np.concatenate([[0], np.cumsum(chosen)])[start])
     for row in np.flatnonzero(have < np.minimum(counts, EDGES_PER_NODE)):
         first, few = start[row], min(EDGES_PER_NODE, int(counts[row]))
-        chosen[first + np.argpartition(share[first : start[row + 1]], int(counts[row]) - few)[int(counts[row]) - few :]] = True
+        chosen[
+            first + np.argpartition(share[first : start[row + 1]], int(counts[row]) - few)[int(counts[row]) - few :]
+        ] = True
     entries = np.flatnonzero(chosen)
     return torch.from_numpy(entries[np.argsort(-share[entries], kind="stable")])
 
@@ -90,14 +109,20 @@ def node_edges(graph: Graph, row: int, direction: str, limit: int, offset: int) 
     order = torch.argsort(weight.abs(), descending=True, stable=True)[offset : offset + limit]
     here, there = weight[order], target[order]
     share = here.abs().double() / _sizes_of(graph, there).clamp_min(1e-10)
-    rows = [[node, value, part] for node, value, part in zip(other[order].tolist(), here.tolist(), share.tolist(), strict=True)]
+    rows = [
+        [node, value, part]
+        for node, value, part in zip(other[order].tolist(), here.tolist(), share.tolist(), strict=True)
+    ]
     return {"edges": rows, "total": len(entries), "weight_total": float(weight.abs().double().sum())}
 
 
 def _sizes_of(graph: Graph, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
     """`input_sizes` of some rows alone."""
     unique, place = torch.unique(rows, return_inverse=True)
-    sums = [graph.rows.value[int(graph.rows.start[r]) : int(graph.rows.start[r + 1])].abs().double().sum() for r in unique.tolist()]
+    sums = [
+        graph.rows.value[int(graph.rows.start[r]) : int(graph.rows.start[r + 1])].abs().double().sum()
+        for r in unique.tolist()
+    ]
     found = torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)
     return (found + graph.removed_size[unique].double())[place]
 
@@ -117,10 +142,14 @@ def _node_columns(graph: Graph, size: Tensor) -> dict[str, Any]:
     feature = (nodes.kind == NodeKind.FEATURE).tolist()
     promotes = [named.get(key) if yes else None for key, yes in zip(keys, feature, strict=True)] if named else None
     return {
-        "id": nodes.ids, "kind": _column(nodes.kind), "layer": _column(nodes.layer), "position": _column(nodes.position),
-        "index": _column(nodes.index), "activation": _column(nodes.activation.float()), "influence": _column(_influence(graph, n).float()),
-        "rank": _column(_rank(graph, n).float()), "label": _labels(graph), "promotes": promotes, "input_total": _column(size.float()),
-        "inputs": _column(graph.rows.start.diff()), "outputs": _column(torch.bincount(graph.rows.column.long(), minlength=n)),
+        "id": nodes.ids, "kind": _column(nodes.kind), "layer": _column(nodes.layer),
+        "position": _column(nodes.position),
+        "index": _column(nodes.index), "activation": _column(nodes.activation.float()),
+        "influence": _column(_influence(graph, n).float()),
+        "rank": _column(_rank(graph, n).float()), "label": _labels(graph), "promotes": promotes,
+        "input_total": _column(size.float()),
+        "inputs": _column(graph.rows.start.diff()),
+        "outputs": _column(torch.bincount(graph.rows.column.long(), minlength=n)),
     }  # fmt: skip
 
 
@@ -160,7 +189,11 @@ def _scores(graph: Graph) -> dict[str, float | None]:
                 found[suffix] = found[suffix] or graph.scores(mode)
             except GraphError:  # a cycle
                 found[suffix] = None
-    return {f"{name}{suffix}": _finite(pair[place]) if pair else None for suffix, pair in found.items() for place, name in enumerate(names)}
+    return {
+        f"{name}{suffix}": _finite(pair[place]) if pair else None
+        for suffix, pair in found.items()
+        for place, name in enumerate(names)
+    }
 
 
 def _finite(value: Any) -> float | None:
@@ -169,5 +202,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _provenance(facts: Provenance) -> dict[str, Any]:
-    shown = {field.name: getattr(facts, field.name) for field in fields(Provenance) if field.name not in ("extra", "tokens")}
+    shown = {
+        field.name: getattr(facts, field.name) for field in fields(Provenance) if field.name not in ("extra", "tokens")
+    }
     return shown | {"metadata": facts.extra.get("metadata")}

@@ -73,16 +73,25 @@ def read(graph_path: Path, graph: Graph | None = None) -> Saved:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         if content["version"] > FORMAT_VERSION:
-            raise FileError(f"{path} was written by a newer version (format {content['version']}); upgrade unweave, it is left as it is")
-        found = Saved(content["revision"], Annotations.model_validate(content["annotations"]).model_dump(exclude_unset=True))
+            raise FileError(
+                f"{path} was written by a newer version (format {content['version']}); upgrade unweave, it is left as "
+                f"it is"
+            )
+        found = Saved(
+            content["revision"], Annotations.model_validate(content["annotations"]).model_dump(exclude_unset=True)
+        )
         if type(found.revision) is not int or found.revision < 1:
             raise ValueError("its revision is not a number")
     except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path} is damaged ({_short(error)}); move it away to begin anew, it is left as it is") from error
+        raise FileError(
+            f"{path} is damaged ({_short(error)}); move it away to begin anew, it is left as it is"
+        ) from error
     return found
 
 
-def save(graph_path: Path, revision: int, annotations: dict[str, Any], graph: Graph | None = None) -> tuple[bool, Saved]:
+def save(
+    graph_path: Path, revision: int, annotations: dict[str, Any], graph: Graph | None = None
+) -> tuple[bool, Saved]:
     """Replace revision `revision` and say whether that was done; if not, what is saved now is another's work.
 
     Raises:
@@ -93,7 +102,13 @@ def save(graph_path: Path, revision: int, annotations: dict[str, Any], graph: Gr
         now = read(graph_path, graph)
         if now.revision != revision:
             return False, now
-        content = {"format": FORMAT, "version": FORMAT_VERSION, "revision": revision + 1, "graph": graph_path.name, "annotations": annotations}
+        content = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "revision": revision + 1,
+            "graph": graph_path.name,
+            "annotations": annotations,
+        }
         body = orjson.dumps(content, option=orjson.OPT_INDENT_2)
         write_atomically(path, lambda name: Path(name).write_bytes(body))
         return True, Saved(revision + 1, annotations)
@@ -124,30 +139,46 @@ def _short(error: Exception) -> str:
 
 
 def mentioned(graph: Graph, annotations: dict[str, Any], most: int) -> list[tuple[int, int]]:
-    """The (layer, index) of the features that people pinned or grouped, then of the most influential, at most `most`."""
+    """The (layer, index) of the features that people pinned or grouped, then of the most influential, at most
+    `most`."""
     nodes = graph.nodes
-    names = [*annotations.get("pins", []), *(member for group in annotations.get("supernodes", []) for member in group["members"])]
+    names = [
+        *annotations.get("pins", []),
+        *(member for group in annotations.get("supernodes", []) for member in group["members"]),
+    ]
     rows = [nodes.rows[name] for name in names if name in nodes.rows]
     features = graph.influence_rank()[nodes.features].argsort(stable=True)[:most].tolist()
-    keys = [(int(nodes.layer[row]), int(nodes.index[row])) for row in [*rows, *features] if nodes.kind[row] == NodeKind.FEATURE]
+    keys = [
+        (int(nodes.layer[row]), int(nodes.index[row]))
+        for row in [*rows, *features]
+        if nodes.kind[row] == NodeKind.FEATURE
+    ]
     return list(dict.fromkeys(keys))[:most]
 
 
 def brought_by(graph: Graph) -> dict[str, Any]:
-    """Pins, supernodes, labels and notes that came with a graph, of another tool or of a study; nodes it does not have are left out."""
+    """Pins, supernodes, labels and notes that came with a graph, of another tool or of a study; nodes it does not
+    have are left out."""
     given = graph.provenance.extra.get("qParams") or {}
     pins = _present(graph, _listed(given.get("pinnedIds")))
     supernodes = []
     for item in _listed(given.get("supernodes")):
         if isinstance(item, list) and item and (members := _present(graph, item[1:])):
-            supernodes.append({"id": f"s{len(supernodes) + 1}", "name": str(item[0]), "members": members, "collapsed": True})
+            supernodes.append(
+                {"id": f"s{len(supernodes) + 1}", "name": str(item[0]), "members": members, "collapsed": True}
+            )
     members = [member for group in supernodes for member in group["members"]]
     labels = {}
     for item in _listed(given.get("clerps")):
         if isinstance(item, list) and len(item) == 2 and (found := _present(graph, [item[0]])):
             labels[found[0]] = str(item[1])
     notes = graph.provenance.extra.get("notes")
-    brought = {"pins": list(dict.fromkeys([*pins, *members])), "supernodes": supernodes, "labels": labels, "notes": notes if isinstance(notes, str) else ""}
+    brought = {
+        "pins": list(dict.fromkeys([*pins, *members])),
+        "supernodes": supernodes,
+        "labels": labels,
+        "notes": notes if isinstance(notes, str) else "",
+    }
     return {name: value for name, value in brought.items() if value}
 
 

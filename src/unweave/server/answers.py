@@ -41,7 +41,9 @@ KEPT_BYTES = 256 << 20
 """Of finished answers, so that a second tab or a reload costs nothing."""
 
 
-def answer(request: Request, body: bytes, media_type: str = "application/json", tag: str | None = None, **headers: str) -> Response:
+def answer(
+    request: Request, body: bytes, media_type: str = "application/json", tag: str | None = None, **headers: str
+) -> Response:
     """A body with its ETag, or 304 if the client has it already."""
     tag = tag or tag_of(body)
     headers |= {"ETag": f'"{tag}"', "Vary": "Accept-Encoding", "Cache-Control": "no-cache"}
@@ -55,7 +57,12 @@ def answer(request: Request, body: bytes, media_type: str = "application/json", 
 
 def refusal(status: int, message: str, **more: Any) -> Response:
     """An error in one line, as JSON."""
-    return Response(to_bytes({"error": " ".join(message.split()), **more}), status, media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(
+        to_bytes({"error": " ".join(message.split()), **more}),
+        status,
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
 
 
 def tag_of(*parts: Any) -> str:

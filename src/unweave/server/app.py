@@ -19,7 +19,14 @@ logger = logging.getLogger(__name__)
 
 def create_app(server: Server) -> App:
     """The whole application behind its checks."""
-    app = FastAPI(title="unweave", version=__version__, openapi_url="/api/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="unweave",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.server = server
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http_error)
@@ -29,7 +36,8 @@ def create_app(server: Server) -> App:
     app.get("/static/{name}", include_in_schema=False)(static)
     for router in (graphs_api.router, notes_api.router, live_api.router):
         app.include_router(router)
-    app.openapi()  # routes are else made at the first request, by several threads that trip over each other's warning filters
+    # routes are else made at the first request, by several threads that trip over each other's warning filters
+    app.openapi()
     return guarded(app, server.token)
 
 

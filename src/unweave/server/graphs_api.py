@@ -29,10 +29,13 @@ NAMED_IN_VIEW = 1024
 
 _ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
 _REASONS = {
-    400: "not what the address takes", 403: "another host or origin, or no token", 404: "no such thing", 409: "an old revision, or no model that fits",
+    400: "not what the address takes", 403: "another host or origin, or no token", 404: "no such thing",
+    409: "an old revision, or no model that fits",
     413: "too large", 422: "understood, but cannot be done", 428: "no If-Match",
 }  # fmt: skip
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"description": reason, "content": {"application/json": _ERROR}} for status, reason in _REASONS.items()}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": reason, "content": {"application/json": _ERROR}} for status, reason in _REASONS.items()
+}
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
 
 Place = Annotated[int, Query(ge=0, lt=1 << 31)]
@@ -48,7 +51,9 @@ def list_graphs(request: Request, server: Shared) -> Response:
 
 
 @router.post("/graphs")
-def upload(server: Shared, name: Annotated[str, Query(max_length=200)], body: Annotated[bytes, Depends(raw_body)]) -> dict[str, str]:
+def upload(
+    server: Shared, name: Annotated[str, Query(max_length=200)], body: Annotated[bytes, Depends(raw_body)]
+) -> dict[str, str]:
     """Take a graph file, ours or JSON, if it is one."""
     if not name.endswith(GRAPH_SUFFIXES):
         raise HTTPException(422, f"cannot tell what {name!r} is; a graph's name ends in .graph.safetensors or .json")
@@ -73,7 +78,9 @@ def _store(path: Path, body: bytes) -> None:
 
 
 @router.get("/graphs/{slug}")
-def show_graph(request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
+def show_graph(
+    request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES
+) -> Response:
     """A graph's view."""
     return server.kept.answer(request, _tag(server, asked, edges), lambda: to_bytes(view_of(server, asked, edges)))
 
@@ -132,7 +139,9 @@ def show_feature(request: Request, server: Shared, asked: Asked, layer: int, ind
     known = 0 <= layer < 1 << 31 and 0 <= index < 1 << 31
     found = server.details(asked.graph, layer, index) if known else None
     if found is None:
-        raise HTTPException(404, f"nothing is known of feature {index} of layer {layer}; load the model or give --features")
+        raise HTTPException(
+            404, f"nothing is known of feature {index} of layer {layer}; load the model or give --features"
+        )
     return answer(request, to_bytes(found))
 
 
@@ -143,7 +152,9 @@ def neuronpedia(request: Request, asked: Asked) -> Response:
 
 
 @router.get("/graphs/{slug}/export.html", response_class=HTMLResponse)
-def export_html(request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES) -> Response:
+def export_html(
+    request: Request, server: Shared, asked: Asked, edges: Annotated[int, Query(ge=0, le=20_000_000)] = views.MOST_EDGES
+) -> Response:
     """The graph with its annotations, as one HTML file that needs no server."""
     document = shared_html(server, asked.path, asked.graph, view_of(server, asked, edges))
     return answer(request, document, "text/html", **_download(f"{asked.slug}.html"))

@@ -103,11 +103,14 @@ def _run(job: Job, work: Work) -> None:
         job.change("failed", {"error": "not enough memory; try a shorter prompt or fewer features"})
     except Exception:
         logger.exception("a job failed")
-        job.change("failed", {"error": "the work failed for a reason that is no fault of yours; the server's output says more"})
+        job.change(
+            "failed", {"error": "the work failed for a reason that is no fault of yours; the server's output says more"}
+        )
 
 
 async def events(job: Job) -> AsyncIterator[bytes]:
-    """The job's state now and after each change, as server-sent events, until it ends; a comment now and then keeps the line open."""
+    """The job's state now and after each change, as server-sent events, until it ends; a comment now and then keeps
+    the line open."""
     seen, silent = -1, 0.0
     while True:
         if job.version != seen:

@@ -56,7 +56,10 @@ class Library:
             for path in sorted(path for path in found if path not in known):
                 slug = _free(slug_of_file(path), self._slugs)
                 self._slugs[slug], known[path] = path, slug
-            present = sorted((path for path, stamp in found.items() if stamp), key=lambda path: (-(found[path] or Stamp(0, 0)).modified, path))
+            present = sorted(
+                (path for path, stamp in found.items() if stamp),
+                key=lambda path: (-(found[path] or Stamp(0, 0)).modified, path),
+            )
             return {known[path]: path for path in present}
 
     def path(self, slug: str) -> Path | None:
@@ -98,7 +101,12 @@ class Library:
                 facts = {"error": str(error)}
             kept = (stamp or Stamp(0, 0), facts)
             self._summaries[path] = kept
-        return {"slug": slug, "file": path.name, **kept[1], "has_validation": beside(path, ".validation.json").is_file()}
+        return {
+            "slug": slug,
+            "file": path.name,
+            **kept[1],
+            "has_validation": beside(path, ".validation.json").is_file(),
+        }
 
     def add(self, name: str, write: Callable[[Path], object]) -> str:
         """Let `write` make a file in `folder`, under a name after `name` that no graph there has; its slug.
@@ -165,7 +173,9 @@ def _clean(text: str) -> str:
 
 
 def _free(wanted: str, taken: Any) -> str:
-    return next(name for number in range(1, 1 << 30) if (name := wanted if number == 1 else f"{wanted}-{number}") not in taken)
+    return next(
+        name for number in range(1, 1 << 30) if (name := wanted if number == 1 else f"{wanted}-{number}") not in taken
+    )
 
 
 def _files(root: Path) -> list[Path]:
@@ -205,7 +215,8 @@ def _summary(path: Path) -> dict[str, Any]:
     return {
         "title": (facts.get("extra") or {}).get("title") or text or stem_of(path), "prompt": text,
         "model": facts.get("model", ""), "transcoders": facts.get("transcoders", ""),
-        "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()), "created": facts.get("created", ""),
+        "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()),
+        "created": facts.get("created", ""),
         "scores": _named(facts.get("scores")),
     }  # fmt: skip
 
@@ -214,8 +225,10 @@ def _summary_of(graph: Graph) -> dict[str, Any]:
     facts = graph.provenance
     text = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     return {
-        "title": facts.extra.get("title") or text, "prompt": text, "model": facts.model, "transcoders": facts.transcoders, "nodes": len(graph.nodes),
-        "edges": graph.n_edges, "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()), "created": facts.created, "scores": _named(facts.scores),
+        "title": facts.extra.get("title") or text, "prompt": text, "model": facts.model,
+        "transcoders": facts.transcoders, "nodes": len(graph.nodes),
+        "edges": graph.n_edges, "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
+        "created": facts.created, "scores": _named(facts.scores),
     }  # fmt: skip
 
 

@@ -95,7 +95,8 @@ def trace(live: Live, wanted: TraceRequest, report: Report) -> Graph:
     report(0.0, "tracing")
     with live.lock:
         graph = attribute(
-            live.model, wanted.prompt, wanted.targets or None, max_features=wanted.max_features, position_zero=wanted.position_zero,
+            live.model, wanted.prompt, wanted.targets or None, max_features=wanted.max_features,
+            position_zero=wanted.position_zero,
             progress=lambda share: report(0.9 * share, "tracing"),
         )  # fmt: skip
     report(0.9, "pruning")
@@ -119,7 +120,10 @@ def decoder_details(live: Live, layer: int, index: int) -> dict[str, Any]:
     count = min(TOKENS_OF_A_FEATURE, len(scores))
     text = live.model.language_model.token_text
     ends = [scores.topk(count, largest=largest) for largest in (True, False)]
-    promoted, suppressed = ([[text(token), value] for token, value in zip(end.indices.tolist(), end.values.tolist(), strict=True)] for end in ends)
+    promoted, suppressed = (
+        [[text(token), value] for token, value in zip(end.indices.tolist(), end.values.tolist(), strict=True)]
+        for end in ends
+    )
     return {"promoted": promoted, "suppressed": suppressed}
 
 
@@ -135,7 +139,9 @@ def steer(live: Live, graph: Graph, wanted: SteerRequest) -> dict[str, Any]:
     for change in wanted.changes:
         features = [feature for node in change.nodes for feature in names.features(_own_id(graph, node))[0]]
         make = {"scale": edits.scale, "set": edits.set_to, "add": edits.add}.get(change.action)
-        changes.append(edits.ablate(features, change.name) if make is None else make(features, change.value, change.name))
+        changes.append(
+            edits.ablate(features, change.name) if make is None else make(features, change.value, change.name)
+        )
     watched = [feature for node in wanted.watch for feature in names.features(_own_id(graph, node))[0]]
     with live.lock:
         recording = interventions.record(live.model, _prompt_of(graph))
@@ -147,7 +153,8 @@ def steer(live: Live, graph: Graph, wanted: SteerRequest) -> dict[str, Any]:
         written = None
         if wanted.generate:
             written = generation.generate(
-                live.model, recording, changes, wanted.mode, max_new_tokens=wanted.generate, temperature=wanted.temperature, seed=wanted.seed
+                live.model, recording, changes, wanted.mode, max_new_tokens=wanted.generate,
+                temperature=wanted.temperature, seed=wanted.seed
             )  # fmt: skip
         return effects.describe(live.model, recording, changes, wanted.mode, None, outcome, wanted.tokens, written)
 
@@ -158,7 +165,9 @@ def _own_id(graph: Graph, name: str) -> str:
         return name
     node = graph.nodes.find(name)
     if node.kind != NodeKind.FEATURE:
-        raise InterventionError(f"{node.id} is a node of kind {node.kind.name.lower()}; only features can be changed or watched")
+        raise InterventionError(
+            f"{node.id} is a node of kind {node.kind.name.lower()}; only features can be changed or watched"
+        )
     return node.id
 
 

@@ -41,7 +41,9 @@ def _job(server: Server, name: str) -> Job:
 @router.get("/jobs/{job}/events", response_class=StreamingResponse)
 def watch_job(server: Shared, job: str) -> Response:
     """How a job goes, as server-sent events."""
-    return StreamingResponse(events(_job(server, job)), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(
+        events(_job(server, job)), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
 
 
 @router.delete("/jobs/{job}")

@@ -39,5 +39,9 @@ def save_annotations(asked: Asked, wanted: Save, if_match: Annotated[str | None,
         raise HTTPException(400, f"If-Match is {if_match[:40]!r}; give the revision, a number")
     done, saved = notes.save(asked.path, int(given), wanted.annotations.model_dump(exclude_unset=True), asked.graph)
     if not done:
-        return refusal(409, f"revision {saved.revision} was saved in between; merge with it and save again", **saved._asdict())
-    return Response(to_bytes({"revision": saved.revision}), media_type="application/json", headers={"ETag": f'"{saved.revision}"'})
+        return refusal(
+            409, f"revision {saved.revision} was saved in between; merge with it and save again", **saved._asdict()
+        )
+    return Response(
+        to_bytes({"revision": saved.revision}), media_type="application/json", headers={"ETag": f'"{saved.revision}"'}
+    )

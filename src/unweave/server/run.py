@@ -26,10 +26,16 @@ def listen(port: int | None) -> socket.socket:
         except (OSError, OverflowError) as error:
             found.close()
             if port is not None:
-                raise OptionError(f"cannot listen on port {port}: {getattr(error, 'strerror', None) or error}; give another with --port") from error
+                raise OptionError(
+                    f"cannot listen on port {port}: {getattr(error, 'strerror', None) or error}; give another with "
+                    f"--port"
+                ) from error
         else:
             return found
-    raise OptionError(f"ports {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are all in use; give one with --port, or 0 for any free one")
+    raise OptionError(
+        f"ports {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are all in use; give one with --port, or 0 for any "
+        f"free one"
+    )
 
 
 def address_of(listening: socket.socket, slug: str | None = None) -> str:
@@ -37,11 +43,15 @@ def address_of(listening: socket.socket, slug: str | None = None) -> str:
     return f"http://{ADDRESS}:{listening.getsockname()[1]}/" + (f"#{slug}" if slug else "")
 
 
-def run(app: App, listening: socket.socket, *, open_at: str | None = None, opener: Callable[[str], object] = webbrowser.open) -> None:
+def run(
+    app: App, listening: socket.socket, *, open_at: str | None = None, opener: Callable[[str], object] = webbrowser.open
+) -> None:
     """Serve until Ctrl-C; `open_at` is an address for the browser."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
+    )
     if open_at is not None:  # the socket listens already, so the browser waits in line for the server
         opener(open_at)
     uvicorn.Server(config).run(sockets=[listening])

@@ -18,7 +18,8 @@ MOST_UPLOAD = 256 << 20
 MOST_BODY = 8 << 20
 """Bytes of any other body."""
 CONTENT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+    "font-src 'self'; "
     "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
@@ -127,6 +128,10 @@ def _with_headers(message: Message) -> Message:
 
 async def _refuse(send: Send, status: int, message: str) -> None:
     body = to_bytes({"error": message})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
     await send(_with_headers({"type": "http.response.start", "status": status, "headers": headers}))
     await send({"type": "http.response.body", "body": body})

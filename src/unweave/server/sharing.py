@@ -1,4 +1,5 @@
-"""A graph with its annotations for others: one HTML file, or JSON for Neuronpedia; the same from the command line and the page."""
+"""A graph with its annotations for others: one HTML file, or JSON for Neuronpedia; the same from the command line
+and the page."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def shared_html(server: Server, path: Path, graph: Graph, shown: dict[str, Any])
     """A view with annotations and what is known of the features that matter most, as one document."""
     saved = notes.read(path, graph).annotations
     keys = notes.mentioned(graph, saved, MOST_DETAILS)
-    details = {f"{layer}_{index}": found for layer, index in keys if (found := server.details(graph, layer, index)) is not None}
+    details = {
+        f"{layer}_{index}": found for layer, index in keys if (found := server.details(graph, layer, index)) is not None
+    }
     return html_document({**shown, "live": False}, saved, details)
 
 
@@ -37,12 +40,21 @@ def shared_json(path: Path, graph: Graph, slug: str, scan: str | None = None) ->
     """
     document = to_bytes(with_annotations(to_json(graph, slug, scan), notes.read(path, graph).annotations))
     if len(document) > MOST_NEURONPEDIA:
-        raise OptionError(f"this graph is {len(document) >> 20} MiB as JSON, and Neuronpedia takes 100; prune it: unweave convert --edge-threshold 0.9")
+        raise OptionError(
+            f"this graph is {len(document) >> 20} MiB as JSON, and Neuronpedia takes 100; prune it: unweave convert "
+            f"--edge-threshold 0.9"
+        )
     return document
 
 
 def write_shared(
-    path: Path, *, html: Path | None = None, neuronpedia: Path | None = None, edges: int, pages: Path | None = None, scan: str | None = None
+    path: Path,
+    *,
+    html: Path | None = None,
+    neuronpedia: Path | None = None,
+    edges: int,
+    pages: Path | None = None,
+    scan: str | None = None,
 ) -> list[Path]:
     """Write a graph file in either form; the files written.
 
@@ -51,7 +63,11 @@ def write_shared(
     """
     library: Library = open_library([path])
     file = library.roots[0]
-    server, (graph, _), slug = Server(library, pages=None if pages is None else open_pages(pages)), library.graph(file), stem_of(file)
+    server, (graph, _), slug = (
+        Server(library, pages=None if pages is None else open_pages(pages)),
+        library.graph(file),
+        stem_of(file),
+    )
     written = []
     if html is not None:
         document = shared_html(server, file, graph, view(graph, slug, edges=edges, validation=validation_of(file)[0]))

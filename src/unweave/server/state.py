@@ -29,13 +29,22 @@ class Server:
     jobs: Jobs = field(default_factory=Jobs)
 
     def details(self, graph: Graph, layer: int, index: int) -> dict[str, Any] | None:
-        """What is known of a feature: its page, else its decoder by the loaded model, else the names in the graph; None if nothing.
+        """What is known of a feature: its page, else its decoder by the loaded model, else the names in the graph;
+        None if nothing.
 
         Raises:
             FileError: its page is damaged.
             InterventionError: the dictionary has no such feature.
         """
-        found: dict[str, Any] = {"layer": layer, "index": index, "source": "page", "label": "", "density": None, "promoted": [], "suppressed": []}
+        found: dict[str, Any] = {
+            "layer": layer,
+            "index": index,
+            "source": "page",
+            "label": "",
+            "density": None,
+            "promoted": [],
+            "suppressed": [],
+        }
         found |= {"histogram": None, "quantiles": None, "contexts": []}
         page = None if self.pages is None else self.pages(layer, index)
         if page is not None:

@@ -33,15 +33,22 @@ def run(bench: Bench, options: Ablate) -> Result:
     for variant in bench.each(bench.some(likeliest or bench.right(), options.prompts)):
         positions = None if options.at is None else bench.positions(variant, options.at)
         smallest = smallest_ablation(
-            bench.model, bench.record(variant), factors=options.factors, mode=options.mode, positions=positions, max_features=options.max_features
+            bench.model, bench.record(variant), factors=options.factors, mode=options.mode, positions=positions,
+            max_features=options.max_features
         )  # fmt: skip
-        name = f"{variant.answer.strip()} in {variant.prompt[-32:]}" + (f" at {options.at}" if options.at else "") + (", all live" * (options.mode == "open"))
+        name = (
+            f"{variant.answer.strip()} in {variant.prompt[-32:]}"
+            + (f" at {options.at}" if options.at else "")
+            + (", all live" * (options.mode == "open"))
+        )
         searches.append(sets.searched(bench, variant, (variant.prompt,), name, smallest, options.draws))
         if smallest is not None:
             answer = bench.word(smallest.token)
             claims.append({
-                "name": f"with {len(smallest.changes)} features at {smallest.factor:g} times their activation {answer!r} is not the answer",
-                "prompt": bench.text(variant), "scale": {name: smallest.factor}, "mode": options.mode, "expect": [{"not_top": answer}],
+                "name": f"with {len(smallest.changes)} features at {smallest.factor:g} times their activation "
+                    f"{answer!r} is not the answer",
+                "prompt": bench.text(variant), "scale": {name: smallest.factor}, "mode": options.mode,
+                "expect": [{"not_top": answer}],
             })  # fmt: skip
     measured = sets.figures(searches)
     reached = len([search for search in searches if search.smallest is not None])
@@ -51,7 +58,14 @@ def run(bench: Bench, options: Ablate) -> Result:
     summary += f"{sets.against_controls(searches, swapped=False)}."
     rows = sets.table(bench, searches, ("prompt",), "Smallest ablations")
     plots = sets.layers(searches, bench.model.language_model.n_layers, "smallest ablations")
-    return Result(measured, summary, (rows,), plots, tuple(search.found for search in searches if search.found), tuple(claims))
+    return Result(
+        measured, summary, (rows,), plots, tuple(search.found for search in searches if search.found), tuple(claims)
+    )
 
 
-ABLATE = Protocol("the smallest set of features without which the answer is not the likeliest, beside random sets", Ablate, sets.FIGURES, run)
+ABLATE = Protocol(
+    "the smallest set of features without which the answer is not the likeliest, beside random sets",
+    Ablate,
+    sets.FIGURES,
+    run,
+)

@@ -43,11 +43,27 @@ def run(bench: Bench, options: Accuracy) -> Result:
         for (variant, _), good in zip(said, right, strict=True):
             groups[variant.fields.get(options.by, "")].append(good)
         shares = {name: sum(part) / len(part) for name, part in groups.items()}
-        tables.insert(0, Table(f"Right answers by {options.by}", (options.by, "right", "variants"), tuple((n, s, len(groups[n])) for n, s in shares.items())))
-        data = {"labels": list(shares), "series": {"right": list(shares.values())}, "xlabel": options.by, "ylabel": "share right", "ylim": [0, 1]}
+        tables.insert(
+            0,
+            Table(
+                f"Right answers by {options.by}",
+                (options.by, "right", "variants"),
+                tuple((n, s, len(groups[n])) for n, s in shares.items()),
+            ),
+        )
+        data = {
+            "labels": list(shares),
+            "series": {"right": list(shares.values())},
+            "xlabel": options.by,
+            "ylabel": "share right",
+            "ylim": [0, 1],
+        }
         plots.append(Plot("by", "bars", f"Right answers by {options.by}", data))
     how = "it beats the foil" if foil else "it is the likeliest token"
-    summary = f"The model answers {sum(right)} of {len(said)} variants rightly (right: {how}); mean probability of the answer {figures['probability']:.2f}."
+    summary = (
+        f"The model answers {sum(right)} of {len(said)} variants rightly (right: {how}); mean probability of "
+        f"the answer {figures['probability']:.2f}."
+    )
     return Result(figures, summary, tuple(tables), tuple(plots))
 
 

@@ -1,4 +1,5 @@
-"""Many prompts of one length at once: activations at a position, what each feature adds to the answer, and logits with features set."""
+"""Many prompts of one length at once: activations at a position, what each feature adds to the answer, and logits
+with features set."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +43,10 @@ def same_length(rows: Sequence[Sequence[int]]) -> Int[Tensor, "prompt pos"]:
     """
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1:
-        raise StudyError(f"the prompts have {lengths[0]} to {lengths[-1]} tokens; this step needs prompts of one length, so take words of one token")
+        raise StudyError(
+            f"the prompts have {lengths[0]} to {lengths[-1]} tokens; this step needs prompts of one length, so take "
+            f"words of one token"
+        )
     return torch.tensor([list(row) for row in rows])
 
 
@@ -80,12 +84,16 @@ def all_activations(
     return {spot: torch.cat(rows) for spot, rows in found.items()}
 
 
-def _dense(model: ReplacementModel, ids: Int[Tensor, "prompt pos"], places: Sequence[Place]) -> Iterator[tuple[list[int], Float[Tensor, "prompt feature"]]]:
+def _dense(
+    model: ReplacementModel, ids: Int[Tensor, "prompt pos"], places: Sequence[Place]
+) -> Iterator[tuple[list[int], Float[Tensor, "prompt feature"]]]:
     """By layer and position: which of the places are there, and the activations of all features."""
     language_model, transcoders = model.language_model, model.transcoders
     clean = run(language_model, ids.to(language_model.device), transcoders.write, logits=False)
     for layer, position in sorted({place[:2] for place in places}):
-        mid, mlp_in = (part[layer][:, position].to("cpu", language_model.engine_dtype) for part in (clean.mids, clean.inputs))
+        mid, mlp_in = (
+            part[layer][:, position].to("cpu", language_model.engine_dtype) for part in (clean.mids, clean.inputs)
+        )
         x = read_at(language_model, layer, transcoders.read, mid, mlp_in)
         yield [c for c, place in enumerate(places) if place[:2] == (layer, position)], transcoders.encode(layer, x)[1]
 
@@ -181,7 +189,8 @@ def strengths(
     *,
     steps: Iterator[object] | None = None,
 ) -> Strengths:
-    """Attribution of each prompt's measure to the features active at some positions: gradient times what they write, everything live.
+    """Attribution of each prompt's measure to the features active at some positions: gradient times what they write,
+    everything live.
 
     Args:
         positions: counted from the start.
@@ -212,7 +221,9 @@ def strengths(
             unit += gradient[:, at] @ rows.T
             norm += rows.square().sum(-1)
         position, column = (dense != 0).any(0).nonzero(as_tuple=True)
-        places += [(layer, positions[at], one) for at, one in zip(position.tolist(), index[column].tolist(), strict=True)]
+        places += [
+            (layer, positions[at], one) for at, one in zip(position.tolist(), index[column].tolist(), strict=True)
+        ]
         activation.append(dense[:, position, column])
         effect.append((unit * dense)[:, position, column])
         written.append(norm.sqrt()[column])
@@ -222,9 +233,16 @@ def strengths(
 
 
 def matched(
-    sizes: Float[Tensor, " place"], places: Sequence[Place], chosen: Sequence[int], barred: Sequence[int], draws: int, seed: int, nearest: int = 20
+    sizes: Float[Tensor, " place"],
+    places: Sequence[Place],
+    chosen: Sequence[int],
+    barred: Sequence[int],
+    draws: int,
+    seed: int,
+    nearest: int = 20,
 ) -> list[list[int]]:
-    """Random sets beside a chosen one: each member replaced by one of the `nearest` in size at its position that are not barred, none twice.
+    """Random sets beside a chosen one: each member replaced by one of the `nearest` in size at its position that are
+    not barred, none twice.
 
     Where a position has too few, the nearest at any position take part.
 
@@ -243,7 +261,9 @@ def matched(
         away = (size - sizes[one]).abs()
         if int((position == at).sum()) >= needed[at]:
             away = away.masked_fill(position != at, math.inf)
-        close.append([free[place] for place in away.argsort()[: max(nearest, needed[at])].tolist() if away[place] < math.inf])
+        close.append(
+            [free[place] for place in away.argsort()[: max(nearest, needed[at])].tolist() if away[place] < math.inf]
+        )
     drawn = []
     for _ in range(draws):
         used: set[int] = set()
@@ -276,5 +296,8 @@ def share(hits: Sequence[bool] | Tensor) -> Share:
     if not n:
         return Share(math.nan, math.nan, math.nan)
     p = float(sum(bool(hit) for hit in hits)) / n
-    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
+    )
     return Share(p, max(0.0, middle - half), min(1.0, middle + half))

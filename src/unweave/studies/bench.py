@@ -1,4 +1,5 @@
-"""What the steps of a study share: its variants as prompts with answers, what the model says to them, and which it gets right."""
+"""What the steps of a study share: its variants as prompts with answers, what the model says to them, and which it
+gets right."""
 
 import random
 import re
@@ -43,7 +44,10 @@ def fill(template: str, fields: Fields) -> str:
             raise ValueError(f"{match[0]}: there is no field {missing!r}; the variant has {', '.join(fields)}")
         if len(names) > 1 and not all(re.fullmatch(r"-?\d+", fields[name]) for name in names):
             raise ValueError(f"{match[0]}: {', '.join(repr(fields[name]) for name in names)} are not whole numbers")
-        parts += [template[end : match.start()], fields[names[0]] if len(names) == 1 else str(sum(int(fields[name]) for name in names))]
+        parts += [
+            template[end : match.start()],
+            fields[names[0]] if len(names) == 1 else str(sum(int(fields[name]) for name in names)),
+        ]
         end = match.end()
     return "".join(parts) + template[end:]
 
@@ -109,17 +113,33 @@ class Bench:
     _recordings: dict[Variant, Recording] = field(default_factory=dict)
 
     def where(self, wanted: dict[str, tuple[str, ...]]) -> "Bench":
-        """The same bench with those variants alone whose fields have one of the wanted values; what was computed is shared.
+        """The same bench with those variants alone whose fields have one of the wanted values; what was computed is
+        shared.
 
         Raises:
             StudyError: there are none.
         """
         if not wanted:
             return self
-        kept = tuple(one for one in self.variants if all(one.fields.get(name) in values for name, values in wanted.items()))
+        kept = tuple(
+            one for one in self.variants if all(one.fields.get(name) in values for name, values in wanted.items())
+        )
         if not kept:
-            raise StudyError("no variant is left: none has " + " and ".join(f"{name} {' or '.join(map(repr, values))}" for name, values in wanted.items()))
-        return Bench(self.model, kept, self.chat, self.system, self.seed, self.progress, self.results, self._said, self._recordings)
+            raise StudyError(
+                "no variant is left: none has "
+                + " and ".join(f"{name} {' or '.join(map(repr, values))}" for name, values in wanted.items())
+            )
+        return Bench(
+            self.model,
+            kept,
+            self.chat,
+            self.system,
+            self.seed,
+            self.progress,
+            self.results,
+            self._said,
+            self._recordings,
+        )
 
     def text(self, variant: Variant) -> str:
         """The prompt as the model gets it."""
@@ -158,7 +178,11 @@ class Bench:
     def measure(self, variant: Variant, logits: Float[Tensor, " vocab"]) -> Said:
         """What logits say to a variant's question."""
         answer, p = self.token(variant.answer), logits.softmax(-1)
-        rival = torch.cat([logits[:answer], logits[answer + 1 :]]).max() if variant.foil is None else logits[self.token(variant.foil)]
+        rival = (
+            torch.cat([logits[:answer], logits[answer + 1 :]]).max()
+            if variant.foil is None
+            else logits[self.token(variant.foil)]
+        )
         top = int(logits.argmax())
         return Said(top, float(p[top]), float(p[answer]), float(logits[answer] - rival))
 
@@ -180,11 +204,14 @@ class Bench:
         """
         found = [variant for variant in self.variants if self.said(variant).right]
         if not found:
-            raise StudyError(f"the model answers none of {len(self.variants)} variants rightly, so there is nothing to explain")
+            raise StudyError(
+                f"the model answers none of {len(self.variants)} variants rightly, so there is nothing to explain"
+            )
         return found
 
     def some(self, variants: Sequence[Any], most: int) -> list[Any]:
-        """At most so many, in order: of as many equal stretches one each, drawn at random, as even steps fall in with any period of a grid."""
+        """At most so many, in order: of as many equal stretches one each, drawn at random, as even steps fall in
+        with any period of a grid."""
         if len(variants) <= most:
             return list(variants)
         draw, edges = random.Random(self.seed), [place * len(variants) // most for place in range(most + 1)]
@@ -207,17 +234,23 @@ class Bench:
         for place, here in enumerate(pool):
             others = [*pool[place + 1 :], *pool[:place]]
             fits = (
-                there for there in others
-                if there.template == here.template and there.fields[name] != here.fields[name]
-                and all(there.fields[field] == here.fields[field] for field in fixed) and self.token(there.answer) != self.token(here.answer)
-            )  # fmt: skip
+                there
+                for there in others
+                if there.template == here.template
+                and there.fields[name] != here.fields[name]
+                and all(there.fields[field] == here.fields[field] for field in fixed)
+                and self.token(there.answer) != self.token(here.answer)
+            )
             found += [Pair(here, there) for there in fits][:1]
         if not found:
-            raise StudyError(f"of {len(pool)} variants that the model answers rightly no two differ in {name} and its answer alone")
+            raise StudyError(
+                f"of {len(pool)} variants that the model answers rightly no two differ in {name} and its answer alone"
+            )
         return self.some(found, most)
 
     def _free(self, name: str) -> list[str]:
-        """The other fields of prompts that do not depend on this one: not the same for all variants with one value of it."""
+        """The other fields of prompts that do not depend on this one: not the same for all variants with one value
+        of it."""
         if name not in self.variants[0].fields:
             raise StudyError(f"no field {name!r}; the variants have {', '.join(self.variants[0].fields)}")
         free = []
@@ -241,7 +274,9 @@ class Bench:
         if other is None:
             raise StudyError(f"{name} is {variant.fields[name]!r} in all variants; where it stands cannot be told")
         ids = self.record(variant).input_ids.tolist()
-        others = self.model.language_model.tokenize(self.text(replace(variant, fields={**variant.fields, name: other}))).tolist()
+        others = self.model.language_model.tokenize(
+            self.text(replace(variant, fields={**variant.fields, name: other}))
+        ).tolist()
         pairs = aligned(ids, others)
         return [place for place in range(len(ids)) if place not in pairs or ids[place] != others[pairs[place]]]
 

@@ -1,6 +1,7 @@
 """Step `explains`: whether what a model says of its method is how it came to its answer.
 
-Two sets of features, each as small as breaks what it makes: those that make the answer, by their effects on it where it is given, and those
+Two sets of features, each as small as breaks what it makes: those that make the answer, by their effects on it where
+    it is given, and those
 that make the explanation, by their effects on the words in which it differs. Each set is switched off wherever it is
 active, and answer and explanation are watched apart.
 """
@@ -33,7 +34,8 @@ FIGURES = {
     "answer_random": "share of answers still right without random features, the lower of both kinds of random sets",
     "explanation_random": "share of explanations still right without random features, the lower of both",
     "shared": "share of the features of the smaller set that are in the other too",
-    "apart": "how far the sets do different things: 1 if each breaks what it makes and nothing else, 0 if both do the same",
+    "apart": "how far the sets do different things: 1 if each breaks what it makes and nothing else, 0 if both do the "
+    "same",
     "told": "share of explanations that stay right when another answer stands in the prompt",
     "features_answer": "how many features make up the set that makes the answer",
     "features_explanation": "how many make up the set that makes the explanation",
@@ -90,7 +92,10 @@ def run(bench: Bench, options: Explains) -> Result:
     sample = bench.some(texts, options.sample)
     texts = bench.some([text for text in texts if text not in sample] or texts, options.prompts)
     steps = bench.each(list(range(4 * len(sample))))
-    made = {"answer": _made(bench, sample, [[text.given] for text in sample], steps), "explanation": _made(bench, sample, _telling(sample), steps)}
+    made = {
+        "answer": _made(bench, sample, [[text.given] for text in sample], steps),
+        "explanation": _made(bench, sample, _telling(sample), steps),
+    }
     most = min(len(part.units) for part in made.values())
     sizes = [size for size in options.sizes if size <= most]
     if not sizes:
@@ -106,14 +111,17 @@ def run(bench: Bench, options: Explains) -> Result:
     sets = {name: list(part.units[: enough.get(name, max(by_size))]) for name, part in made.items()}
     both = [unit for unit in sets["answer"] if unit in sets["explanation"]]
     cases = {
-        "nothing": [], "what makes the answer": sets["answer"], "what makes the explanation": sets["explanation"], "what makes both": both,
+        "nothing": [], "what makes the answer": sets["answer"], "what makes the explanation": sets["explanation"],
+        "what makes both": both,
         "what makes the answer alone": [unit for unit in sets["answer"] if unit not in both],
         "what makes the explanation alone": [unit for unit in sets["explanation"] if unit not in both],
     }  # fmt: skip
     found = {name: _right(bench, texts, units) for name, units in cases.items() if units or name == "nothing"}
     random, ratio = {}, {}
     for name, part in made.items():
-        draws, ratio[name] = _random(part, sets[name], [*sets["answer"], *sets["explanation"]], options.draws, bench.seed)
+        draws, ratio[name] = _random(
+            part, sets[name], [*sets["answer"], *sets["explanation"]], options.draws, bench.seed
+        )
         hits = [_right(bench, texts, units) for units in bench.each(draws)]
         random[name] = Right(*(torch.cat(column) for column in zip(*hits, strict=True)))
     told = _told(bench, texts)
@@ -121,7 +129,8 @@ def run(bench: Bench, options: Explains) -> Result:
 
 
 def _texts(bench: Bench, options: Explains) -> list[Text]:
-    """Prompts with their explanations, of which the unchanged model gets answer and explanation right; spread evenly over all variants."""
+    """Prompts with their explanations, of which the unchanged model gets answer and explanation right; spread evenly
+    over all variants."""
     model, found = bench.model.language_model, []
     for variant in bench.some(bench.variants, 2 * (options.prompts + options.sample)):
         prompt = model.tokenize(bench.text(variant)).tolist()
@@ -129,9 +138,15 @@ def _texts(bench: Bench, options: Explains) -> list[Text]:
         if whole[: len(prompt)] == prompt:
             found.append(Text(variant, tuple(whole), len(prompt), bench.positions(variant, options.given)[0]))
     hits = _right(bench, found, []) if found else None
-    kept = [] if hits is None else [text for text, good in zip(found, (hits.answer & hits.explanation).tolist(), strict=True) if good]
+    kept = (
+        []
+        if hits is None
+        else [text for text, good in zip(found, (hits.answer & hits.explanation).tolist(), strict=True) if good]
+    )
     if len(kept) < 4:
-        raise StudyError(f"the model answers and explains {len(kept)} of {len(found)} prompts rightly; at least 4 are needed")
+        raise StudyError(
+            f"the model answers and explains {len(kept)} of {len(found)} prompts rightly; at least 4 are needed"
+        )
     return bench.some(kept, options.prompts + options.sample)
 
 
@@ -140,20 +155,31 @@ def _telling(sample: Sequence[Text]) -> list[list[int]]:
     alike: dict[int, list[Text]] = {}
     for text in sample:
         alike.setdefault(len(text.ids) - text.prompt, []).append(text)
-    words = {length: [{text.ids[text.prompt + place] for text in some} for place in range(length)] for length, some in alike.items()}
-    return [[text.prompt + place for place, seen in enumerate(words[len(text.ids) - text.prompt]) if len(seen) > 1] for text in sample]
+    words = {
+        length: [{text.ids[text.prompt + place] for text in some} for place in range(length)]
+        for length, some in alike.items()
+    }
+    return [
+        [text.prompt + place for place, seen in enumerate(words[len(text.ids) - text.prompt]) if len(seen) > 1]
+        for text in sample
+    ]
 
 
 def _made(bench: Bench, texts: Sequence[Text], wanted: Sequence[Sequence[int]], steps: Iterator[object]) -> Made:
-    """Effects of all features on the words at some positions of texts, each word by itself, summed over words and positions; mean of all texts."""
+    """Effects of all features on the words at some positions of texts, each word by itself, summed over words and
+    positions; mean of all texts."""
     shape = len(bench.model.transcoders.widths), max(bench.model.transcoders.widths)
     effect, size = torch.zeros(shape), torch.zeros(shape)
     for text, positions in zip(texts, wanted, strict=True):
         for position in positions:
-            part = strengths(bench.model, torch.tensor([text.ids[:position]]), [lead(text.ids[position])], range(1, position))
+            part = strengths(
+                bench.model, torch.tensor([text.ids[:position]]), [lead(text.ids[position])], range(1, position)
+            )
             layer, _, index = torch.tensor(part.places).T
             effect.index_put_((layer, index), part.effect[0].float() / len(texts), accumulate=True)
-            size.index_put_((layer, index), (part.activation[0].abs() * part.written).float() / len(texts), accumulate=True)
+            size.index_put_(
+                (layer, index), (part.activation[0].abs() * part.written).float() / len(texts), accumulate=True
+            )
         next(steps, None)
     layers, indices = size.nonzero(as_tuple=True)
     order = effect[layers, indices].argsort(descending=True)
@@ -162,7 +188,8 @@ def _made(bench: Bench, texts: Sequence[Text], wanted: Sequence[Sequence[int]], 
 
 
 def _right(bench: Bench, texts: Sequence[Text], units: Sequence[Unit]) -> Right:
-    """Whether each answer and each explanation are right to the last word, some features being switched off wherever they are."""
+    """Whether each answer and each explanation are right to the last word, some features being switched off wherever
+    they are."""
     answer, explanation = (torch.zeros(len(texts), dtype=torch.bool) for _ in range(2))
     shapes: dict[tuple[int, int, int], list[int]] = {}
     for row, text in enumerate(texts):
@@ -170,24 +197,40 @@ def _right(bench: Bench, texts: Sequence[Text], units: Sequence[Unit]) -> Right:
     for (length, prompt, given), rows in shapes.items():
         ids = torch.tensor([texts[row].ids for row in rows])
         places = tuple((layer, position, index) for layer, index in units for position in range(1, length - 1))
-        edits = Edits(places, torch.zeros(1, len(places), dtype=bench.model.language_model.engine_dtype).expand(len(rows), -1)) if places else None
+        edits = (
+            Edits(
+                places, torch.zeros(1, len(places), dtype=bench.model.language_model.engine_dtype).expand(len(rows), -1)
+            )
+            if places
+            else None
+        )
         at = [given - 1, *range(prompt - 1, length - 1)]
         hits = logits_with(bench.model, ids[:, :-1], edits, at).argmax(-1) == ids[:, [place + 1 for place in at]]
         answer[rows], explanation[rows] = hits[:, 0], hits[:, 1:].all(1)
     return Right(answer, explanation)
 
 
-def _random(made: Made, chosen: Sequence[Unit], barred: Sequence[Unit], draws: int, seed: int) -> tuple[list[list[Unit]], float]:
+def _random(
+    made: Made, chosen: Sequence[Unit], barred: Sequence[Unit], draws: int, seed: int
+) -> tuple[list[list[Unit]], float]:
     """Random features that write about as much on these texts, in neither set; and their size by that of the set."""
     at = {unit: number for number, unit in enumerate(made.units)}
     own = [at[unit] for unit in chosen]
-    drawn = matched(made.size, [(layer, 0, index) for layer, index in made.units], own, [at[unit] for unit in barred if unit in at], draws, seed)
+    drawn = matched(
+        made.size,
+        [(layer, 0, index) for layer, index in made.units],
+        own,
+        [at[unit] for unit in barred if unit in at],
+        draws,
+        seed,
+    )
     ratio = sum(float(made.size[draw].sum()) for draw in drawn) / (float(made.size[own].sum()) * draws)
     return [[made.units[one] for one in draw] for draw in drawn], ratio
 
 
 def _told(bench: Bench, texts: Sequence[Text]) -> Bool[Tensor, " prompt"]:
-    """Whether each explanation is still right where the answer in the prompt is that of the next text with another one; empty without one."""
+    """Whether each explanation is still right where the answer in the prompt is that of the next text with another
+    one; empty without one."""
     if len({text.ids[text.given] for text in texts}) < 2:
         return torch.zeros(0, dtype=torch.bool)
     wrong = []
@@ -203,46 +246,86 @@ def _mean(hits: Tensor) -> float:
 
 
 def _result(
-    found: dict[str, Right], random: dict[str, Right], ratio: dict[str, float], cases: dict[str, list[Unit]], by_size: dict[int, dict[str, Right]],
+    found: dict[str, Right], random: dict[str, Right], ratio: dict[str, float], cases: dict[str, list[Unit]],
+    by_size: dict[int, dict[str, Right]],
     sets: dict[str, list[Unit]], told: Tensor, options: Explains, kept: tuple[Found, ...],
 ) -> Result:  # fmt: skip
-    nothing, of_answer, of_explanation = (found[name] for name in ("nothing", "what makes the answer", "what makes the explanation"))
-    rows: list[tuple] = [(name, len(cases[name]), str(share(hit.answer)), str(share(hit.explanation)), None) for name, hit in found.items()]
+    nothing, of_answer, of_explanation = (
+        found[name] for name in ("nothing", "what makes the answer", "what makes the explanation")
+    )
+    rows: list[tuple] = [
+        (name, len(cases[name]), str(share(hit.answer)), str(share(hit.explanation)), None)
+        for name, hit in found.items()
+    ]
     rows += [
-        (f"random for what makes the {name}, {options.draws} draws", len(sets[name]), f"{_mean(hit.answer):.2f}", f"{_mean(hit.explanation):.2f}", ratio[name])
+        (
+            f"random for what makes the {name}, {options.draws} draws",
+            len(sets[name]),
+            f"{_mean(hit.answer):.2f}",
+            f"{_mean(hit.explanation):.2f}",
+            ratio[name],
+        )
         for name, hit in random.items()
     ]
-    apart = ((_mean(of_explanation.answer) - _mean(of_answer.answer)) + (_mean(of_answer.explanation) - _mean(of_explanation.explanation))) / 2
+    apart = (
+        (_mean(of_explanation.answer) - _mean(of_answer.answer))
+        + (_mean(of_answer.explanation) - _mean(of_explanation.explanation))
+    ) / 2
     shared = len(cases["what makes both"]) / min(map(len, sets.values()))
     figures = {
         "answer": _mean(nothing.answer), "explanation": _mean(nothing.explanation),
         "answer_without_answer": _mean(of_answer.answer), "explanation_without_answer": _mean(of_answer.explanation),
-        "answer_without_explanation": _mean(of_explanation.answer), "explanation_without_explanation": _mean(of_explanation.explanation),
-        "answer_random": min(_mean(one.answer) for one in random.values()), "explanation_random": min(_mean(one.explanation) for one in random.values()),
+        "answer_without_explanation": _mean(of_explanation.answer),
+        "explanation_without_explanation": _mean(of_explanation.explanation),
+        "answer_random": min(_mean(one.answer) for one in random.values()),
+        "explanation_random": min(_mean(one.explanation) for one in random.values()),
         "shared": shared, "apart": apart, "told": _mean(told), "features_answer": float(len(sets["answer"])),
         "features_explanation": float(len(sets["explanation"])), "prompts": float(len(nothing.answer)),
     }  # fmt: skip
-    verdict = _verdict(apart, max(figures["answer_without_answer"], figures["explanation_without_explanation"]) <= options.least)
+    verdict = _verdict(
+        apart, max(figures["answer_without_answer"], figures["explanation_without_explanation"]) <= options.least
+    )
     left = {name: f"{value:.0%}" for name, value in figures.items()}
     counts = {name: len(units) for name, units in sets.items()}
     summary = (
-        f"Without the {counts['answer']} features that make the answer, {left['answer_without_answer']} of answers and {left['explanation_without_answer']} "
-        f"of explanations stay right; without the {counts['explanation']} that make the explanation, {left['answer_without_explanation']} and "
-        f"{left['explanation_without_explanation']}; without random ones at least {left['answer_random']} and {left['explanation_random']}. "
-        f"Of the smaller set {left['shared']} of the features are in the other, and they are {apart:.2f} apart (0: one mechanism, 1: two). "
+        f"Without the {counts['answer']} features that make the answer, {left['answer_without_answer']} of answers "
+        f"and {left['explanation_without_answer']} "
+        f"of explanations stay right; without the {counts['explanation']} that make the explanation, "
+        f"{left['answer_without_explanation']} and "
+        f"{left['explanation_without_explanation']}; without random ones at least {left['answer_random']} and "
+        f"{left['explanation_random']}. "
+        f"Of the smaller set {left['shared']} of the features are in the other, and they are {apart:.2f} apart (0: "
+        f"one mechanism, 1: two). "
         f"Given another answer, the model recites the same explanation in {left['told']}. {verdict}"
     )
     heads = ("switched off", "features", "answer", "explanation", "size by that of the set")
-    table = Table(f"What stays right of {len(nothing.answer)} answers and explanations (95% intervals)", heads, tuple(rows))
+    table = Table(
+        f"What stays right of {len(nothing.answer)} answers and explanations (95% intervals)", heads, tuple(rows)
+    )
     kinds = [(what, name) for name in ("answer", "explanation") for what in ("answer", "explanation")]
-    series = {f"{what}, without what makes the {name}": [_mean(getattr(part[name], what)) for part in by_size.values()] for what, name in kinds}
-    data = {"x": list(by_size), "series": series, "xlabel": "features switched off", "ylabel": "share right", "ylim": [0, 1]}
+    series = {
+        f"{what}, without what makes the {name}": [_mean(getattr(part[name], what)) for part in by_size.values()]
+        for what, name in kinds
+    }
+    data = {
+        "x": list(by_size),
+        "series": series,
+        "xlabel": "features switched off",
+        "ylabel": "share right",
+        "ylim": [0, 1],
+    }
     all_ = [*found.values(), *random.values()]
-    bars = {"answer right": [_mean(hit.answer) for hit in all_], "explanation right": [_mean(hit.explanation) for hit in all_]}
+    bars = {
+        "answer right": [_mean(hit.answer) for hit in all_],
+        "explanation right": [_mean(hit.explanation) for hit in all_],
+    }
     labels = [*found, *(f"random ({name})" for name in random)]
     plots = (
         Plot(
-            "apart", "bars", "Answer and explanation without each set of features", {"labels": labels, "series": bars, "ylabel": "share right", "ylim": [0, 1]}
+            "apart",
+            "bars",
+            "Answer and explanation without each set of features",
+            {"labels": labels, "series": bars, "ylabel": "share right", "ylim": [0, 1]},
         ),
         Plot("sizes", "lines", "Sets of growing size", data),
     )
@@ -258,9 +341,18 @@ def _verdict(apart: float, broken: bool) -> str:
 
 def _found(bench: Bench, sets: dict[str, list[Unit]], text: Text) -> tuple[Found, ...]:
     return tuple(
-        Found(f"makes the {name}", bench.text(text.variant), tuple(Feature(layer, EVERYWHERE, index).id for layer, index in units))
+        Found(
+            f"makes the {name}",
+            bench.text(text.variant),
+            tuple(Feature(layer, EVERYWHERE, index).id for layer, index in units),
+        )
         for name, units in sets.items()
     )
 
 
-EXPLAINS = Protocol("features that make the answer and features that make its explanation, each switched off: what becomes of both", Explains, FIGURES, run)
+EXPLAINS = Protocol(
+    "features that make the answer and features that make its explanation, each switched off: what becomes of both",
+    Explains,
+    FIGURES,
+    run,
+)

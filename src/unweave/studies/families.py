@@ -1,4 +1,5 @@
-"""Step `families`: families of features that `operands` found are set to their means, and the answer's last digit and size are watched apart."""
+"""Step `families`: families of features that `operands` found are set to their means, and the answer's last digit
+and size are watched apart."""
 
 import math
 from collections.abc import Sequence
@@ -24,10 +25,17 @@ NEAR = 10
 OF = {"digits": DIGIT, "sizes": SIZE, "sums": SUM}
 """Families by their names in figures."""
 FIGURES = {
-    **{f"digit_without_{name}": f"share of sums whose last digit stays right without the features of {family}" for name, family in OF.items()},
+    **{
+        f"digit_without_{name}": f"share of sums whose last digit stays right without the features of {family}"
+        for name, family in OF.items()
+    },
     **{f"size_without_{name}": f"share of sums whose answer is then less than {NEAR} off" for name in OF},
     **{f"off_without_{name}": "by how much it is then wrong on the mean" for name in OF},
-    **{f"digit_random_{name}": f"last digit right with random features in place of those of {family}, mean of all draws" for name, family in OF.items()},
+    **{
+        f"digit_random_{name}": f"last digit right with random features in place of those of {family}, mean of all "
+        f"draws"
+        for name, family in OF.items()
+    },
     **{f"size_random_{name}": "size right with those" for name in OF},
     "digits": "features of last digits",
     "sizes": "features of rough size",
@@ -64,7 +72,11 @@ def run(bench: Bench, options: Families) -> Result:
     variants = sampled(bench, options.prompts)
     ids = tokens(bench, variants)
     truth, numbers = torch.tensor([int(one.answer) for one in variants]), number_of_tokens(bench)
-    families = {one.name: [_place(name) for name in one.features] for one in bench.results[options.of].found if one.name in FAMILIES and one.name != OTHER}
+    families = {
+        one.name: [_place(name) for name in one.features]
+        for one in bench.results[options.of].found
+        if one.name in FAMILIES and one.name != OTHER
+    }
     if not families:
         raise StudyError(f"step {options.of} found no family of features; there is nothing to ablate")
     positions = sorted({place[1] for places in families.values() for place in places})
@@ -78,25 +90,49 @@ def run(bench: Bench, options: Families) -> Result:
     every = [one for places in chosen.values() for one in places]
 
     def watched(some: Sequence[int]) -> Watched:
-        edits = Edits(tuple(found.places[one] for one in some), values[list(some)].to(found.activation).expand(len(ids), -1)) if some else None
+        edits = (
+            Edits(
+                tuple(found.places[one] for one in some), values[list(some)].to(found.activation).expand(len(ids), -1)
+            )
+            if some
+            else None
+        )
         return watch(logits_with(bench.model, ids, edits)[:, 0], numbers, truth)
 
-    after = {"nothing": watched([]), **{family: watched(places) for family, places in chosen.items()}, "all of these": watched(every)}
-    drawn = {family: matched(size, found.places, places, every, options.draws, bench.seed) for family, places in chosen.items()}
+    after = {
+        "nothing": watched([]),
+        **{family: watched(places) for family, places in chosen.items()},
+        "all of these": watched(every),
+    }
+    drawn = {
+        family: matched(size, found.places, places, every, options.draws, bench.seed)
+        for family, places in chosen.items()
+    }
     random: dict[str, list[Watched]] = {family: [] for family in drawn}
     for family, draw in bench.each([(family, draw) for family, draws in drawn.items() for draw in draws]):
         random[family].append(watched(draw))
-    ratio = {family: sum(float(size[draw].sum()) for draw in draws) / (float(size[chosen[family]].sum()) * len(draws)) for family, draws in drawn.items()}
+    ratio = {
+        family: sum(float(size[draw].sum()) for draw in draws) / (float(size[chosen[family]].sum()) * len(draws))
+        for family, draws in drawn.items()
+    }
     counts = {"nothing": 0, **{family: len(places) for family, places in chosen.items()}, "all of these": len(every)}
     return _result(after, {family: _joined(draws) for family, draws in random.items()}, ratio, counts, options)
 
 
-def watch(logits: Float[Tensor, "prompt vocab"], numbers: Int[Tensor, " vocab"], truth: Int[Tensor, " prompt"]) -> Watched:
+def watch(
+    logits: Float[Tensor, "prompt vocab"], numbers: Int[Tensor, " vocab"], truth: Int[Tensor, " prompt"]
+) -> Watched:
     """What the likeliest tokens have in common with the right answers; a token that is no number has nothing."""
     said = numbers[logits.argmax(-1)]
     known = said >= 0
     off = torch.where(known, (said - truth).abs().double(), math.nan)
-    return Watched(known & (said % 10 == truth % 10), known & (said // 10 == truth // 10), known & ((said - truth).abs() < NEAR), said == truth, off)
+    return Watched(
+        known & (said % 10 == truth % 10),
+        known & (said // 10 == truth // 10),
+        known & ((said - truth).abs() < NEAR),
+        said == truth,
+        off,
+    )
 
 
 def number_of_tokens(bench: Bench) -> Int[Tensor, " vocab"]:
@@ -114,7 +150,13 @@ def _joined(parts: Sequence[Watched]) -> Watched:
     return Watched(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _result(after: dict[str, Watched], controls: dict[str, Watched], ratio: dict[str, float], counts: dict[str, int], options: Families) -> Result:
+def _result(
+    after: dict[str, Watched],
+    controls: dict[str, Watched],
+    ratio: dict[str, float],
+    counts: dict[str, int],
+    options: Families,
+) -> Result:
     rows: list[tuple] = []
     bars: dict[str, list[float]] = {"last digit right": [], f"less than {NEAR} off": []}
     labels: list[str] = []
@@ -139,11 +181,15 @@ def _result(after: dict[str, Watched], controls: dict[str, Watched], ratio: dict
     for name, family in OF.items():
         for kind, source in (("without", after), ("random", controls)):
             hits = source.get(family)
-            figures |= {f"digit_{kind}_{name}": _mean(hits.digit) if hits else math.nan, f"size_{kind}_{name}": _mean(hits.near) if hits else math.nan}
+            figures |= {
+                f"digit_{kind}_{name}": _mean(hits.digit) if hits else math.nan,
+                f"size_{kind}_{name}": _mean(hits.near) if hits else math.nan,
+            }
         figures |= {f"off_without_{name}": _off(after[family]) if family in after else math.nan}
         figures[name] = float(counts.get(family, 0))
     lines = [
-        f"without the {counts[family]} of {family} the last digit stays right in {_mean(hits.digit):.0%} and the size in {_mean(hits.near):.0%} "
+        f"without the {counts[family]} of {family} the last digit stays right in {_mean(hits.digit):.0%} and the size "
+            f"in {_mean(hits.near):.0%} "
         f"(random: {_mean(controls[family].digit):.0%} and {_mean(controls[family].near):.0%})"
         for family, hits in after.items() if family in controls
     ]  # fmt: skip
@@ -160,7 +206,9 @@ def _result(after: dict[str, Watched], controls: dict[str, Watched], ratio: dict
     )
     data = {"labels": labels, "series": bars, "ylabel": "share of sums", "ylim": [0, 1]}
     plot = Plot("families", "bars", "What is left of the answer without families of features", data)
-    return Result(figures, summary, (Table("Sums without families of features (95% intervals)", heads, tuple(rows)),), (plot,))
+    return Result(
+        figures, summary, (Table("Sums without families of features (95% intervals)", heads, tuple(rows)),), (plot,)
+    )
 
 
 def _off(found: Watched) -> float:
@@ -172,5 +220,9 @@ def _mean(hits: Tensor) -> float:
 
 
 ABLATED = Protocol(
-    "families of features of `operands` set to their means: what is left of the last digit and of the size, beside random features", Families, FIGURES, run
+    "families of features of `operands` set to their means: what is left of the last digit and of the size, beside "
+    "random features",
+    Families,
+    FIGURES,
+    run,
 )

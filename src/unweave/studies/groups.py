@@ -1,4 +1,5 @@
-"""Features by contrast: how active they are in one group of variants and not in another, as changes for other prompts; and random ones like them."""
+"""Features by contrast: how active they are in one group of variants and not in another, as changes for other
+prompts; and random ones like them."""
 
 import random
 import re
@@ -20,8 +21,12 @@ from .bench import Bench, Variant
 
 Do = Literal["both", "out", "in"]
 """Whether a group's features are taken out, the other's put in, or both."""
-Places = tuple[Annotated[int | str, BeforeValidator(lambda place: int(place) if re.fullmatch(r"-?\d+", str(place)) else place)], ...]
-"""Where in a prompt: tokens counted from the end (-1: the last), or fields, by the last token of their value. None: all but the first."""
+Places = tuple[
+    Annotated[int | str, BeforeValidator(lambda place: int(place) if re.fullmatch(r"-?\d+", str(place)) else place)],
+    ...,
+]
+"""Where in a prompt: tokens counted from the end (-1: the last), or fields, by the last token of their value. None:
+all but the first."""
 AT_ONCE = 64
 """Prompts in one forward pass."""
 
@@ -39,7 +44,10 @@ def positions(bench: Bench, variant: Variant, at: Places) -> list[int]:
 def _position(bench: Bench, variant: Variant, ids: list[int], place: int | str) -> int:
     if isinstance(place, int):
         if not -len(ids) <= place < 0:
-            raise StudyError(f"place {place} is not in the prompt {variant.prompt!r}; places count from its end, -1 being the last of {len(ids)} tokens")
+            raise StudyError(
+                f"place {place} is not in the prompt {variant.prompt!r}; places count from its end, -1 being the last "
+                f"of {len(ids)} tokens"
+            )
         return len(ids) + place
     if place not in variant.fields:
         raise StudyError(f"no field {place!r} to look for in the prompt; the variants have {', '.join(variant.fields)}")
@@ -74,9 +82,13 @@ def _batches(bench: Bench, variants: Sequence[Variant]) -> list[tuple[list[Varia
         ids = _ids(bench, variant)
         lengths.setdefault(len(ids), []).append((variant, ids))
     return [
-        ([variant for variant, _ in part], torch.tensor([ids for _, ids in part], device=bench.model.language_model.device))
-        for some in lengths.values() for part in (some[begin : begin + AT_ONCE] for begin in range(0, len(some), AT_ONCE))
-    ]  # fmt: skip
+        (
+            [variant for variant, _ in part],
+            torch.tensor([ids for _, ids in part], device=bench.model.language_model.device),
+        )
+        for some in lengths.values()
+        for part in (some[begin : begin + AT_ONCE] for begin in range(0, len(some), AT_ONCE))
+    ]
 
 
 @dataclass(eq=False)
@@ -96,7 +108,9 @@ class Activity:
         self.prepare(variants)
         found = [self._kept[variant] for variant in variants]
         if len({len(one) for one in found}) > 1:
-            raise StudyError("prompts of different lengths have no common places; name them ('at'), or take prompts of one length")
+            raise StudyError(
+                "prompts of different lengths have no common places; name them ('at'), or take prompts of one length"
+            )
         return torch.stack(found)
 
     def prepare(self, variants: Sequence[Variant]) -> None:
@@ -131,12 +145,17 @@ def written(model: ReplacementModel) -> Float[Tensor, " feature"]:
     for layer, width in enumerate(transcoders.widths):
         stored = transcoders.layers[layer].decoder.rows
         rows = torch.arange(width) if stored is None else stored.long()
-        squares = sum(transcoders.decoder_rows(layer, rows, at, torch.float32).square().sum(-1) for at in transcoders.writes(layer))
+        squares = sum(
+            transcoders.decoder_rows(layer, rows, at, torch.float32).square().sum(-1)
+            for at in transcoders.writes(layer)
+        )
         norms.append(torch.zeros(width).index_copy_(0, rows, torch.as_tensor(squares).sqrt()))
     return torch.cat(norms)
 
 
-def strongest(amounts: Float[Tensor, "place feature"], norms: Float[Tensor, " feature"], most: int) -> Float[Tensor, "place feature"]:
+def strongest(
+    amounts: Float[Tensor, "place feature"], norms: Float[Tensor, " feature"], most: int
+) -> Float[Tensor, "place feature"]:
     """The amounts that write most, at most so many; the others are zero."""
     size = (amounts.abs() * norms.to(amounts)).flatten()
     kept = size.topk(min(most, len(size))).indices
@@ -161,12 +180,21 @@ class Dose:
         begins = torch.tensor(starts(model))
         place, feature = self.amounts.nonzero(as_tuple=True)
         layer = torch.searchsorted(begins, feature, right=True) - 1
-        rows = zip(place.tolist(), layer.tolist(), (feature - begins[layer]).tolist(), self.amounts[place, feature].tolist(), strict=True)
+        rows = zip(
+            place.tolist(),
+            layer.tolist(),
+            (feature - begins[layer]).tolist(),
+            self.amounts[place, feature].tolist(),
+            strict=True,
+        )
         return [shift(Feature(layer, at[place], index), amount) for place, layer, index, amount in rows]
 
 
-def dose(amounts: Float[Tensor, "place feature"], own: Float[Tensor, "place feature"], factor: float, do: Do = "both") -> Dose:
-    """What an activation gains (above 0) is added `factor` times; of what it loses there is taken out what the prompt has, `factor` times.
+def dose(
+    amounts: Float[Tensor, "place feature"], own: Float[Tensor, "place feature"], factor: float, do: Do = "both"
+) -> Dose:
+    """What an activation gains (above 0) is added `factor` times; of what it loses there is taken out what the
+    prompt has, `factor` times.
 
     >>> dose(torch.tensor([[2.0, -3.0, -3.0]]), torch.tensor([[0.0, 1.0, 0.0]]), 2.0).amounts.tolist()
     [[4.0, -2.0, 0.0]]
@@ -183,10 +211,11 @@ def random_like(
     begins: Sequence[int],
     draw: random.Random,
 ) -> Dose:
-    """As many random features, of the same layers and at the same places, that are moved so far that each writes as much.
+    """As many random features, of the same layers and at the same places, that are moved so far that each writes as
+    much.
 
-    In place of one that is taken out, a feature is drawn that is active on the prompt; in place of one that is put in, one that
-    is active at the place in some prompt (`ever`). Where there are too few such, any other of the layer.
+    In place of one that is taken out, a feature is drawn that is active on the prompt; in place of one that is put
+    in, one that is active at the place in some prompt (`ever`). Where there are too few such, any other of the layer.
     """
     amounts = torch.zeros_like(one.amounts)
     for place in range(len(amounts)):
@@ -196,9 +225,15 @@ def random_like(
             pools = {sign: (x[place, first:stop] != 0) & free for sign, x in ((-1, own), (1, ever))}
             for sign in (-1, 1):
                 wanted = (moved.sign() == sign).nonzero().flatten().tolist()
-                pool = [index for index in pools[sign].nonzero().flatten().tolist() if amounts[place, first + index] == 0]
+                pool = [
+                    index for index in pools[sign].nonzero().flatten().tolist() if amounts[place, first + index] == 0
+                ]
                 if len(pool) < len(wanted):
-                    rest = [index for index in free.nonzero().flatten().tolist() if index not in pool and amounts[place, first + index] == 0]
+                    rest = [
+                        index
+                        for index in free.nonzero().flatten().tolist()
+                        if index not in pool and amounts[place, first + index] == 0
+                    ]
                     pool += draw.sample(rest, min(len(rest), len(wanted) - len(pool)))
                 for index, other in zip(wanted, draw.sample(pool, min(len(pool), len(wanted))), strict=False):
                     amounts[place, first + other] = moved[index] * norms[first + index] / norms[first + other]

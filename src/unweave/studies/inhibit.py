@@ -1,4 +1,5 @@
-"""Step `inhibit`: whether features of one group of variants hold down those that the other group has, by the graph's edges and by ablation."""
+"""Step `inhibit`: whether features of one group of variants hold down those that the other group has, by the graph's
+edges and by ablation."""
 
 import random
 from collections.abc import Sequence
@@ -67,13 +68,19 @@ class Seen(NamedTuple):
 def run(bench: Bench, options: Inhibit) -> Result:
     """Find both kinds of features, add up the edges between them, and take the inhibiting ones out."""
     if bench.model.transcoders.gated:
-        raise StudyError("this step reads edges into features that are not active, which neurons do not have; give a dictionary")
+        raise StudyError(
+            "this step reads edges into features that are not active, which neurons do not have; give a dictionary"
+        )
     groups = {
-        value: bench.some(right(bench, [one for one in bench.variants if one.fields[options.field] == value]), options.sources)
+        value: bench.some(
+            right(bench, [one for one in bench.variants if one.fields[options.field] == value]), options.sources
+        )
         for value in (options.on, options.off)
     }
     if not all(len(some) > 1 for some in groups.values()):
-        raise StudyError(f"fewer than two variants of {options.field} {options.on!r} or {options.off!r} are answered rightly")
+        raise StudyError(
+            f"fewer than two variants of {options.field} {options.on!r} or {options.off!r} are answered rightly"
+        )
     norms, begins = written(bench.model), starts(bench.model)
     at, default_at = Activity(bench, options.at), Activity(bench, options.default_at)
     gap = default_at.of(groups[options.off]).mean(0) - default_at.of(groups[options.on]).mean(0)
@@ -81,9 +88,14 @@ def run(bench: Bench, options: Inhibit) -> Result:
     usual = float(default_at.of(groups[options.off]).mean(0)[defaults > 0].sum())
     draw, seen = random.Random(bench.seed), []
     for variant in bench.each(bench.some(groups[options.on], options.targets)):
-        like = [one for one in groups[options.off] if all(one.fields[name] == variant.fields[name] for name in options.keys)]
+        like = [
+            one for one in groups[options.off] if all(one.fields[name] == variant.fields[name] for name in options.keys)
+        ]
         if not like:
-            raise StudyError(f"no variant of {options.field} {options.off!r} has the same {' and '.join(options.keys)} as {variant.prompt!r}")
+            raise StudyError(
+                f"no variant of {options.field} {options.off!r} has the same {' and '.join(options.keys)} as "
+                f"{variant.prompt!r}"
+            )
         own, off = at.of([variant])[0], at.of(like)
         held = strongest((off.mean(0) - own).clamp_max(0), norms, options.features)
         seen.append(_look(bench, options, variant, own, held, off.amax(0), defaults, norms, begins, usual, draw))
@@ -91,10 +103,15 @@ def run(bench: Bench, options: Inhibit) -> Result:
 
 
 def _look(
-    bench: Bench, options: Inhibit, variant: Variant, own: Tensor, held: Tensor, ever: Tensor, defaults: Tensor, norms: Tensor, begins: Sequence[int],
+    bench: Bench, options: Inhibit, variant: Variant, own: Tensor, held: Tensor, ever: Tensor, defaults: Tensor,
+    norms: Tensor, begins: Sequence[int],
     usual: float, draw: random.Random,
 ) -> Seen:  # fmt: skip
-    model, here, there = bench.model, positions(bench, variant, options.at), positions(bench, variant, options.default_at)
+    model, here, there = (
+        bench.model,
+        positions(bench, variant, options.at),
+        positions(bench, variant, options.default_at),
+    )
     out = dose(held, own, options.factor, "out")
     edges = edges_into(model.localize(bench.record(variant).input_ids), _ids(defaults, there, begins))
     mine = {(layer, at, index) for layer, at, index in _ids(out.amounts, here, begins)}
@@ -107,14 +124,30 @@ def _look(
     outcomes = intervene_each(model, bench.record(variant), doses, options.mode, watch=_ids(defaults, there, begins))
     (before, after), *others = [one.activations.sum(1).tolist() for one in outcomes]
     like = sum(rest) / max(1, len(rest)) * len(inhibiting)
-    return Seen(variant.prompt, float(sum(inhibiting)), float(like), negative, before, after, sum(one for _, one in others) / len(drawn), usual)
+    return Seen(
+        variant.prompt,
+        float(sum(inhibiting)),
+        float(like),
+        negative,
+        before,
+        after,
+        sum(one for _, one in others) / len(drawn),
+        usual,
+    )
 
 
-def _ids(amounts: Float[Tensor, "place feature"], at: Sequence[int], begins: Sequence[int]) -> list[tuple[int, int, int]]:
+def _ids(
+    amounts: Float[Tensor, "place feature"], at: Sequence[int], begins: Sequence[int]
+) -> list[tuple[int, int, int]]:
     """The features that are not zero, as (layer, position, index)."""
     place, feature = amounts.nonzero(as_tuple=True)
     layer = torch.searchsorted(torch.tensor(begins), feature, right=True) - 1
-    return [(one, at[where], index) for where, one, index in zip(place.tolist(), layer.tolist(), (feature - torch.tensor(begins)[layer]).tolist(), strict=True)]
+    return [
+        (one, at[where], index)
+        for where, one, index in zip(
+            place.tolist(), layer.tolist(), (feature - torch.tensor(begins)[layer]).tolist(), strict=True
+        )
+    ]
 
 
 def edges_into(local: LocalReplacement, features: Sequence[tuple[int, int, int]]) -> dict[tuple[int, int, int], float]:
@@ -131,16 +164,26 @@ def edges_into(local: LocalReplacement, features: Sequence[tuple[int, int, int]]
     wanted = sorted(features, reverse=True)
     layer, position = (torch.tensor([one[field] for one in wanted], dtype=torch.int64) for field in (0, 1))
     rows = [
-        local.frozen.layers[at].read_transpose(local.transcoders.layers[at].encoder.select(torch.tensor([index]), local.errors.dtype), torch.tensor([here]))
+        local.frozen.layers[at].read_transpose(
+            local.transcoders.layers[at].encoder.select(torch.tensor([index]), local.errors.dtype), torch.tensor([here])
+        )
         for at, here, index in wanted
     ]
-    for block in sources.sweep(Targets(layer, position, torch.arange(len(wanted)), torch.cat(rows)), Workspace()) if wanted else ():
+    for block in (
+        sources.sweep(Targets(layer, position, torch.arange(len(wanted)), torch.cat(rows)), Workspace())
+        if wanted
+        else ()
+    ):
         column = sources.visible(block.layer, block.position)
         inside = column < len(active)
         total.index_add_(0, column[inside], block.weight.sum(0)[inside].float())
         touched[column[inside]] = True
     places = zip(active.layer.tolist(), active.position.tolist(), active.index.tolist(), strict=True)
-    return {place: weight for place, weight, reached in zip(places, total.tolist(), touched.tolist(), strict=True) if reached}
+    return {
+        place: weight
+        for place, weight, reached in zip(places, total.tolist(), touched.tolist(), strict=True)
+        if reached
+    }
 
 
 def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[Seen]) -> Result:
@@ -155,17 +198,32 @@ def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[See
         "inhibited": inhibited.value, "inhibited_low": inhibited.low, "negative": mean([one.negative for one in seen]),
         "edges": mean([one.inhibiting for one in seen]), "others": mean([one.others for one in seen]),
         "before": before / usual, "restored": (mean([one.after for one in seen]) - before) / gap,
-        "controls": (mean([one.random for one in seen]) - before) / gap, "defaults": float(defaults.count_nonzero()), "targets": float(len(seen)),
+        "controls": (mean([one.random for one in seen]) - before) / gap, "defaults": float(defaults.count_nonzero()),
+        "targets": float(len(seen)),
     }  # fmt: skip
     summary = (
-        f"{defaults.count_nonzero()} features are more active where {options.field} is {options.off} than where it is {options.on}. The edges into them "
-        f"from the features that set a prompt of {options.on} apart sum to less than zero in {inhibited} of {len(seen)} prompts (mean "
-        f"{figures['edges']:.2f}; as many others at the same places {figures['others']:.2f}); {figures['negative']:.0%} of their weight is negative. "
-        f"The default ones are at {figures['before']:.0%} of their usual activation; without those features {figures['restored']:.0%} of what is missing "
+        f"{defaults.count_nonzero()} features are more active where {options.field} is {options.off} than where it is "
+        f"{options.on}. The edges into them "
+        f"from the features that set a prompt of {options.on} apart sum to less than zero in {inhibited} of "
+        f"{len(seen)} prompts (mean "
+        f"{figures['edges']:.2f}; as many others at the same places {figures['others']:.2f}); "
+        f"{figures['negative']:.0%} of their weight is negative. "
+        f"The default ones are at {figures['before']:.0%} of their usual activation; without those features "
+        f"{figures['restored']:.0%} of what is missing "
         f"comes back (without random ones {figures['controls']:.0%})."
     )
-    columns = ("prompt", "edges of its features", "of as many others", "negative share", "default before", "after", "after random")
-    rows = tuple((one.prompt, one.inhibiting, one.others, one.negative, one.before, one.after, one.random) for one in seen)
+    columns = (
+        "prompt",
+        "edges of its features",
+        "of as many others",
+        "negative share",
+        "default before",
+        "after",
+        "after random",
+    )
+    rows = tuple(
+        (one.prompt, one.inhibiting, one.others, one.negative, one.before, one.after, one.random) for one in seen
+    )
     labels = [f"{options.on}", "its features out", "random ones out", f"{options.off}"]
     means = [mean([one.before for one in seen]), mean([one.after for one in seen]), mean([one.random for one in seen])]
     series = {"default features": [*(value / usual for value in means), 1.0]}
@@ -175,16 +233,20 @@ def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[See
 
 
 INHIBIT = Protocol(
-    "whether features of one group hold down those of the other: edges between them, and what comes back when they are taken out",
+    "whether features of one group hold down those of the other: edges between them, and what comes back when they "
+    "are taken out",
     Inhibit,
     {
-        "inhibited": "share of prompts in which the edges from the group's features into the default ones sum to less than zero",
+        "inhibited": "share of prompts in which the edges from the group's features into the default ones sum to less "
+        "than zero",
         "inhibited_low": "the lower end of its 95% interval",
         "negative": "of the absolute weight of these edges, the share that is negative",
         "edges": "mean sum of these edges",
         "others": "mean sum of as many edges from other features at the same places",
-        "before": "activation of the default features on unchanged prompts, as a share of their usual one on the other group",
-        "restored": "share of what is missing to the usual activation that comes back when the group's features are taken out",
+        "before": "activation of the default features on unchanged prompts, as a share of their usual one on the "
+        "other group",
+        "restored": "share of what is missing to the usual activation that comes back when the group's features are "
+        "taken out",
         "controls": "the same with random features taken out",
         "defaults": "how many default features were found",
         "targets": "how many prompts were looked at",

@@ -23,15 +23,20 @@ from .results import Found, Plot, Result, Table
 from .templates import between
 
 SMALL = 0.05
-"""Features whose standard deviation is less than this share of the largest at their layer are left out: they move nothing."""
+"""Features whose standard deviation is less than this share of the largest at their layer are left out: they move
+nothing."""
 FIGURES = {
-    "swapped": "share of exchanges that bring the other value's answer, over the questions on which no features were sought",
+    "swapped": "share of exchanges that bring the other value's answer, over the questions on which no features were "
+    "sought",
     "swapped_found_on": "the same over those on which they were sought",
     "worst": "the least of these shares over all kinds of questions",
-    "dose": "the dose of the exchange: the first of those given that is best on the questions on which features were sought",
+    "dose": "the dose of the exchange: the first of those given that is best on the questions on which features were "
+    "sought",
     "features": "how many features are exchanged",
-    "same": "share of exchanges with another name of the same value, all its features at once, after which the answer stays",
-    "names": "share of exchanges of as many features that tell names of one value apart, which bring the other value's answer",
+    "same": "share of exchanges with another name of the same value, all its features at once, after which the answer "
+    "stays",
+    "names": "share of exchanges of as many features that tell names of one value apart, which bring the other "
+    "value's answer",
     "random": "share of exchanges of random features of similar size that bring the other value's answer",
     "random_changed": "share of those that change the answer at all",
     "prompts": "how many exchanges there were",
@@ -91,7 +96,10 @@ def run(bench: Bench, options: Middle) -> Result:
     carriers = carry(bench, ids, found_on, right, range(start, ids.shape[1]), options)
     chosen = (carriers.hidden >= options.least).nonzero().flatten().tolist()
     if not chosen:
-        raise StudyError(f"no feature's activation is decided by {options.hidden} to {options.least:.0%}; the most is {float(carriers.hidden.max()):.0%}")
+        raise StudyError(
+            f"no feature's activation is decided by {options.hidden} to {options.least:.0%}; the most is "
+            f"{float(carriers.hidden.max()):.0%}"
+        )
     others = ((carriers.named >= options.least) & (carriers.hidden < 0.3)).nonzero().flatten()
     others = others[carriers.size[others].argsort(descending=True)][: len(chosen)].tolist()
     values = sorted({one.fields[options.hidden] for one in right})
@@ -111,7 +119,10 @@ def run(bench: Bench, options: Middle) -> Result:
         return logits_with(model, ids[rows], edits)[:, 0].argmax(-1)
 
     by_dose = [tops(chosen, dose) == wanted for dose in bench.each(options.doses)]
-    shares = [float(hits[of_found].double().mean()) if bool(of_found.any()) else float(hits.double().mean()) for hits in by_dose]
+    shares = [
+        float(hits[of_found].double().mean()) if bool(of_found.any()) else float(hits.double().mean())
+        for hits in by_dose
+    ]
     best = max(range(len(shares)), key=lambda number: shares[number])
     dose, hits = options.doses[best], by_dose[best]
     before = torch.tensor([bench.token(right[one.row].answer) for one in exchanges])
@@ -127,31 +138,89 @@ def run(bench: Bench, options: Middle) -> Result:
     def mean(part: Tensor) -> float:
         return float(part.double().mean()) if part.numel() else float("nan")
 
-    by_kind = {kind: [hit for hit, which in zip(hits.tolist(), at, strict=True) if kinds[which] == kind] for kind in kinds}
+    by_kind = {
+        kind: [hit for hit, which in zip(hits.tolist(), at, strict=True) if kinds[which] == kind] for kind in kinds
+    }
     figures = {
-        "swapped": mean(hits[~of_found]), "swapped_found_on": mean(hits[of_found]), "worst": min(sum(part) / len(part) for part in by_kind.values()),
-        "dose": dose, "features": float(len(chosen)), "same": mean(kept), "names": mean(by_name), "random": mean(random == wanted),
-        "random_changed": mean(random != before), "prompts": float(len(exchanges)),
-    }  # fmt: skip
-    random_by_kind = {kind: mean((random == wanted)[:, [number for number, which in enumerate(at) if kinds[which] == kind]]) for kind in kinds}
-    rows_ = [(kind, "yes" if kind in options.found_on else "no", len(part), str(share(part)), random_by_kind[kind]) for kind, part in by_kind.items()]
-    heads = (options.asked, "features sought on it", "exchanges", f"answer of the other {options.hidden}", "random features")
+        "swapped": mean(hits[~of_found]),
+        "swapped_found_on": mean(hits[of_found]),
+        "worst": min(sum(part) / len(part) for part in by_kind.values()),
+        "dose": dose,
+        "features": float(len(chosen)),
+        "same": mean(kept),
+        "names": mean(by_name),
+        "random": mean(random == wanted),
+        "random_changed": mean(random != before),
+        "prompts": float(len(exchanges)),
+    }
+    random_by_kind = {
+        kind: mean((random == wanted)[:, [number for number, which in enumerate(at) if kinds[which] == kind]])
+        for kind in kinds
+    }
+    rows_ = [
+        (kind, "yes" if kind in options.found_on else "no", len(part), str(share(part)), random_by_kind[kind])
+        for kind, part in by_kind.items()
+    ]
+    heads = (
+        options.asked,
+        "features sought on it",
+        "exchanges",
+        f"answer of the other {options.hidden}",
+        "random features",
+    )
     tables = (
-        Table(f"Exchanges of {len(chosen)} features of {options.hidden} at dose {dose:g} (95% intervals)", heads, tuple(rows_)),
-        Table("Beside it", ("what is exchanged", "features", "share", "of"), (
-            (f"features of {options.hidden}: answer of the other {options.hidden}", len(chosen), str(share(hits)), len(hits)),
-            (f"all features, {options.named} of the same {options.hidden}: same answer", len(carriers.places), str(share(kept)), len(kept)),
-            (f"features of {options.named} alone: answer of the other {options.hidden}", len(others), str(share(by_name)), len(by_name)),
-            (f"random features, {options.draws} draws: answer of the other {options.hidden}", len(drawn[0]), f"{figures['random']:.3f}", random.numel()),
-            (f"random features, {options.draws} draws: another answer", len(drawn[0]), f"{figures['random_changed']:.3f}", random.numel()),
-        )),
+        Table(
+            f"Exchanges of {len(chosen)} features of {options.hidden} at dose {dose:g} (95% intervals)",
+            heads,
+            tuple(rows_),
+        ),
+        Table(
+            "Beside it",
+            ("what is exchanged", "features", "share", "of"),
+            (
+                (
+                    f"features of {options.hidden}: answer of the other {options.hidden}",
+                    len(chosen),
+                    str(share(hits)),
+                    len(hits),
+                ),
+                (
+                    f"all features, {options.named} of the same {options.hidden}: same answer",
+                    len(carriers.places),
+                    str(share(kept)),
+                    len(kept),
+                ),
+                (
+                    f"features of {options.named} alone: answer of the other {options.hidden}",
+                    len(others),
+                    str(share(by_name)),
+                    len(by_name),
+                ),
+                (
+                    f"random features, {options.draws} draws: answer of the other {options.hidden}",
+                    len(drawn[0]),
+                    f"{figures['random']:.3f}",
+                    random.numel(),
+                ),
+                (
+                    f"random features, {options.draws} draws: another answer",
+                    len(drawn[0]),
+                    f"{figures['random_changed']:.3f}",
+                    random.numel(),
+                ),
+            ),
+        ),
         _strongest(bench, carriers, chosen, right, means, values),
-    )  # fmt: skip
+    )
     summary = (
-        f"{len(chosen)} features from the {options.named}'s token on are decided by the {options.hidden} (on {', '.join(options.found_on)}). Exchanged "
-        f"at dose {dose:g} they bring the other {options.hidden}'s answer in {figures['swapped_found_on']:.0%} of {int(of_found.sum())} such questions "
-        f"and in {figures['swapped']:.0%} of {int((~of_found).sum())} of the other kinds; random features do in {figures['random']:.1%}, "
-        f"features that tell one {options.hidden}'s names apart in {figures['names']:.1%}; with all features of another {options.named} of the same "
+        f"{len(chosen)} features from the {options.named}'s token on are decided by the {options.hidden} (on "
+        f"{', '.join(options.found_on)}). Exchanged "
+        f"at dose {dose:g} they bring the other {options.hidden}'s answer in {figures['swapped_found_on']:.0%} of "
+        f"{int(of_found.sum())} such questions "
+        f"and in {figures['swapped']:.0%} of {int((~of_found).sum())} of the other kinds; random features do in "
+        f"{figures['random']:.1%}, "
+        f"features that tell one {options.hidden}'s names apart in {figures['names']:.1%}; with all features of "
+        f"another {options.named} of the same "
         f"{options.hidden} the answer stays in {figures['same']:.0%}."
     )
     return Result(
@@ -164,9 +233,15 @@ def run(bench: Bench, options: Middle) -> Result:
 
 
 def carry(
-    bench: Bench, ids: Int[Tensor, "prompt pos"], found_on: Bool[Tensor, " prompt"], right: Sequence[Variant], positions: range, options: Middle
+    bench: Bench,
+    ids: Int[Tensor, "prompt pos"],
+    found_on: Bool[Tensor, " prompt"],
+    right: Sequence[Variant],
+    positions: range,
+    options: Middle,
 ) -> Carriers:
-    """All features that vary on the prompts, with what decides their activation on those that features are sought on."""
+    """All features that vary on the prompts, with what decides their activation on those that features are sought
+    on."""
     transcoders, dtype = bench.model.transcoders, bench.model.language_model.engine_dtype
     groups = [
         torch.tensor(list(map(sorted({one.fields[name] for one in right}).index, (one.fields[name] for one in right))))
@@ -177,10 +252,16 @@ def carry(
     every = all_activations(bench.model, ids, range(bench.model.language_model.n_layers), positions)
     for (layer, position), dense in bench.each(list(every.items())):
         spread = dense[found_on].std(0)
-        index = (spread > SMALL * spread.max()).nonzero().flatten() if float(spread.max()) > 0 else torch.zeros(0, dtype=torch.int64)
+        index = (
+            (spread > SMALL * spread.max()).nonzero().flatten()
+            if float(spread.max()) > 0
+            else torch.zeros(0, dtype=torch.int64)
+        )
         if not len(index):
             continue
-        norm = sum(transcoders.decoder_rows(layer, index, at, dtype).square().sum(-1) for at in transcoders.writes(layer))
+        norm = sum(
+            transcoders.decoder_rows(layer, index, at, dtype).square().sum(-1) for at in transcoders.writes(layer)
+        )
         assert isinstance(norm, Tensor)
         maps = dense[found_on][:, index].T
         of_hidden, of_named = (between(maps, group[found_on]) for group in groups)
@@ -204,7 +285,11 @@ def _exchanges(bench: Bench, right: Sequence[Variant], options: Middle) -> list[
         for number, row in enumerate(bench.some(rows, options.each)):
             here = values.index(right[row].fields[options.hidden])
             turns = [values[(here + 1 + number + step) % len(values)] for step in range(len(values))]
-            fits = [value for value in turns if (value, kind) in answers and answers[value, kind] != bench.token(right[row].answer)]
+            fits = [
+                value
+                for value in turns
+                if (value, kind) in answers and answers[value, kind] != bench.token(right[row].answer)
+            ]
             found += [Exchange(row, value, answers[value, kind]) for value in fits[:1]]
     if not found:
         raise StudyError(f"no two values of {options.hidden} have different answers to the same {options.asked}")
@@ -213,7 +298,10 @@ def _exchanges(bench: Bench, right: Sequence[Variant], options: Middle) -> list[
 
 def _partners(right: Sequence[Variant], rows: Sequence[int], options: Middle) -> Int[Tensor, " exchange"]:
     """For each prompt one with another name of the same value and the same question, or itself where there is none."""
-    at = {tuple(one.fields[name] for name in (options.hidden, options.asked, options.named)): row for row, one in enumerate(right)}
+    at = {
+        tuple(one.fields[name] for name in (options.hidden, options.asked, options.named)): row
+        for row, one in enumerate(right)
+    }
     found = []
     for row in rows:
         value, kind, name = (right[row].fields[field] for field in (options.hidden, options.asked, options.named))
@@ -224,23 +312,36 @@ def _partners(right: Sequence[Variant], rows: Sequence[int], options: Middle) ->
 def _donor(right: Sequence[Variant], one: Exchange, options: Middle) -> int:
     """A prompt of the wanted value and the same question."""
     kind = right[one.row].fields[options.asked]
-    return next(row for row, other in enumerate(right) if other.fields[options.hidden] == one.value and other.fields[options.asked] == kind)
+    return next(
+        row
+        for row, other in enumerate(right)
+        if other.fields[options.hidden] == one.value and other.fields[options.asked] == kind
+    )
 
 
-def _strongest(bench: Bench, carriers: Carriers, chosen: list[int], right: Sequence[Variant], means: Tensor, values: Sequence[str]) -> Table:
+def _strongest(
+    bench: Bench, carriers: Carriers, chosen: list[int], right: Sequence[Variant], means: Tensor, values: Sequence[str]
+) -> Table:
     order = sorted(chosen, key=lambda number: -float(carriers.size[number]))[:20]
     words = bench.words(right[0])
     rows = tuple(
         (
-            Feature(*carriers.places[number]).id, words[carriers.places[number][1]].strip(), float(carriers.hidden[number]), float(carriers.size[number]),
+            Feature(*carriers.places[number]).id, words[carriers.places[number][1]].strip(),
+            float(carriers.hidden[number]), float(carriers.size[number]),
             ", ".join(str(values[value]) for value in means[:, number].topk(min(3, len(values))).indices.tolist()),
         )
         for number in order
     )  # fmt: skip
-    return Table("The largest of the exchanged features", ("feature", "on", "variance between values", "size", "most active for"), rows)
+    return Table(
+        "The largest of the exchanged features",
+        ("feature", "on", "variance between values", "size", "most active for"),
+        rows,
+    )
 
 
-def _found(bench: Bench, carriers: Carriers, chosen: list[int], right: Sequence[Variant], options: Middle) -> tuple[Found, ...]:
+def _found(
+    bench: Bench, carriers: Carriers, chosen: list[int], right: Sequence[Variant], options: Middle
+) -> tuple[Found, ...]:
     """The features that are active on the first prompt."""
     active = [number for number in chosen if float(carriers.activation[0, number]) != 0]
     names = tuple(Feature(*carriers.places[number]).id for number in active)
@@ -248,18 +349,43 @@ def _found(bench: Bench, carriers: Carriers, chosen: list[int], right: Sequence[
 
 
 def _plots(
-    by_kind: dict[str, list[bool]], random: dict[str, float], carriers: Carriers, chosen: list[int], options: Middle, bench: Bench, first: Variant
-) -> tuple[Plot, ...]:  # fmt: skip
+    by_kind: dict[str, list[bool]],
+    random: dict[str, float],
+    carriers: Carriers,
+    chosen: list[int],
+    options: Middle,
+    bench: Bench,
+    first: Variant,
+) -> tuple[Plot, ...]:
     n_layers, words = bench.model.language_model.n_layers, bench.words(first)
-    shares = {"features found": [sum(part) / len(part) for part in by_kind.values()], "random features": list(random.values())}
+    shares = {
+        "features found": [sum(part) / len(part) for part in by_kind.values()],
+        "random features": list(random.values()),
+    }
     labels = [f"{kind} *" if kind in options.found_on else kind for kind in by_kind]
-    plots = [Plot("swapped", "bars", f"Answer of the other {options.hidden} after the exchange (*: features sought on these)",
-                  {"labels": labels, "series": shares, "ylabel": "share of exchanges", "ylim": [0, 1]})]  # fmt: skip
+    plots = [
+        Plot(
+            "swapped",
+            "bars",
+            f"Answer of the other {options.hidden} after the exchange (*: features sought on these)",
+            {"labels": labels, "series": shares, "ylabel": "share of exchanges", "ylim": [0, 1]},
+        )
+    ]
     positions = sorted({place[1] for place in carriers.places})
-    series = {f"at {words[at].strip() if at != positions[0] else f'the {options.named}'}": [
-        sum(carriers.places[number][:2] == (layer, at) for number in chosen) for layer in range(n_layers)] for at in positions}  # fmt: skip
+    series = {
+        f"at {words[at].strip() if at != positions[0] else f'the {options.named}'}": [
+            sum(carriers.places[number][:2] == (layer, at) for number in chosen) for layer in range(n_layers)
+        ]
+        for at in positions
+    }
     data = {"labels": list(range(n_layers)), "series": series, "xlabel": "layer", "ylabel": "features", "stacked": True}
     return (*plots, Plot("layers", "bars", f"Where the features of the {options.hidden} are", data))
 
 
-MIDDLE = Protocol("the features that carry what a prompt never names, found by what decides them, exchanged on all kinds of questions", Middle, FIGURES, run)
+MIDDLE = Protocol(
+    "the features that carry what a prompt never names, found by what decides them, exchanged on all kinds of "
+    "questions",
+    Middle,
+    FIGURES,
+    run,
+)

@@ -1,4 +1,5 @@
-"""Step `midway`: features set between two prompts with different numbers, to see whether the answer lies between theirs."""
+"""Step `midway`: features set between two prompts with different numbers, to see whether the answer lies between
+theirs."""
 
 import math
 from collections.abc import Sequence
@@ -51,28 +52,49 @@ def run(bench: Bench, options: Midway) -> Result:
         edits = Edits(places, values[0] + dose * (values[1] - values[0]))
         said.append(numbers[logits_with(bench.model, here, edits)[:, 0].argmax(-1)])
     answers = torch.stack(said)
-    moved = torch.where(answers >= 0, (answers - sums[:, 0]).double() / (sums[:, 1] - sums[:, 0]), math.nan)  # of a word that is no number nothing is said
+    moved = torch.where(
+        answers >= 0, (answers - sums[:, 0]).double() / (sums[:, 1] - sums[:, 0]), math.nan
+    )  # of a word that is no number nothing is said
     half, whole = doses.index(0.5), doses.index(1.0)
     between = (moved[half] > 0) & (moved[half] < 1)
     monotone = (moved.diff(dim=0) >= 0).all(0)
     known, (low, high) = numbers[numbers >= 0], sums.aminmax(dim=1)
     inside = (known > low[:, None]) & (known < high[:, None])
     figures = {
-        "between": float(between.double().mean()), "moved_half": float(moved[half].nanmean()), "moved_whole": float(moved[whole].nanmean()),
-        "monotone": float(monotone.double().mean()), "chance": float(inside.double().mean()), "pairs": float(len(pairs)),
+        "between": float(between.double().mean()), "moved_half": float(moved[half].nanmean()),
+        "moved_whole": float(moved[whole].nanmean()),
+        "monotone": float(monotone.double().mean()), "chance": float(inside.double().mean()),
+        "pairs": float(len(pairs)),
     }  # fmt: skip
     rows = tuple(
-        (dose, float(row.nanmean()), float(row.nanquantile(0.1)), float(row.nanquantile(0.9)), str(share((row > 0) & (row < 1))))
+        (
+            dose,
+            float(row.nanmean()),
+            float(row.nanquantile(0.1)),
+            float(row.nanquantile(0.9)),
+            str(share((row > 0) & (row < 1))),
+        )
         for dose, row in zip(doses, moved, strict=True)
     )
     heads = ("dose", "mean move of the answer", "10% move less", "90% move less", "answers strictly between")
     summary = (
-        f"In {len(pairs)} pairs of sums {options.apart} apart, with features half-way between both prompts the answer lies strictly between both sums "
-        f"in {figures['between']:.0%} (of all numbers {figures['chance']:.0%} do) and has moved by {figures['moved_half']:.2f} of the distance; "
+        f"In {len(pairs)} pairs of sums {options.apart} apart, with features half-way between both prompts the answer "
+        f"lies strictly between both sums "
+        f"in {figures['between']:.0%} (of all numbers {figures['chance']:.0%} do) and has moved by "
+        f"{figures['moved_half']:.2f} of the distance; "
         f"with all features those of the other prompt it has moved by {figures['moved_whole']:.2f}."
     )
-    series = {"mean": [row[1] for row in rows], "a tenth of pairs below": [row[2] for row in rows], "a tenth above": [row[3] for row in rows]}
-    data = {"x": doses, "series": series, "xlabel": "dose of the other prompt's features", "ylabel": "move, by distance"}
+    series = {
+        "mean": [row[1] for row in rows],
+        "a tenth of pairs below": [row[2] for row in rows],
+        "a tenth above": [row[3] for row in rows],
+    }
+    data = {
+        "x": doses,
+        "series": series,
+        "xlabel": "dose of the other prompt's features",
+        "ylabel": "move, by distance",
+    }
     return Result(
         figures,
         summary,
@@ -82,7 +104,8 @@ def run(bench: Bench, options: Midway) -> Result:
 
 
 def _pairs(bench: Bench, options: Midway) -> list[Pair]:
-    """Variants answered rightly, each with the one whose first number is so much larger, all else the same; up and down in turn."""
+    """Variants answered rightly, each with the one whose first number is so much larger, all else the same; up and
+    down in turn."""
     by_fields = {_key(variant, options.first, 0): variant for variant in bench.variants}
     partners = [(one, by_fields.get(_key(one, options.first, options.apart))) for one in bench.variants]
     some = bench.some([Pair(one, other) for one, other in partners if other is not None], 2 * options.pairs)
@@ -106,7 +129,10 @@ def _active(
     """All features active on any of the prompts, and their activations on both sides."""
     places: list[Place] = []
     values = []
-    mine, theirs = (all_activations(bench.model, ids, range(bench.model.language_model.n_layers), positions) for ids in (here, there))
+    mine, theirs = (
+        all_activations(bench.model, ids, range(bench.model.language_model.n_layers), positions)
+        for ids in (here, there)
+    )
     for (layer, position), dense in mine.items():
         both = torch.stack([dense, theirs[layer, position]])
         index = (both[0] != both[1]).any(0).nonzero().flatten()
@@ -117,4 +143,9 @@ def _active(
     return tuple(places), torch.cat(values, 2)
 
 
-MIDWAY = Protocol("features set between two prompts with different numbers: whether the answer moves along with them", Midway, FIGURES, run)
+MIDWAY = Protocol(
+    "features set between two prompts with different numbers: whether the answer moves along with them",
+    Midway,
+    FIGURES,
+    run,
+)

@@ -1,4 +1,5 @@
-"""Step `operand_map`: how the strongest features respond to two operands, as heat maps; what that depends on; and what they do."""
+"""Step `operand_map`: how the strongest features respond to two operands, as heat maps; what that depends on; and
+what they do."""
 
 from collections import defaultdict
 
@@ -47,7 +48,9 @@ def run(bench: Bench, options: OperandMap) -> Result:
     chosen, sample = _strongest(bench, options)
     values = np.zeros((len(bench.variants), len(chosen)))
     for row, variant in enumerate(bench.each(bench.variants)):
-        here = {(change.features[0].layer, change.features[0].index) for change in _active(bench, variant)} & set(chosen)
+        here = {(change.features[0].layer, change.features[0].index) for change in _active(bench, variant)} & set(
+            chosen
+        )
         values[row] = _activations(bench, variant, chosen, here)
     a, b = (np.array(column) for column in zip(*operands, strict=True))
     parts = {first: a, second: b, "sum": a + b, "last digit of the sum": (a + b) % options.modulus}
@@ -58,17 +61,26 @@ def run(bench: Bench, options: OperandMap) -> Result:
     kinds = [max(one, key=one.__getitem__) if max(one.values()) >= KIND else "none" for one in explained]
     broken, controls = _ablated(bench, options, chosen, sample)
     figures = {
-        "explained": float(np.mean([max(one.values()) for one in explained])), "chance": float(np.mean(chance)), "broken": broken, "controls": controls,
-        "of_first": float(kinds.count(first)), "of_second": float(kinds.count(second)), "of_sum": float(kinds.count("sum")),
+        "explained": float(np.mean([max(one.values()) for one in explained])), "chance": float(np.mean(chance)),
+        "broken": broken, "controls": controls,
+        "of_first": float(kinds.count(first)), "of_second": float(kinds.count(second)),
+        "of_sum": float(kinds.count("sum")),
         "of_digit": float(kinds.count("last digit of the sum")),
     }  # fmt: skip
     names = [f"{layer}_{index}" for layer, index in chosen]
-    rows = tuple((name, *(one[part] for part in parts), kind) for name, one, kind in zip(names, explained, kinds, strict=True))
+    rows = tuple(
+        (name, *(one[part] for part in parts), kind) for name, one, kind in zip(names, explained, kinds, strict=True)
+    )
     table = Table("Share of variance explained by each, adjusted for chance", ("feature", *parts, "depends on"), rows)
-    counted = ", ".join(f"{kinds.count(kind)} on {'the ' * (kind == 'sum')}{kind}" for kind in parts if kind in kinds) or "none on any of these"
+    counted = (
+        ", ".join(f"{kinds.count(kind)} on {'the ' * (kind == 'sum')}{kind}" for kind in parts if kind in kinds)
+        or "none on any of these"
+    )
     summary = (
-        f"Of the {len(chosen)} features at the last token that do most for the answer, {counted} (for at least half of their variance, adjusted for chance). "
-        f"Without all of them {broken:.0%} of {len(sample)} right answers are lost; without as many random active ones, {controls:.0%}."
+        f"Of the {len(chosen)} features at the last token that do most for the answer, {counted} (for at least half "
+        f"of their variance, adjusted for chance). "
+        f"Without all of them {broken:.0%} of {len(sample)} right answers are lost; without as many random active "
+        f"ones, {controls:.0%}."
     )
     return Result(figures, summary, (table,), (_plot(options, parts, values, names, kinds),))
 
@@ -77,7 +89,9 @@ def _whole(variant: Variant, name: str) -> int:
     try:
         return int(variant.fields[name])
     except ValueError as error:
-        raise StudyError(f"{name} is {variant.fields[name]!r} in {variant.prompt!r}; operands are whole numbers") from error
+        raise StudyError(
+            f"{name} is {variant.fields[name]!r} in {variant.prompt!r}; operands are whole numbers"
+        ) from error
 
 
 def _active(bench: Bench, variant: Variant) -> list[Intervention]:
@@ -93,7 +107,9 @@ def _strongest(bench: Bench, options: OperandMap) -> tuple[list[Key], list[Varia
         recording, pool = bench.record(variant), _active(bench, variant)
         answer = bench.token(variant.answer)
         measure = lead(answer) if variant.foil is None else difference(answer, bench.token(variant.foil))
-        found = predicted_effects(bench.model, recording, [[change] for change in pool], write_gradients(bench.model, recording, measure))
+        found = predicted_effects(
+            bench.model, recording, [[change] for change in pool], write_gradients(bench.model, recording, measure)
+        )
         for change, effect in zip(pool, found.tolist(), strict=True):
             effects[change.features[0].layer, change.features[0].index] -= effect / len(sample)
     return sorted(effects, key=lambda key: -effects[key])[: options.features], sample
@@ -106,12 +122,16 @@ def _activations(bench: Bench, variant: Variant, chosen: list[Key], active: set[
     if not watched:
         return [0.0] * len(chosen)
     outcome = next(intervene_each(bench.model, recording, [[ablate(watched[0])]], watch=watched))
-    known = {(feature.layer, feature.index): value for feature, value in zip(outcome.watched, outcome.activations[0].tolist(), strict=True)}
+    known = {
+        (feature.layer, feature.index): value
+        for feature, value in zip(outcome.watched, outcome.activations[0].tolist(), strict=True)
+    }
     return [known.get(key, 0.0) for key in chosen]
 
 
 def share(values: np.ndarray, groups: np.ndarray) -> float:
-    """The share of the variance of values that groups explain, adjusted for the number of groups (0: as chance would; 1: all).
+    """The share of the variance of values that groups explain, adjusted for the number of groups (0: as chance
+    would; 1: all).
 
     >>> share(np.array([1.0, 1.0, 5.0, 5.0]), np.array([0, 0, 1, 1]))
     1.0
@@ -119,12 +139,15 @@ def share(values: np.ndarray, groups: np.ndarray) -> float:
     total, n, k = float(((values - values.mean()) ** 2).sum()), len(values), len(np.unique(groups))
     if total == 0 or n <= k:
         return 0.0
-    within = sum(float(((part - part.mean()) ** 2).sum()) for group in np.unique(groups) if len(part := values[groups == group]))
+    within = sum(
+        float(((part - part.mean()) ** 2).sum()) for group in np.unique(groups) if len(part := values[groups == group])
+    )
     return 1 - (within / (n - k)) / (total / (n - 1))
 
 
 def _ablated(bench: Bench, options: OperandMap, chosen: list[Key], sample: list[Variant]) -> tuple[float, float]:
-    """Share of right answers lost without the chosen features, and without as many random ones that are active there."""
+    """Share of right answers lost without the chosen features, and without as many random ones that are active
+    there."""
     lost, control = [], []
     generator = torch.Generator().manual_seed(bench.seed)
     for variant in sample:
@@ -133,15 +156,22 @@ def _ablated(bench: Bench, options: OperandMap, chosen: list[Key], sample: list[
         others = [feature for feature in pool if feature not in own]
         if not own or len(others) < len(own):
             continue
-        drawn = [[others[place] for place in torch.randperm(len(others), generator=generator)[: len(own)].tolist()] for _ in range(options.draws)]
-        outcomes = intervene_each(bench.model, bench.record(variant), [[ablate(own)], *([ablate(part)] for part in drawn)])
+        drawn = [
+            [others[place] for place in torch.randperm(len(others), generator=generator)[: len(own)].tolist()]
+            for _ in range(options.draws)
+        ]
+        outcomes = intervene_each(
+            bench.model, bench.record(variant), [[ablate(own)], *([ablate(part)] for part in drawn)]
+        )
         right = [bench.measure(variant, outcome.logits[-1]).right for outcome in outcomes]
         lost.append(not right[0])
         control += [not one for one in right[1:]]
     return (sum(lost) / len(lost), sum(control) / len(control)) if lost else (float("nan"), float("nan"))
 
 
-def _plot(options: OperandMap, parts: dict[str, np.ndarray], values: np.ndarray, names: list[str], kinds: list[str]) -> Plot:
+def _plot(
+    options: OperandMap, parts: dict[str, np.ndarray], values: np.ndarray, names: list[str], kinds: list[str]
+) -> Plot:
     first, second = options.fields
     rows, columns = sorted(set(parts[first].tolist())), sorted(set(parts[second].tolist()))
     panels = []
@@ -158,7 +188,8 @@ OPERAND_MAP = Protocol(
     "heat maps of the strongest features over two operands, what they depend on, and what is lost without them",
     OperandMap,
     {
-        "explained": "mean over features of the largest share of variance that one of the operands, their sum or its last digit explains, adjusted for chance",
+        "explained": "mean over features of the largest share of variance that one of the operands, their sum or its "
+        "last digit explains, adjusted for chance",
         "chance": "the same with the prompts shuffled",
         "broken": "share of right answers that are lost without the features",
         "controls": "share lost without as many random features that are active there",

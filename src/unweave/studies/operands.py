@@ -1,4 +1,5 @@
-"""Step `operands`: what the features that make an answer of two numbers depend on: last digits, rough size, exact sums."""
+"""Step `operands`: what the features that make an answer of two numbers depend on: last digits, rough size, exact
+sums."""
 
 import math
 from collections import Counter
@@ -29,7 +30,8 @@ FIGURES = {
     "digit_fit": "mean share of variance that its template explains, of features of last digits",
     "size_fit": "the same of features of rough size",
     "sum_fit": "the same of features of exact sums",
-    "wave": "median wavelength of the strongest wave in the features of rough size, in numbers; if it is far below the range, places repeat",
+    "wave": "median wavelength of the strongest wave in the features of rough size, in numbers; if it is far below "
+    "the range, places repeat",
     "digit_most": "the largest share of variance that last digits explain, of all that were classified",
     "explained": "share of the effects of those classified that features of one of the four families have",
 }
@@ -53,13 +55,17 @@ class Operands(Options):
 def run(bench: Bench, options: Operands) -> Result:
     """The strongest features from the first operand's token on, each fitted over all variants."""
     variants = bench.variants
-    a, b = (torch.tensor([whole_number(variant, name) for variant in variants]) for name in (options.first, options.second))
+    a, b = (
+        torch.tensor([whole_number(variant, name) for variant in variants]) for name in (options.first, options.second)
+    )
     ids = tokens(bench, variants)
     start = bench.positions(variants[0], options.first)[0]
     positions = list(range(start, ids.shape[1]))
     sample = sampled(bench, options.sample)
     steps = bench.each(list(range(2 * len(sample))))
-    found = strengths(bench.model, tokens(bench, sample), [lead(bench.token(one.answer)) for one in sample], positions, steps=steps)
+    found = strengths(
+        bench.model, tokens(bench, sample), [lead(bench.token(one.answer)) for one in sample], positions, steps=steps
+    )
     mean = moved(found).abs().mean(0)
     top = mean.topk(min(options.strongest, len(mean))).indices.tolist()
     places = [found.places[one] for one in top]
@@ -77,10 +83,15 @@ def run(bench: Bench, options: Operands) -> Result:
         (_families(kinds, effect), _list(places, kinds, effect, at, waves)),
         (*heat, _bars(places, kinds, bench.model.language_model.n_layers)),
         tuple(
-            Found(family, bench.text(sample[0]), tuple(Feature(*place).id for place, kind in zip(places, kinds, strict=True) if kind.family == family))
-            for family in FAMILIES if any(kind.family == family for kind in kinds)
+            Found(
+                family,
+                bench.text(sample[0]),
+                tuple(Feature(*place).id for place, kind in zip(places, kinds, strict=True) if kind.family == family),
+            )
+            for family in FAMILIES
+            if any(kind.family == family for kind in kinds)
         ),
-    )  # fmt: skip
+    )
 
 
 def sampled(bench: Bench, most: int) -> list[Variant]:
@@ -89,7 +100,8 @@ def sampled(bench: Bench, most: int) -> list[Variant]:
 
 
 def moved(found: Strengths) -> Float[Tensor, "prompt place"]:
-    """What is lost to first order when each activation is set to its mean over the prompts: a constant activation tells nothing of the numbers."""
+    """What is lost to first order when each activation is set to its mean over the prompts: a constant activation
+    tells nothing of the numbers."""
     unit = torch.where(found.activation != 0, found.effect / found.activation.where(found.activation != 0, 1.0), 0.0)
     return unit * (found.activation - found.activation.mean(0))
 
@@ -103,7 +115,9 @@ def whole_number(variant: Variant, name: str) -> int:
     try:
         return int(variant.fields[name])
     except (KeyError, ValueError) as error:
-        raise StudyError(f"{name} of {variant.prompt!r} is {variant.fields.get(name)!r}, which is not a whole number") from error
+        raise StudyError(
+            f"{name} of {variant.prompt!r} is {variant.fields.get(name)!r}, which is not a whole number"
+        ) from error
 
 
 def _at(words: Sequence[str], position: int, bench: Bench, variant: Variant, options: Operands) -> str:
@@ -123,30 +137,51 @@ def _figures(kinds: list[Fit], effect: Tensor, covered: float, waves: Tensor) ->
 
     known = torch.tensor([kind.family != OTHER for kind in kinds])
     return {
-        "strongest": float(len(kinds)), "covered": covered, "digits": float(count[DIGIT]), "sizes": float(count[SIZE]), "sums": float(count[SUM]),
-        "operands": float(count[OPERAND]), "others": float(count[OTHER]), "digit_fit": fit(DIGIT), "size_fit": fit(SIZE), "sum_fit": fit(SUM),
-        "wave": float(waves[torch.tensor([kind.family == SIZE for kind in kinds])].nanmedian()) if count[SIZE] else math.nan,
+        "strongest": float(len(kinds)),
+        "covered": covered,
+        "digits": float(count[DIGIT]),
+        "sizes": float(count[SIZE]),
+        "sums": float(count[SUM]),
+        "operands": float(count[OPERAND]),
+        "others": float(count[OTHER]),
+        "digit_fit": fit(DIGIT),
+        "size_fit": fit(SIZE),
+        "sum_fit": fit(SUM),
+        "wave": float(waves[torch.tensor([kind.family == SIZE for kind in kinds])].nanmedian())
+        if count[SIZE]
+        else math.nan,
         "digit_most": max(kind.by_family[DIGIT] for kind in kinds),
         "explained": float(effect[known].sum() / effect.sum()),
-    }  # fmt: skip
+    }
 
 
 def _summary(kinds: list[Fit], effect: Tensor, prompts: int) -> str:
     count = Counter(kind.family for kind in kinds)
     shares = _shares(kinds, effect)
-    what = ", ".join(f"{count[family]} on {'none of these' if family == OTHER else family} ({shares[family]:.0%} of the effects)" for family in FAMILIES)
-    return f"Of the {len(kinds)} features with the largest effects on the answer, over {prompts} prompts, the activation depends: {what}."
+    what = ", ".join(
+        f"{count[family]} on {'none of these' if family == OTHER else family} ({shares[family]:.0%} of the effects)"
+        for family in FAMILIES
+    )
+    return (
+        f"Of the {len(kinds)} features with the largest effects on the answer, over {prompts} prompts, the "
+        f"activation depends: {what}."
+    )
 
 
 def _shares(kinds: list[Fit], effect: Tensor) -> dict[str, float]:
-    return {family: float(effect[torch.tensor([kind.family == family for kind in kinds])].sum() / effect.sum()) for family in FAMILIES}
+    return {
+        family: float(effect[torch.tensor([kind.family == family for kind in kinds])].sum() / effect.sum())
+        for family in FAMILIES
+    }
 
 
 def _families(kinds: list[Fit], effect: Tensor) -> Table:
     shares, rows = _shares(kinds, effect), []
     for family in FAMILIES:
         here = [kind for kind in kinds if kind.family == family]
-        templates = ", ".join(f"{name} {count}" for name, count in Counter(kind.template for kind in here).most_common())
+        templates = ", ".join(
+            f"{name} {count}" for name, count in Counter(kind.template for kind in here).most_common()
+        )
         means = [sum(kind.by_family[of] for kind in here) / len(here) if here else None for of in FAMILIES[:-1]]
         rows.append((family, len(here), shares[family], templates if family != OTHER else "", *means))
     heads = ("family", "features", "share of effects", "templates", *(f"mean R2 of {of}" for of in FAMILIES[:-1]))
@@ -155,11 +190,22 @@ def _families(kinds: list[Fit], effect: Tensor) -> Table:
 
 def _list(places: list[Place], kinds: list[Fit], effect: Tensor, at: dict[int, str], waves: Tensor) -> Table:
     rows = tuple(
-        (Feature(*place).id, at[place[1]], float(size), kind.family, kind.template, kind.explained, wave, *(kind.by_family[of] for of in FAMILIES[:-1]))
+        (
+            Feature(*place).id,
+            at[place[1]],
+            float(size),
+            kind.family,
+            kind.template,
+            kind.explained,
+            wave,
+            *(kind.by_family[of] for of in FAMILIES[:-1]),
+        )
         for place, kind, size, wave in zip(places, kinds, effect.tolist(), waves.tolist(), strict=True)
     )
     return Table(
-        "The strongest features", ("feature", "on", "effect", "family", "template", "R2", "wavelength", *(f"R2 of {of}" for of in FAMILIES[:-1])), rows
+        "The strongest features",
+        ("feature", "on", "effect", "family", "template", "R2", "wavelength", *(f"R2 of {of}" for of in FAMILIES[:-1])),
+        rows,
     )
 
 
@@ -174,7 +220,13 @@ def _grids(maps: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, "feature a b"] |
 
 
 def _heat(
-    grids: Tensor | None, rows: list[int], columns: list[int], places: list[Place], kinds: list[Fit], at: dict[int, str], options: Operands
+    grids: Tensor | None,
+    rows: list[int],
+    columns: list[int],
+    places: list[Place],
+    kinds: list[Fit],
+    at: dict[int, str],
+    options: Operands,
 ) -> list[Plot]:
     """The strongest features of each family as operand plots, where there is a prompt for every pair of numbers."""
     plots: list[Plot] = []
@@ -187,7 +239,18 @@ def _heat(
             title = f"{layer}_{index} on {at[position]}: {kinds[number].template} {kinds[number].explained:.2f}"
             panels.append({"title": title, "values": grids[number].round(decimals=3).tolist()})
         data = {"panels": panels, "rows": rows, "columns": columns, "ylabel": options.first, "xlabel": options.second}
-        plots += [Plot(family.replace(" ", "-"), "heat", f"Activation over {options.first} and {options.second}: {family}", data)] if panels else []
+        plots += (
+            [
+                Plot(
+                    family.replace(" ", "-"),
+                    "heat",
+                    f"Activation over {options.first} and {options.second}: {family}",
+                    data,
+                )
+            ]
+            if panels
+            else []
+        )
     return plots
 
 
@@ -199,5 +262,9 @@ def _bars(places: list[Place], kinds: list[Fit], n_layers: int) -> Plot:
 
 
 OPERANDS = Protocol(
-    "what the features behind an answer of two numbers depend on, fitted over all pairs: last digits, rough size, exact sums", Operands, FIGURES, run
+    "what the features behind an answer of two numbers depend on, fitted over all pairs: last digits, rough size, "
+    "exact sums",
+    Operands,
+    FIGURES,
+    run,
 )

@@ -31,7 +31,8 @@ def run(bench: Bench, options: Overlap) -> Result:
     rows = tuple((mine.name, theirs.name, common(mine, theirs)) for mine, theirs in product(one, other))
     first, second = options.of
     summary = (
-        f"Sets of {first} and {second} share {figures['between']:.1%} of their features on the mean (intersection over union); "
+        f"Sets of {first} and {second} share {figures['between']:.1%} of their features on the mean (intersection "
+        f"over union); "
         f"sets of the same step share {figures['within']:.1%}."
     )
     return Result(figures, summary, (Table("Common features", (first, second, "share"), rows),))

@@ -1,4 +1,5 @@
-"""Step `plan`: whether a word that is to be written later is active before its line begins, and whether the line follows when it is changed there."""
+"""Step `plan`: whether a word that is to be written later is active before its line begins, and whether the line
+follows when it is changed there."""
 
 import random
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ class Plan(Options):
     out: int = Field(5, ge=1)
     """Of the planned word's features, how many are taken out."""
     suppress: tuple[FiniteFloat, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
-    """How far they are, as a multiple of what sets them apart: the first that is enough for another end of the line is taken (else
-    the last), and the same for what it is compared with."""
+    """How far they are, as a multiple of what sets them apart: the first that is enough for another end of the line
+    is taken (else the last), and the same for what it is compared with."""
     inject: FiniteFloat = 2.0
     """How far one word's features are exchanged for another's."""
     draws: int = Field(3, ge=1)
@@ -90,7 +91,10 @@ def run(bench: Bench, options: Plan) -> Result:
         ever = torch.cat([others, own[None]]).abs().amax(0)
         away = strongest((others.mean(0) - mine).clamp_max(0), norms, options.out)
         towards = strongest(means[target.other] - mine, norms, options.features)
-        for into, one, factors in ((suppressed, dose(away, own, 1.0, "out"), options.suppress), (injected, dose(towards, own, options.inject), (1.0,))):
+        for into, one, factors in (
+            (suppressed, dose(away, own, 1.0, "out"), options.suppress),
+            (injected, dose(towards, own, options.inject), (1.0,)),
+        ):
             drawn = [random_like(one, own, ever, norms, starts(bench.model), draw) for _ in range(options.draws)]
             into.append(_ways(bench, options, target.variant, one, drawn, factors))
     return _result(bench, options, lines, words, read, targets, suppressed, injected)
@@ -112,33 +116,54 @@ def _targets(bench: Bench, options: Plan, words: dict[str, list[Variant]]) -> li
 
 
 def _lines(bench: Bench, options: Plan, variant: Variant, variants: Sequence[Sequence[Change]]) -> list[str]:
-    """What the model writes up to the end of the line, with each of some changes at the prompt: all at once, the likeliest tokens."""
+    """What the model writes up to the end of the line, with each of some changes at the prompt: all at once, the
+    likeliest tokens."""
     model, recording = bench.model, bench.record(variant)
     language_model, rows = model.language_model, []
     hold = held(options.mode, None, language_model.n_layers)
     with torch.no_grad():
         with patched(model, prompt_edits(model, recording, variants), recording, hold):
-            out = language_model.module(input_ids=recording.input_ids[None].expand(len(variants), -1).to(language_model.device), use_cache=True)
+            out = language_model.module(
+                input_ids=recording.input_ids[None].expand(len(variants), -1).to(language_model.device), use_cache=True
+            )
         for _ in range(len(language_model.tokenize(variant.answer)) + 1):
             rows.append(out.logits[:, -1].argmax(-1))
-            out = language_model.module(input_ids=rows[-1][:, None], past_key_values=out.past_key_values, use_cache=True)
-    texts = [language_model.tokenizer.decode(row) for row in torch.stack(rows, 1).tolist()]  # pyright: ignore[reportOptionalMemberAccess]
+            out = language_model.module(
+                input_ids=rows[-1][:, None], past_key_values=out.past_key_values, use_cache=True
+            )
+    tokenizer = language_model.tokenizer
+    assert tokenizer is not None
+    texts = [tokenizer.decode(row) for row in torch.stack(rows, 1).tolist()]
     return [" ".join(text.split(options.stop)[0].split()) for text in texts]
 
 
-def _ways(bench: Bench, options: Plan, variant: Variant, one: Dose, drawn: Sequence[Dose], factors: Sequence[float]) -> Ways:
-    """The line at the first dose at which it ends on another word (or the last dose), and what the other changes give at that dose."""
+def _ways(
+    bench: Bench, options: Plan, variant: Variant, one: Dose, drawn: Sequence[Dose], factors: Sequence[float]
+) -> Ways:
+    """The line at the first dose at which it ends on another word (or the last dose), and what the other changes
+    give at that dose."""
     model, at, other = bench.model, positions(bench, variant, options.at), positions(bench, variant, options.elsewhere)
     ways = [(one, at), (one, other), *((random_one, at) for random_one in drawn)]
-    lines = iter(_lines(bench, options, variant, [Dose(way.amounts * factor).changes(model, place) for way, place in ways for factor in factors]))
+    lines = iter(
+        _lines(
+            bench,
+            options,
+            variant,
+            [Dose(way.amounts * factor).changes(model, place) for way, place in ways for factor in factors],
+        )
+    )
     features, elsewhere, *rest = [[next(lines) for _ in factors] for _ in ways]
-    enough = next((place for place, line in enumerate(features) if line.split()[-1:] != variant.answer.split()[-1:]), len(factors) - 1)
+    enough = next(
+        (place for place, line in enumerate(features) if line.split()[-1:] != variant.answer.split()[-1:]),
+        len(factors) - 1,
+    )
     ids = tuple(change.features[0].id for change in one.changes(model, at))
     return Ways(features[enough], tuple(some[enough] for some in rest), elsewhere[enough], ids)
 
 
 def _read(activity: Activity, words: dict[str, list[Variant]]) -> float:
-    """Share of prompts whose word is the one with the nearest mean activations, each prompt left out of its own word's mean."""
+    """Share of prompts whose word is the one with the nearest mean activations, each prompt left out of its own
+    word's mean."""
     names = list(words)
     rows = torch.cat([activity.of(words[name]).flatten(1) for name in names])
     group = torch.tensor([number for number, name in enumerate(names) for _ in words[name]])
@@ -165,20 +190,36 @@ def _result(
     def counts(ways: Sequence[Ways], hit) -> tuple[Share, Share, Share]:
         pairs = list(zip(targets, ways, strict=True))
         random_hits = [hit(target, line) for target, way in pairs for line in way.random]
-        return share([hit(t, w.features) for t, w in pairs]), share(random_hits), share([hit(t, w.elsewhere) for t, w in pairs])
+        return (
+            share([hit(t, w.features) for t, w in pairs]),
+            share(random_hits),
+            share([hit(t, w.elsewhere) for t, w in pairs]),
+        )
 
     out, into = counts(suppressed, off), counts(injected, towards)
-    last = share([bool(way.features) and way.features.split()[-1] == lines[t.other].split()[-1] for t, way in zip(targets, injected, strict=True)])
-    middle = share([way.features.split()[:-1] == lines[t.other].split()[:-1] for t, way in zip(targets, injected, strict=True)])
+    last = share(
+        [
+            bool(way.features) and way.features.split()[-1] == lines[t.other].split()[-1]
+            for t, way in zip(targets, injected, strict=True)
+        ]
+    )
+    middle = share(
+        [way.features.split()[:-1] == lines[t.other].split()[:-1] for t, way in zip(targets, injected, strict=True)]
+    )
     figures = {
-        **read, "suppressed": out[0].value, "suppressed_low": out[0].low, "suppress_controls": out[1].value, "suppress_elsewhere": out[2].value,
-        "injected": into[0].value, "injected_low": into[0].low, "inject_controls": into[1].value, "inject_elsewhere": into[2].value,
+        **read, "suppressed": out[0].value, "suppressed_low": out[0].low, "suppress_controls": out[1].value,
+        "suppress_elsewhere": out[2].value,
+        "injected": into[0].value, "injected_low": into[0].low, "inject_controls": into[1].value,
+        "inject_elsewhere": into[2].value,
         "injected_last": last.value, "injected_middle": middle.value, "targets": float(len(targets)),
     }  # fmt: skip
     summary = (
-        f"The planned word is read from the features at the place in {read['read']:.0%} of prompts (at the other place in {read['read_before']:.0%}; "
-        f"chance {1 / len(lines):.0%}). With its features taken out, the line ends on another word in {out[0]} of {len(targets)} prompts (random "
-        f"features {out[1]}, the same elsewhere {out[2]}). With another word's put in, the whole line is that word's in {into[0]} (random "
+        f"The planned word is read from the features at the place in {read['read']:.0%} of prompts (at the other "
+        f"place in {read['read_before']:.0%}; "
+        f"chance {1 / len(lines):.0%}). With its features taken out, the line ends on another word in {out[0]} of "
+        f"{len(targets)} prompts (random "
+        f"features {out[1]}, the same elsewhere {out[2]}). With another word's put in, the whole line is that word's "
+        f"in {into[0]} (random "
         f"{into[1]}, elsewhere {into[2]}); its last word in {last}, the words before it in {middle}."
     )
     series = {
@@ -193,13 +234,27 @@ def _result(
         "ylim": [0, 1],
         "line": 0.7,
     }
-    plots = (Plot("shares", "bars", "Lines after a change of the planned word", data), _follows(targets, lines, injected))
+    plots = (
+        Plot("shares", "bars", "Lines after a change of the planned word", data),
+        _follows(targets, lines, injected),
+    )
     rows = tuple(
-        (t.variant.prompt, lines[t.variant.fields[options.word]], out_.features, _kept(options, words, t, out_.features), t.other, in_.features, lines[t.other])
+        (
+            t.variant.prompt,
+            lines[t.variant.fields[options.word]],
+            out_.features,
+            _kept(options, words, t, out_.features),
+            t.other,
+            in_.features,
+            lines[t.other],
+        )
         for t, out_, in_ in zip(targets, suppressed, injected, strict=True)
     )
     columns = ("prompt", "line", "line without its word", "which keeps", "word put in", "line", "that word's line")
-    found = tuple(Found(f"plan of {t.variant.fields[options.word]}", bench.text(t.variant), way.ids) for t, way in zip(targets, suppressed, strict=True))
+    found = tuple(
+        Found(f"plan of {t.variant.fields[options.word]}", bench.text(t.variant), way.ids)
+        for t, way in zip(targets, suppressed, strict=True)
+    )
     return Result(figures, summary, (Table("Lines", columns, rows),), plots, found)
 
 
@@ -209,7 +264,9 @@ def _kept(options: Plan, words: dict[str, list[Variant]], target: Target, line: 
     other = next((some[0] for some in words.values() if some[0].answer.split()[-1] == ending), None)
     if other is None:
         return "no known word"
-    return " and ".join(side for side in options.sides if other.fields[side] == target.variant.fields[side]) or "neither" * bool(options.sides)
+    return " and ".join(
+        side for side in options.sides if other.fields[side] == target.variant.fields[side]
+    ) or "neither" * bool(options.sides)
 
 
 def _follows(targets: Sequence[Target], lines: dict[str, str], ways: Sequence[Ways]) -> Plot:
@@ -217,17 +274,31 @@ def _follows(targets: Sequence[Target], lines: dict[str, str], ways: Sequence[Wa
     length = min(len(line.split()) for line in lines.values())
     shares: dict[str, list[float]] = {"the word put in": [], "the planned word": []}
     for place in [*range(length - 1), -1]:
-        for name, wanted in (("the word put in", [lines[t.other] for t in targets]), ("the planned word", [t.variant.answer for t in targets])):
+        for name, wanted in (
+            ("the word put in", [lines[t.other] for t in targets]),
+            ("the planned word", [t.variant.answer for t in targets]),
+        ):
             got = [way.features.split() for way in ways]
-            shares[name].append(share([len(one) >= length and one[place] == line.split()[place] for one, line in zip(got, wanted, strict=True)]).value)
+            shares[name].append(
+                share(
+                    [
+                        len(one) >= length and one[place] == line.split()[place]
+                        for one, line in zip(got, wanted, strict=True)
+                    ]
+                ).value
+            )
     labels = [*(f"word {place + 1}" for place in range(length - 1)), "last word"]
     return Plot(
-        "words", "bars", "Whose line each word is of, when another word is put in", {"labels": labels, "series": shares, "ylabel": "share", "ylim": [0, 1]}
+        "words",
+        "bars",
+        "Whose line each word is of, when another word is put in",
+        {"labels": labels, "series": shares, "ylabel": "share", "ylim": [0, 1]},
     )
 
 
 PLAN = Protocol(
-    "whether a word to be written later is active before its line, and the line follows when it is taken out or another put in",
+    "whether a word to be written later is active before its line, and the line follows when it is taken out or "
+    "another put in",
     Plan,
     {
         "read": "share of prompts whose planned word has the nearest mean of features at the place",

@@ -25,7 +25,9 @@ def draw(plot: Plot, path: Path) -> Path:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "unweave", "svg.fonttype": "none", "font.size": 9, "axes.titlesize": 9}):  # the same figures give the same file
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "unweave", "svg.fonttype": "none", "font.size": 9, "axes.titlesize": 9}
+    ):  # the same figures give the same file
         figure = Figure(layout="constrained", figsize=_size(plot))
         FigureCanvasSVG(figure)
         figure.suptitle(_plain(plot.title), fontsize=10)
@@ -38,7 +40,9 @@ def draw(plot: Plot, path: Path) -> Path:
 def _size(plot: Plot) -> tuple[float, float]:
     if plot.kind != "heat":
         labels = plot.data.get("labels", [])
-        return 7.2, 2.9 + (0.04 * max(len(str(label)) for label in labels) if _slanted(labels) else 0.0)  # slanted names take height
+        return 7.2, 2.9 + (
+            0.04 * max(len(str(label)) for label in labels) if _slanted(labels) else 0.0
+        )  # slanted names take height
     panels = len(plot.data["panels"])
     return max(5.5, PANEL * min(panels, ACROSS) + 0.8), (PANEL + 0.4) * math.ceil(panels / ACROSS) + 0.5
 
@@ -55,14 +59,21 @@ def _bars(figure: Any, data: dict[str, Any]) -> None:
     for number, (name, values) in enumerate(series.items()):
         offset = 0.0 if stacked else (number - (len(series) - 1) / 2) * wide
         axes.bar(
-            [place + offset for place in range(len(labels))], values, wide, bottom=bottom if stacked else None, color=COLOURS[number % 6], label=_plain(name)
+            [place + offset for place in range(len(labels))],
+            values,
+            wide,
+            bottom=bottom if stacked else None,
+            color=COLOURS[number % 6],
+            label=_plain(name),
         )
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     numbers = all(isinstance(label, int) for label in labels)
     step = math.ceil(len(labels) / 15) if numbers else 1
     slanted = _slanted(labels)
     shown = [_plain(str(label)) for label in labels[::step]]
-    axes.set_xticks(range(0, len(labels), step), shown, rotation=40 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_xticks(
+        range(0, len(labels), step), shown, rotation=40 if slanted else 0, ha="right" if slanted else "center"
+    )
     if all(isinstance(value, int) for values in series.values() for value in values):
         axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(-0.6, max(len(labels), 5) - 0.4)  # a few bars stay narrow
@@ -72,7 +83,9 @@ def _bars(figure: Any, data: dict[str, Any]) -> None:
 def _lines(figure: Any, data: dict[str, Any]) -> None:
     axes = figure.subplots()
     for number, (name, values) in enumerate(data["series"].items()):
-        axes.plot(data["x"], values, color=COLOURS[number % 6], marker="o", markersize=3, linewidth=1.2, label=_plain(name))
+        axes.plot(
+            data["x"], values, color=COLOURS[number % 6], marker="o", markersize=3, linewidth=1.2, label=_plain(name)
+        )
     _finish(axes, data, len(data["series"]) > 1)
 
 

@@ -1,4 +1,5 @@
-"""A study's report in a folder: a page with figures, the facts as JSON, graphs that `unweave serve` shows, claims; and the folder's index."""
+"""A study's report in a folder: a page with figures, the facts as JSON, graphs that `unweave serve` shows, claims;
+and the folder's index."""
 
 import json
 from collections.abc import Sequence
@@ -51,9 +52,18 @@ def write_report(report: Report, folder: Path) -> Path:
     graphs = _write_graphs(report, folder)
     claims = _write_claims(report, folder)
     written |= {*graphs, *claims}
-    _write(folder / f"{name}{FACTS}", json.dumps(facts(report) | {"graphs": [path.name for path in graphs]}, indent=1, ensure_ascii=False))
-    page = _write(folder / f"{name}.md", page_of(report, images, [path.name for path in graphs], [path.name for path in claims]))
-    for old in [*folder.glob(f"{name}.*.svg"), *folder.glob(f"{name}.*graph.safetensors"), *folder.glob(f"{name}.claims.yaml")]:
+    _write(
+        folder / f"{name}{FACTS}",
+        json.dumps(facts(report) | {"graphs": [path.name for path in graphs]}, indent=1, ensure_ascii=False),
+    )
+    page = _write(
+        folder / f"{name}.md", page_of(report, images, [path.name for path in graphs], [path.name for path in claims])
+    )
+    for old in [
+        *folder.glob(f"{name}.*.svg"),
+        *folder.glob(f"{name}.*graph.safetensors"),
+        *folder.glob(f"{name}.claims.yaml"),
+    ]:
         if old not in written:
             old.unlink()
     _write(folder / INDEX, index_of(folder))
@@ -65,19 +75,27 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _write_graphs(report: Report, folder: Path) -> list[Path]:
-    """Each traced graph, with what was found as its supernodes, the verdict as its note, and a title for the library."""
+    """Each traced graph, with what was found as its supernodes, the verdict as its note, and a title for the
+    library."""
     graphs = [graph for step in report.steps for graph in step.result.graphs]
     found = [one for step in report.steps for one in step.result.found]
     paths = []
     for place, graph in enumerate(graphs, 1):
         rows = graph.nodes.rows  # an id that the graph lacks could be taken for the peer's name of an error node
-        groups = [[one.name, *(feature for feature in one.features if feature in rows)] for one in found if one.prompt == graph.prompt]
+        groups = [
+            [one.name, *(feature for feature in one.features if feature in rows)]
+            for one in found
+            if one.prompt == graph.prompt
+        ]
         extra: dict[str, Any] = {
-            **graph.provenance.extra, "qParams": {"supernodes": groups}, "notes": f"Study {report.study}: {report.question}\n\nThe study {report.verdict}.",
+            **graph.provenance.extra, "qParams": {"supernodes": groups},
+            "notes": f"Study {report.study}: {report.question}\n\nThe study {report.verdict}.",
             "title": f"{report.study} ({'holds' if report.holds else 'fails'}): {graph.prompt}",
         }  # fmt: skip
         path = folder / f"{report.study}.{'' if place == 1 else f'{place}.'}graph.safetensors"
-        titled: Graph = graph.with_provenance(extra=extra, created="")  # no time, so that the same study gives the same file
+        titled: Graph = graph.with_provenance(
+            extra=extra, created=""
+        )  # no time, so that the same study gives the same file
         paths.append(titled.save(path))
     return paths
 
@@ -88,8 +106,18 @@ def _write_claims(report: Report, folder: Path) -> list[Path]:
     if not claims:
         return []
     supernodes = {one.name: list(one.features) for step in report.steps for one in step.result.found}
-    content = {"model": report.model, "transcoders_sha256": report.transcoders_sha256[:16], "supernodes": supernodes, "claims": claims}
-    return [_write(folder / f"{report.study}.claims.yaml", yaml.safe_dump(rounded(content), sort_keys=False, allow_unicode=True, width=140))]
+    content = {
+        "model": report.model,
+        "transcoders_sha256": report.transcoders_sha256[:16],
+        "supernodes": supernodes,
+        "claims": claims,
+    }
+    return [
+        _write(
+            folder / f"{report.study}.claims.yaml",
+            yaml.safe_dump(rounded(content), sort_keys=False, allow_unicode=True, width=140),
+        )
+    ]
 
 
 def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence[str], claims: Sequence[str]) -> str:
@@ -102,9 +130,17 @@ def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence
         f"Model {report.model}, dictionary {report.transcoders} (sha256 {report.transcoders_sha256[:12]}).",
     ]
     wanted = [
-        (step.name, check.figure, check.measured, check.wanted, "✓" if check.holds else "✗ fails", PROTOCOLS[step.protocol].figures[check.figure])
-        for step in report.steps for check in step.checks
-    ]  # fmt: skip
+        (
+            step.name,
+            check.figure,
+            check.measured,
+            check.wanted,
+            "✓" if check.holds else "✗ fails",
+            PROTOCOLS[step.protocol].figures[check.figure],
+        )
+        for step in report.steps
+        for check in step.checks
+    ]
     if wanted:
         parts.append(_table(Table("", ("step", "figure", "measured", "wanted", "", "meaning"), tuple(wanted))))
     for step in report.steps:
@@ -116,7 +152,10 @@ def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence
         parts.append(f"Graphs, shown by `unweave serve` on this folder: {', '.join(files)}.")
     if claims:
         parts.append(f"The sets as claims, checked by `unweave validate --claims`: [{claims[0]}]({claims[0]}).")
-    parts.append(f"All figures: [{report.study}{FACTS}]({report.study}{FACTS}). Made by `unweave study run {report.study}`, unweave {report.version}.")
+    parts.append(
+        f"All figures: [{report.study}{FACTS}]({report.study}{FACTS}). Made by `unweave study run {report.study}`, "
+        f"unweave {report.version}."
+    )
     return "\n\n".join(parts)
 
 
@@ -124,14 +163,22 @@ def _section(step: Step, images: dict[tuple[str, str], str]) -> list[str]:
     parts = [f"## {step.name}", step.result.summary]
     if step.note:
         parts.append(step.note)
-    parts += [f"![{plot.title}]({images[step.name, plot.name]})" for plot in step.result.plots if (step.name, plot.name) in images]
+    parts += [
+        f"![{plot.title}]({images[step.name, plot.name]})"
+        for plot in step.result.plots
+        if (step.name, plot.name) in images
+    ]
     return parts + [_table(table) for table in step.result.tables if table.rows]
 
 
 def _table(table: Table) -> str:
     rows = table.rows[:MOST_ROWS]
     numeric = [all(isinstance(row[place], int | float | None) for row in rows) for place in range(len(table.columns))]
-    lines = [table.columns, tuple("---:" if right else "---" for right in numeric), *([_cell(value) for value in row] for row in rows)]
+    lines = [
+        table.columns,
+        tuple("---:" if right else "---" for right in numeric),
+        *([_cell(value) for value in row] for row in rows),
+    ]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     more = f"\n\n({len(table.rows) - len(rows)} more rows in the JSON.)" if len(table.rows) > len(rows) else ""
     return (f"{table.title}:\n\n" if table.title else "") + text + more
@@ -141,7 +188,17 @@ def _cell(value: Any) -> str:
     """A number, or text in which no character means something in a table."""
     if not isinstance(value, str):
         return number(value)
-    for mark, safe in (("<=", "≤"), (">=", "≥"), ("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_"), ("<", "&lt;"), ("`", "\\`"), ("\n", "⏎")):
+    for mark, safe in (
+        ("<=", "≤"),
+        (">=", "≥"),
+        ("\\", "\\\\"),
+        ("|", "\\|"),
+        ("*", "\\*"),
+        ("_", "\\_"),
+        ("<", "&lt;"),
+        ("`", "\\`"),
+        ("\n", "⏎"),
+    ):
         value = value.replace(mark, safe)
     return value.strip() if value.strip() else "␣" * len(value)
 
@@ -153,14 +210,28 @@ def index_of(folder: Path) -> str:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             figures = "; ".join(
-                f"{step['name']} {check['figure']} {number(check['measured'])} ({check['wanted']}{'' if check['holds'] else ', **fails**'})"
+                f"{step['name']} {check['figure']} {number(check['measured'])} "
+                    f"({check['wanted']}{'' if check['holds'] else ', **fails**'})"
                 for step in found["steps"] for check in step["checks"]
             )  # fmt: skip
-            rows.append((f"[{found['study']}]({found['study']}.md)", found["model"], "holds" if found["holds"] else "**fails**", found["title"], figures))
+            rows.append(
+                (
+                    f"[{found['study']}]({found['study']}.md)",
+                    found["model"],
+                    "holds" if found["holds"] else "**fails**",
+                    found["title"],
+                    figures,
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileError(f"{path} is not a study's report ({error}); move it away") from error
     holds = sum(row[2] == "holds" for row in rows)
     head = ("study", "model", "verdict", "what", "figures (wanted)")
     lines = [head, ("---",) * len(head), *rows]
-    table = "\n".join("| " + " | ".join(str(cell).replace("<=", "≤").replace(">=", "≥") for cell in line) + " |" for line in lines)
-    return f"# Studies\n\n{holds} of {len(rows)} hold. A study is run by `unweave study run NAME --report FOLDER`.\n\n{table}"
+    table = "\n".join(
+        "| " + " | ".join(str(cell).replace("<=", "≤").replace(">=", "≥") for cell in line) + " |" for line in lines
+    )
+    return (
+        f"# Studies\n\n{holds} of {len(rows)} hold. A study is run by `unweave study run NAME --report "
+        f"FOLDER`.\n\n{table}"
+    )

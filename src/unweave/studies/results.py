@@ -1,4 +1,5 @@
-"""What a study found: figures of each step beside what was wanted of them, tables, plots, found features; plain data."""
+"""What a study found: figures of each step beside what was wanted of them, tables, plots, found features; plain
+data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,9 +31,9 @@ class Table(NamedTuple):
 class Plot(NamedTuple):
     """What is to be drawn; `studies.plots` draws it.
 
-    `bars`: data {labels, series: {name: values}}. `lines`: data {x, series: {name: values}}. `heat`: data {panels: [{title,
-    values}], rows, columns}, where `rows` and `columns` are the labels of all panels. All may have `xlabel`, `ylabel`, and
-    `bars` and `lines` `ylim` and `line` (a height to be marked).
+    `bars`: data {labels, series: {name: values}}. `lines`: data {x, series: {name: values}}. `heat`: data {panels:
+    [{title, values}], rows, columns}, where `rows` and `columns` are the labels of all panels. All may have
+    `xlabel`, `ylabel`, and `bars` and `lines` `ylim` and `line` (a height to be marked).
     """
 
     name: str
@@ -108,7 +109,11 @@ class Report:
         """In one line: holds, or which steps failed, with their numbers."""
         if self.holds:
             wanted = sum(len(step.checks) for step in self.steps)
-            return f"holds: {wanted} of {wanted} figures in {len(self.steps)} steps are as wanted" if wanted else "nothing was wanted of its figures"
+            return (
+                f"holds: {wanted} of {wanted} figures in {len(self.steps)} steps are as wanted"
+                if wanted
+                else "nothing was wanted of its figures"
+            )
         failed = [
             f"step {step.name}: {check.figure} is {number(check.measured)}, wanted {check.wanted}"
             for step in self.steps for check in step.checks if not check.holds
@@ -118,7 +123,10 @@ class Report:
 
 def check(figures: dict[str, float], expect: dict[str, Bound]) -> tuple[Check, ...]:
     """Each wanted figure beside the measured one; one that could not be measured (NaN) is never as wanted."""
-    return tuple(Check(name, figures[name], bound.text, bound.low <= figures[name] <= bound.high) for name, bound in expect.items())
+    return tuple(
+        Check(name, figures[name], bound.text, bound.low <= figures[name] <= bound.high)
+        for name, bound in expect.items()
+    )
 
 
 def number(value: Any) -> str:
@@ -156,12 +164,22 @@ def facts(report: Report) -> dict[str, Any]:
     """A report as plain data, fit for JSON; without times, so that the same study gives the same file."""
     steps = [
         {
-            "name": step.name, "protocol": step.protocol, "note": step.note, "holds": step.holds, "summary": step.result.summary,
+            "name": step.name, "protocol": step.protocol, "note": step.note, "holds": step.holds,
+            "summary": step.result.summary,
             "figures": step.result.figures,
-            "checks": [check._asdict() for check in step.checks], "tables": [table._asdict() for table in step.result.tables],
-            "plots": [plot._asdict() for plot in step.result.plots], "found": [found._asdict() for found in step.result.found],
+            "checks": [check._asdict() for check in step.checks],
+            "tables": [table._asdict() for table in step.result.tables],
+            "plots": [plot._asdict() for plot in step.result.plots],
+            "found": [found._asdict() for found in step.result.found],
         }
         for step in report.steps
     ]  # fmt: skip
     names = ("study", "title", "question", "source", "model", "transcoders", "transcoders_sha256", "version", "stopped")
-    return rounded({**{name: getattr(report, name) for name in names}, "holds": report.holds, "verdict": report.verdict, "steps": steps})
+    return rounded(
+        {
+            **{name: getattr(report, name) for name in names},
+            "holds": report.holds,
+            "verdict": report.verdict,
+            "steps": steps,
+        }
+    )

@@ -12,7 +12,9 @@ from .results import Report, Step, check
 from .studyfile import Study
 
 
-def run_study(study: Study, model: ReplacementModel, *, only: Sequence[str] = (), progress: Callable[..., object] | None = None) -> Report:
+def run_study(
+    study: Study, model: ReplacementModel, *, only: Sequence[str] = (), progress: Callable[..., object] | None = None
+) -> Report:
     """Run a study on a model with a dictionary.
 
     Every step is run, also after one that failed, until one cannot be run at all: then the report says why.
@@ -41,4 +43,13 @@ def run_study(study: Study, model: ReplacementModel, *, only: Sequence[str] = ()
         bench.results[plan.name] = result
         steps.append(Step(plan.name, plan.protocol, plan.note, result, check(result.figures, plan.expect)))
     facts = (model.language_model.name, model.transcoders.name, model.transcoders.sha256, __version__)
-    return Report(study.name, study.title, study.question, study.source, *facts, tuple(steps), stopped, round(time.monotonic() - begin, 1))
+    return Report(
+        study.name,
+        study.title,
+        study.question,
+        study.source,
+        *facts,
+        tuple(steps),
+        stopped,
+        round(time.monotonic() - begin, 1),
+    )

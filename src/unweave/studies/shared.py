@@ -1,4 +1,5 @@
-"""Step `shared`: which share of active features two variants have in common, layer by layer, for one meaning in two languages and for two meanings."""
+"""Step `shared`: which share of active features two variants have in common, layer by layer, for one meaning in two
+languages and for two meanings."""
 
 import random
 from itertools import pairwise
@@ -33,7 +34,8 @@ class Shared(Options):
 
 
 def run(bench: Bench, options: Shared) -> Result:
-    """Overlap by layer of pairs with the same meaning, and of the same prompts with another meaning in the same other language."""
+    """Overlap by layer of pairs with the same meaning, and of the same prompts with another meaning in the same
+    other language."""
     triples = _triples(bench, options)
     activity = Activity(bench, options.at)
     activity.prepare([variant for triple in triples for variant in triple])
@@ -43,7 +45,9 @@ def run(bench: Bench, options: Shared) -> Result:
         sets = [(one[0] > 0).any(0) for one in (activity.of([variant]) for variant in (here, same, other))]
         found.append((_by_layer(sets[0], sets[1], bounds), _by_layer(sets[0], sets[2], bounds)))
     same, other = (torch.stack(part).double() for part in zip(*found, strict=True))
-    meanings = {name: number for number, name in enumerate(sorted({triple[0].fields[options.meaning] for triple in triples}))}
+    meanings = {
+        name: number for number, name in enumerate(sorted({triple[0].fields[options.meaning] for triple in triples}))
+    }
     cluster = torch.tensor([meanings[triple[0].fields[options.meaning]] for triple in triples])
     return _result(bench, options, same, other, cluster)
 
@@ -63,13 +67,19 @@ def _triples(bench: Bench, options: Shared) -> list[tuple[Variant, Variant, Vari
         for kind in languages:
             same = [one for one in by_kind[kind] if one.fields[options.meaning] == here.fields[options.meaning]]
             others = [
-                one for one in by_kind[kind] if one.fields[options.meaning] != here.fields[options.meaning] and one.answer not in [s.answer for s in same]
+                one
+                for one in by_kind[kind]
+                if one.fields[options.meaning] != here.fields[options.meaning]
+                and one.answer not in [s.answer for s in same]
             ]
             if same and others:
                 found.append((here, same[0], draw.choice(others)))
                 break
     if len(found) < 3:
-        raise StudyError(f"only {len(found)} variants that are answered rightly have a partner of the same {options.meaning} and another {options.language}")
+        raise StudyError(
+            f"only {len(found)} variants that are answered rightly have a partner of the same {options.meaning} and "
+            f"another {options.language}"
+        )
     return bench.some(found, options.pairs)
 
 
@@ -93,9 +103,13 @@ def _result(bench: Bench, options: Shared, same: Tensor, other: Tensor, cluster:
     inside = range(1, layers - 1) or range(layers)
     middle = max(inside, key=lambda layer: float(mean[layer]))
     ends = max((0, layers - 1), key=lambda layer: float(mean[layer]))
-    rise, at_peak = _mean(gain[:, middle] - gain[:, ends], cluster, bench.seed), _mean(gain[:, peak], cluster, bench.seed)
+    rise, at_peak = (
+        _mean(gain[:, middle] - gain[:, ends], cluster, bench.seed),
+        _mean(gain[:, peak], cluster, bench.seed),
+    )
     figures = {
-        "peak": float(peak), "gain": at_peak.value, "gain_low": at_peak.low, "same": float(same.mean(0)[peak]), "other": float(other.mean(0)[peak]),
+        "peak": float(peak), "gain": at_peak.value, "gain_low": at_peak.low, "same": float(same.mean(0)[peak]),
+        "other": float(other.mean(0)[peak]),
         "middle": rise.value, "middle_low": rise.low, "pairs": float(len(same)),
     }  # fmt: skip
     rows = []
@@ -105,17 +119,26 @@ def _result(bench: Bench, options: Shared, same: Tensor, other: Tensor, cluster:
     what = f"the same {options.meaning}", f"another {options.meaning}"
     columns = ("layer", *(f"{name}{part}" for name in (*what, "difference") for part in ("", ", from", ", to")))
     summary = (
-        f"Of the features active in two prompts of another {options.language}, {what[0]} shares {figures['same']:.0%} at layer {peak} and {what[1]} "
-        f"{figures['other']:.0%}: {figures['gain']:.1%} more (95% from {at_peak.low:.1%} to {at_peak.high:.1%}; {len(same)} pairs). "
-        f"In the best layer between the ends, {middle}, the difference is {rise.value:.1%} above that at the larger end, layer {ends} "
+        f"Of the features active in two prompts of another {options.language}, {what[0]} shares {figures['same']:.0%} "
+        f"at layer {peak} and {what[1]} "
+        f"{figures['other']:.0%}: {figures['gain']:.1%} more (95% from {at_peak.low:.1%} to {at_peak.high:.1%}; "
+        f"{len(same)} pairs). "
+        f"In the best layer between the ends, {middle}, the difference is {rise.value:.1%} above that at the larger "
+        f"end, layer {ends} "
         f"(95% from {rise.low:.1%} to {rise.high:.1%})."
     )
     data = {
-        "x": list(range(layers)), "series": {what[0]: same.mean(0).tolist(), what[1]: other.mean(0).tolist(), "difference": mean.tolist()},
+        "x": list(range(layers)),
+        "series": {what[0]: same.mean(0).tolist(), what[1]: other.mean(0).tolist(), "difference": mean.tolist()},
         "xlabel": "layer", "ylabel": "share in common", "line": 0.0,
     }  # fmt: skip
     plot = Plot("layers", "lines", f"Features in common to prompts of another {options.language}", data)
-    return Result(figures, summary, (Table("Intersection over union by layer, with 95% intervals over meanings", columns, tuple(rows)),), (plot,))
+    return Result(
+        figures,
+        summary,
+        (Table("Intersection over union by layer, with 95% intervals over meanings", columns, tuple(rows)),),
+        (plot,),
+    )
 
 
 SHARED = Protocol(

@@ -1,4 +1,5 @@
-"""Step `steer`: features found with some variants that push between two tokens, turned up and down on others, and on ordinary text."""
+"""Step `steer`: features found with some variants that push between two tokens, turned up and down on others, and on
+ordinary text."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,8 @@ import torch
 from pydantic import Field, FiniteFloat
 
 from ..attribution.promoted import promoted_tokens
-from ..corpus.text import mixed, token_blocks
+from ..corpus.documents import mixed
+from ..corpus.text import token_blocks
 from ..errors import StudyError
 from ..interventions.attribution_patching import difference, predicted_effects, write_gradients
 from ..interventions.edits import Feature, Intervention, ablate, scale
@@ -47,7 +49,10 @@ def run(bench: Bench, options: Steer) -> Result:
     """Find, turn, compare with random features, and read ordinary text meanwhile."""
     values = list(dict.fromkeys(variant.fields[options.hold_out] for variant in bench.variants))
     if len(values) < 2 or len(options.doses) < 2:
-        raise StudyError(f"{options.hold_out} has {len(values)} value and there are {len(options.doses)} doses; two of each are needed")
+        raise StudyError(
+            f"{options.hold_out} has {len(values)} value and there are {len(options.doses)} doses; two of each are "
+            f"needed"
+        )
     finding = [variant for variant in bench.variants if variant.fields[options.hold_out] in values[::2]]
     testing = [variant for variant in bench.variants if variant.fields[options.hold_out] in values[1::2]]
     plus, minus = bench.token(options.plus), bench.token(options.minus)
@@ -77,30 +82,53 @@ def run(bench: Bench, options: Steer) -> Result:
         ),
         tuple(
             (dose, row[0], row[1], row[2], share, other, added)
-            for dose, row, share, other, added in zip(options.doses, rows.mean(0).tolist(), [None, *rising], others, text, strict=True)
+            for dose, row, share, other, added in zip(
+                options.doses, rows.mean(0).tolist(), [None, *rising], others, text, strict=True
+            )
         ),
     )
     words = promoted_tokens(bench.model, [*up, *down], 4)
     members = tuple(
-        (f"{layer}_{index}", (options.plus if place < len(up) else options.minus).strip(), effect[layer, index], " ".join(word.strip() for word in said))
+        (
+            f"{layer}_{index}",
+            (options.plus if place < len(up) else options.minus).strip(),
+            effect[layer, index],
+            " ".join(word.strip() for word in said),
+        )
         for place, ((layer, index), said) in enumerate(zip([*up, *down], words, strict=True))
     )
     summary = (
-        f"{len(up)} features for {options.plus.strip()} and {len(down)} for {options.minus.strip()}, found with half of the values of {options.hold_out}, "
-        f"move the log ratio by {figures['range']:.2f} on the other half from dose {options.doses[0]:g} to {options.doses[-1]:g} "
-        f"(random features: {figures['controls_range']:.2f}); it rises with each dose in at least {min(rising):.0%} of the prompts"
+        f"{len(up)} features for {options.plus.strip()} and {len(down)} for {options.minus.strip()}, found with half "
+        f"of the values of {options.hold_out}, "
+        f"move the log ratio by {figures['range']:.2f} on the other half from dose {options.doses[0]:g} to "
+        f"{options.doses[-1]:g} "
+        f"(random features: {figures['controls_range']:.2f}); it rises with each dose in at least {min(rising):.0%} "
+        f"of the prompts"
     )
     summary += f", and ordinary text costs at most {figures['text']:.3f} nats a token more." if options.blocks else "."
     data = {
         "x": list(options.doses), "series": {"found features": ratio, "random features": others}, "xlabel": "dose",
         "ylabel": f"log P({options.plus.strip()}) / P({options.minus.strip()})", "line": 0.0,
     }  # fmt: skip
-    plot = Plot("doses", "lines", f"{options.plus.strip()} against {options.minus.strip()}, {len(testing)} held-out prompts", data)
-    return Result(figures, summary, (turned, Table("The features", ("feature", "for", "adds to the difference", "promotes"), members)), (plot,))
+    plot = Plot(
+        "doses",
+        "lines",
+        f"{options.plus.strip()} against {options.minus.strip()}, {len(testing)} held-out prompts",
+        data,
+    )
+    return Result(
+        figures,
+        summary,
+        (turned, Table("The features", ("feature", "for", "adds to the difference", "promotes"), members)),
+        (plot,),
+    )
 
 
-def _effects(bench: Bench, options: Steer, variants: Sequence[Variant], plus: int, minus: int) -> tuple[dict[Key, float], dict[Key, float]]:
-    """What each candidate adds to the difference of logits, measured with everything live; and all features' mean activations."""
+def _effects(
+    bench: Bench, options: Steer, variants: Sequence[Variant], plus: int, minus: int
+) -> tuple[dict[Key, float], dict[Key, float]]:
+    """What each candidate adds to the difference of logits, measured with everything live; and all features' mean
+    activations."""
     predicted: dict[Key, float] = defaultdict(float)
     size: dict[Key, float] = defaultdict(float)
     for variant in variants:
@@ -115,7 +143,9 @@ def _effects(bench: Bench, options: Steer, variants: Sequence[Variant], plus: in
     likely = sorted(predicted, key=lambda key: -abs(predicted[key]))[: options.candidates]
     measured = torch.zeros(len(likely))
     for variant in bench.each(variants):
-        outcomes = intervene_each(bench.model, bench.record(variant), [[ablate((layer, "*", index))] for layer, index in likely], "open")
+        outcomes = intervene_each(
+            bench.model, bench.record(variant), [[ablate((layer, "*", index))] for layer, index in likely], "open"
+        )
         for place, outcome in enumerate(outcomes):
             before, after = (logits[-1, plus] - logits[-1, minus] for logits in (outcome.baseline, outcome.logits))
             measured[place] += float(before - after) / len(variants)
@@ -145,36 +175,56 @@ def _at_doses(doses: Sequence[float], up: Sequence[Key], down: Sequence[Key]) ->
 
 
 def _responses(
-    bench: Bench, variants: Sequence[Variant], doses: Sequence[float], up: Sequence[Key], down: Sequence[Key], plus: int, minus: int
+    bench: Bench,
+    variants: Sequence[Variant],
+    doses: Sequence[float],
+    up: Sequence[Key],
+    down: Sequence[Key],
+    plus: int,
+    minus: int,
 ) -> torch.Tensor:
     """[variant, dose, 3]: probabilities of the two tokens, and their log ratio."""
     rows = torch.zeros(len(variants), len(doses), 3, dtype=torch.float64)
     for place, variant in enumerate(variants):
-        for at, outcome in enumerate(intervene_each(bench.model, bench.record(variant), _at_doses(doses, up, down), "open")):
+        for at, outcome in enumerate(
+            intervene_each(bench.model, bench.record(variant), _at_doses(doses, up, down), "open")
+        ):
             p = outcome.logits[-1].softmax(-1)
-            rows[place, at] = torch.tensor([float(p[plus]), float(p[minus]), float(outcome.logits[-1, plus] - outcome.logits[-1, minus])])
+            rows[place, at] = torch.tensor(
+                [float(p[plus]), float(p[minus]), float(outcome.logits[-1, plus] - outcome.logits[-1, minus])]
+            )
     return rows
 
 
 def _text(bench: Bench, options: Steer, up: Sequence[Key], down: Sequence[Key]) -> list[float]:
-    """By dose: nats a token by which the cross-entropy of the held-out text that ships rises, for the worst kind of text."""
+    """By dose: nats a token by which the cross-entropy of the held-out text that ships rises, for the worst kind of
+    text."""
     worst = [-float("inf")] * len(options.doses)
     for path in sorted(HELD_OUT_TEXT.glob("*.jsonl")):
-        blocks = list(islice(token_blocks(bench.model.language_model, mixed([(str(path), 1.0)]), BLOCK), options.blocks))
+        blocks = list(
+            islice(token_blocks(bench.model.language_model, mixed([(str(path), 1.0)]), BLOCK), options.blocks)
+        )
         added = [0.0] * len(options.doses)
         for block in blocks:
-            for place, outcome in enumerate(intervene_each(bench.model, block, _at_doses(options.doses, up, down), "open")):
-                after, before = (torch.nn.functional.cross_entropy(logits[1:-1].double(), block[2:]) for logits in (outcome.logits, outcome.baseline))
+            for place, outcome in enumerate(
+                intervene_each(bench.model, block, _at_doses(options.doses, up, down), "open")
+            ):
+                after, before = (
+                    torch.nn.functional.cross_entropy(logits[1:-1].double(), block[2:])
+                    for logits in (outcome.logits, outcome.baseline)
+                )
                 added[place] += float(after - before) / len(blocks)
         worst = [max(pair) for pair in zip(worst, added, strict=True)]
     return worst
 
 
 STEER = Protocol(
-    "features that push between two tokens, found with half of the variants, turned up and down on the others and on ordinary text",
+    "features that push between two tokens, found with half of the variants, turned up and down on the others and on "
+    "ordinary text",
     Steer,
     {
-        "range": "mean log ratio of the two tokens at the last dose less that at the first, on variants the features were not found with",
+        "range": "mean log ratio of the two tokens at the last dose less that at the first, on variants the features "
+        "were not found with",
         "controls_range": "the same with random features of the same layers that are active as often",
         "rising": "smallest share of those variants, over all steps of the dose, in which the log ratio rises",
         "text": "nats a token by which ordinary text becomes less likely, the worst dose and kind of text",

@@ -66,7 +66,10 @@ class _File(BaseModel):
         if self.instances and (self.grid or self.variants != ({},)):
             raise ValueError("give 'instances' (behaviours of the organism) or 'variants' and 'grid', not both")
         if not self.instances and not self.grid and self.variants == ({},):
-            raise ValueError("give 'variants' (a list of mappings), 'grid' (fields with their values), both, or 'instances' (behaviours of the organism)")
+            raise ValueError(
+                "give 'variants' (a list of mappings), 'grid' (fields with their values), both, or 'instances' "
+                "(behaviours of the organism)"
+            )
         return self
 
 
@@ -151,7 +154,12 @@ def read_study(path: str | Path) -> Study:
         for number, template in enumerate(content.prompt, 1):
             fields = row if len(content.prompt) == 1 else {**row, WORDING: str(number)}
             try:
-                made = Variant(fields, template, fill(content.answer, fields), None if content.foil is None else fill(content.foil, fields))
+                made = Variant(
+                    fields,
+                    template,
+                    fill(content.answer, fields),
+                    None if content.foil is None else fill(content.foil, fields),
+                )
                 assert made.prompt
             except ValueError as error:
                 raise fail(place, str(error)) from error
@@ -164,7 +172,11 @@ def read_study(path: str | Path) -> Study:
         kinds = [key for key in step if key in PROTOCOLS]
         if len(kinds) != 1:
             unknown = next((key for key in step if key not in PROTOCOLS and key not in _Step.model_fields), None)
-            what = f"unknown key {unknown!r}" if unknown else f"a step is one protocol, not {' and '.join(kinds) or 'none'}"
+            what = (
+                f"unknown key {unknown!r}"
+                if unknown
+                else f"a step is one protocol, not {' and '.join(kinds) or 'none'}"
+            )
             raise fail((*place, unknown) if unknown else place, f"{what}; there are: {', '.join(PROTOCOLS)}")
         kind = kinds[0]
         protocol = PROTOCOLS[kind]
@@ -172,19 +184,35 @@ def read_study(path: str | Path) -> Study:
         options = validated(protocol.options, step[kind] or {}, (*place, kind))
         wrong = next((name for name in common.expect if name not in protocol.figures), None)
         if wrong is not None:
-            raise fail((*place, "expect", wrong), f"{kind} gives no figure {wrong!r}; it gives: {', '.join(protocol.figures)}")
+            raise fail(
+                (*place, "expect", wrong), f"{kind} gives no figure {wrong!r}; it gives: {', '.join(protocol.figures)}"
+            )
         known = set.intersection(*(set(variant.fields) for variant in variants))
-        for key, named in [*((("where", name), name) for name in common.where), *((((kind, key), name)) for key, name in _named(options, "field"))]:
+        for key, named in [
+            *((("where", name), name) for name in common.where),
+            *((((kind, key), name)) for key, name in _named(options, "field")),
+        ]:
             if named not in known:
                 raise fail((*place, *key), f"no field {named!r}; all variants have: {', '.join(sorted(known))}")
         for key, named in _named(options, "step"):
             if named not in [earlier.name for earlier in steps]:
-                raise fail((*place, kind, key), f"no earlier step {named!r}; there are: {', '.join(earlier.name for earlier in steps) or 'none'}")
+                raise fail(
+                    (*place, kind, key),
+                    f"no earlier step {named!r}; there are: {', '.join(earlier.name for earlier in steps) or 'none'}",
+                )
         name = common.name or kind
         if name in [earlier.name for earlier in steps]:
             raise fail(place, f"two steps are called {name!r}; give one of them another 'name'")
         steps.append(Planned(name, kind, common.note, options, common.where, common.expect))
-    head = (content.title, content.question, content.source, content.meant_for, content.chat, content.system, content.seed)
+    head = (
+        content.title,
+        content.question,
+        content.source,
+        content.meant_for,
+        content.chat,
+        content.system,
+        content.seed,
+    )
     return Study(path.stem, path, *head, tuple(variants), tuple(steps))
 
 
@@ -196,10 +224,22 @@ def _rows(content: _File) -> tuple[list[dict[str, str]], list[tuple[str | int, .
     """
     if content.instances:
         found = [one for behaviour in content.instances for one in instances(behaviour)]
-        facts = [{"text": one.prompt, "answer": one.answer, "behaviour": one.behaviour, "held_out": "yes" if one.held_out else "no"} for one in found]
+        facts = [
+            {
+                "text": one.prompt,
+                "answer": one.answer,
+                "behaviour": one.behaviour,
+                "held_out": "yes" if one.held_out else "no",
+            }
+            for one in found
+        ]
         return [one.latent | fact for one, fact in zip(found, facts, strict=True)], [("instances",)] * len(found)
     cells = [dict(zip(content.grid, values, strict=True)) for values in product(*content.grid.values())]
-    rows = [({**row, **cell}, ("variants", number) if row else ("grid",)) for number, row in enumerate(content.variants) for cell in cells]
+    rows = [
+        ({**row, **cell}, ("variants", number) if row else ("grid",))
+        for number, row in enumerate(content.variants)
+        for cell in cells
+    ]
     return [row for row, _ in rows], [place for _, place in rows]
 
 
@@ -207,7 +247,10 @@ def _named(options: Options, what: str) -> list[tuple[str, str]]:
     """The options that name a field or a step, as (option, name)."""
     found = []
     for key, info in type(options).model_fields.items():
-        marks = [*info.metadata, *(mark for part in getattr(info.annotation, "__args__", ()) for mark in getattr(part, "__metadata__", ()))]
+        marks = [
+            *info.metadata,
+            *(mark for part in getattr(info.annotation, "__args__", ()) for mark in getattr(part, "__metadata__", ())),
+        ]
         value = getattr(options, key)
         if what in marks and value is not None:
             found += [(key, name) for name in ([value] if isinstance(value, str) else value)]

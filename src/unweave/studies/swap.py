@@ -1,4 +1,5 @@
-"""Step `swap`: features of one variant exchanged for those of another, the smallest set that brings the other's answer."""
+"""Step `swap`: features of one variant exchanged for those of another, the smallest set that brings the other's
+answer."""
 
 from typing import Any, Literal
 
@@ -40,7 +41,11 @@ def run(bench: Bench, options: Swap) -> Result:
             factors=options.factors, mode=options.mode, positions=positions, max_features=options.max_features,
         )  # fmt: skip
         labels = (pair.here.fields[options.field], pair.there.fields[options.field])
-        name = " to ".join(labels) + (f" at {options.at}" if options.at else "") + (", all live" if options.mode == "open" else "")
+        name = (
+            " to ".join(labels)
+            + (f" at {options.at}" if options.at else "")
+            + (", all live" if options.mode == "open" else "")
+        )
         searches.append(sets.searched(bench, pair.here, labels, name, smallest, options.draws))
         whole.append(_whole(bench, options, pair, positions))
         if smallest is not None:
@@ -49,12 +54,16 @@ def run(bench: Bench, options: Swap) -> Result:
     where = f" at the tokens of {options.at}" if options.at else ""
     how = "attention held" if options.mode == "frozen_attention" else "everything live"
     reached = len([search for search in searches if search.smallest is not None])
-    summary = f"With {how}, exchanged features{where} bring the other answer to the top in {reached} of {len(pairs)} pairs"
+    summary = (
+        f"With {how}, exchanged features{where} bring the other answer to the top in {reached} of {len(pairs)} pairs"
+    )
     summary += f"{sets.against_controls(searches, swapped=True)}."
     heads = (f"{options.field} out", f"{options.field} in")
     rows = sets.table(bench, searches, heads, "Smallest swaps", extra=("dose at which all do it", whole))
     plots = sets.layers(searches, bench.model.language_model.n_layers, f"smallest swaps of {options.field}")
-    return Result(measured, summary, (rows,), plots, tuple(search.found for search in searches if search.found), tuple(claims))
+    return Result(
+        measured, summary, (rows,), plots, tuple(search.found for search in searches if search.found), tuple(claims)
+    )
 
 
 def _whole(bench: Bench, options: Swap, pair: Pair, positions: list[int] | None) -> float | str:
@@ -62,7 +71,9 @@ def _whole(bench: Bench, options: Swap, pair: Pair, positions: list[int] | None)
     recording, goal = bench.record(pair.here), bench.token(pair.there.answer)
     changes = swap(bench.model, recording, bench.record(pair.there), positions=positions)
     variants = [dosed(changes, factor) for factor in options.factors]
-    tops = [int(outcome.logits[-1].argmax()) for outcome in intervene_each(bench.model, recording, variants, options.mode)]
+    tops = [
+        int(outcome.logits[-1].argmax()) for outcome in intervene_each(bench.model, recording, variants, options.mode)
+    ]
     return next((factor for factor, top in zip(options.factors, tops, strict=True) if top == goal), "none")
 
 
@@ -70,12 +81,14 @@ def _claim(bench: Bench, pair: Pair, options: Swap, size: int, factor: float, na
     answer = bench.word(bench.token(pair.there.answer))
     return {
         "name": f"a swap of {size} features ({name}) makes {answer!r} the answer", "prompt": bench.text(pair.here),
-        "swap_from": bench.text(pair.there), "swap_only": name, "swap_factor": factor, "mode": options.mode, "expect": [{"top": answer}],
+        "swap_from": bench.text(pair.there), "swap_only": name, "swap_factor": factor, "mode": options.mode,
+        "expect": [{"top": answer}],
     }  # fmt: skip
 
 
 SWAP = Protocol(
-    "features of one variant exchanged for another's: the smallest set that brings the other answer, beside random sets",
+    "features of one variant exchanged for another's: the smallest set that brings the other answer, beside random "
+    "sets",
     Swap,
     sets.FIGURES,
     run,

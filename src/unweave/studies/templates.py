@@ -1,4 +1,5 @@
-"""What an activation depends on over pairs of numbers: their last digits, their rough size, one exact number, or something else."""
+"""What an activation depends on over pairs of numbers: their last digits, their rough size, one exact number, or
+something else."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -50,7 +51,8 @@ def _centred(maps: Maps) -> tuple[Maps, Tensor]:
 
 
 def _corrected(within: Tensor, whole: Tensor, prompts: int, functions: int) -> Tensor:
-    """1 less the unexplained variance, each side divided by its degrees of freedom; 0 where a template has as many functions as there are prompts."""
+    """1 less the unexplained variance, each side divided by its degrees of freedom; 0 where a template has as many
+    functions as there are prompts."""
     if functions >= prompts:
         return torch.zeros_like(whole)
     share = 1 - (within / (prompts - functions)) / (whole / (prompts - 1)).clamp_min(1e-30)
@@ -121,7 +123,8 @@ TEMPLATES = (
 
 
 def wavelengths(grids: Float[Tensor, "feature a b"]) -> Float[Tensor, " feature"]:
-    """Of each feature's strongest plane wave over consecutive numbers, the smallest step of one number after which it repeats.
+    """Of each feature's strongest plane wave over consecutive numbers, the smallest step of one number after which
+    it repeats.
 
     >>> a = torch.arange(100)
     >>> round(wavelengths(torch.cos(2 * torch.pi * (a[:, None] + a) / 25)[None]).item())

@@ -1,4 +1,5 @@
-"""Step `trace`: the attribution graphs of some variants, where their answers come from, and whether they agree with interventions."""
+"""Step `trace`: the attribution graphs of some variants, where their answers come from, and whether they agree with
+interventions."""
 
 import torch
 from pydantic import Field
@@ -37,11 +38,19 @@ def run(bench: Bench, options: Trace) -> Result:
     variants = _chosen(bench, options)
     rows, tables, graphs, scores, shares, percentiles = [], [], [], [], [], []
     for variant in bench.each(variants):
-        target = bench.token(variant.answer) if variant.foil is None else Difference(bench.token(variant.answer), bench.token(variant.foil))
+        target = (
+            bench.token(variant.answer)
+            if variant.foil is None
+            else Difference(bench.token(variant.answer), bench.token(variant.foil))
+        )
         graph = attribute(bench.model, bench.text(variant), target, max_features=options.max_features)
         scores.append(graph.scores())
         share = None if options.field is None else _share(graph, bench.positions(variant, options.field))
-        found = [] if options.of is None else [one.features for one in bench.results[options.of].found if one.prompt == bench.text(variant)]
+        found = (
+            []
+            if options.of is None
+            else [one.features for one in bench.results[options.of].found if one.prompt == bench.text(variant)]
+        )
         place = _percentile(bench, variant, graph, [feature for part in found for feature in part])
         shares += [] if share is None else [share]
         percentiles += [] if place is None else [place]
@@ -50,17 +59,35 @@ def run(bench: Bench, options: Trace) -> Result:
             tables.append(_strongest(bench, graph))
         graphs.append(with_promoted(prune(graph, *KEEP), bench.model))
     figures = {
-        "replacement": mean([one.replacement for one in scores]), "completeness": mean([one.completeness for one in scores]), "share": mean(shares),
+        "replacement": mean([one.replacement for one in scores]),
+        "completeness": mean([one.completeness for one in scores]), "share": mean(shares),
         "percentile": mean(percentiles),
     }  # fmt: skip
-    columns = ("prompt", "answer", "replacement", "completeness", f"share of {options.field}", f"mean percentile of what {options.of} found")
+    columns = (
+        "prompt",
+        "answer",
+        "replacement",
+        "completeness",
+        f"share of {options.field}",
+        f"mean percentile of what {options.of} found",
+    )
     kept = [place for place in range(6) if place < 4 or (place == 4 and shares) or (place == 5 and percentiles)]
-    tables.insert(0, Table("Traced prompts", tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)))
-    summary = f"In {len(variants)} traced prompt{'s' * (len(variants) > 1)} features account for {figures['replacement']:.0%} of the answer (replacement score)"
+    tables.insert(
+        0, Table("Traced prompts", tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    )
+    summary = (
+        f"In {len(variants)} traced prompt{'s' * (len(variants) > 1)} features account for "
+        f"{figures['replacement']:.0%} of the answer (replacement score)"
+    )
     if shares:
-        summary += f"; the tokens of {options.field} have {figures['share']:.0%} of all tokens' influence but the first's"
+        summary += (
+            f"; the tokens of {options.field} have {figures['share']:.0%} of all tokens' influence but the first's"
+        )
     if percentiles:
-        summary += f"; the features that {options.of} found rank above {figures['percentile']:.1%} of active features by influence (chance: 50%)"
+        summary += (
+            f"; the features that {options.of} found rank above {figures['percentile']:.1%} of active features "
+            f"by influence (chance: 50%)"
+        )
     return Result(figures, summary + ".", tuple(tables), graphs=tuple(graphs))
 
 
@@ -81,7 +108,8 @@ def _share(graph: Graph, positions: list[int]) -> float:
 
 
 def _percentile(bench: Bench, variant: Variant, graph: Graph, features: list[str]) -> float | None:
-    """Mean share of the prompt's active features that have less influence than those given that are active there; folded ones have least."""
+    """Mean share of the prompt's active features that have less influence than those given that are active there;
+    folded ones have least."""
     active = {change.features[0].id for change in active_features(bench.model, bench.record(variant))}
     known = [name for name in features if name in active]
     if not known:
@@ -89,7 +117,12 @@ def _percentile(bench: Bench, variant: Variant, graph: Graph, features: list[str
     influence = graph.influence()
     everywhere = influence[graph.nodes.features].sort().values
     folded = len(active) - len(everywhere)
-    below = [folded + int(torch.searchsorted(everywhere, influence[graph.nodes.rows[name]])) if name in graph.nodes.rows else 0 for name in known]
+    below = [
+        folded + int(torch.searchsorted(everywhere, influence[graph.nodes.rows[name]]))
+        if name in graph.nodes.rows
+        else 0
+        for name in known
+    ]
     return sum(below) / len(below) / len(active)
 
 
@@ -99,10 +132,20 @@ def _strongest(bench: Bench, graph: Graph) -> Table:
     nodes = [graph.nodes[row] for row in rows]
     promoted = promoted_tokens(bench.model, [(node.layer, node.index) for node in nodes])
     content = tuple(
-        (node.id, graph.tokens[node.position], float(influence[node.row]), float(effect[node.row]), " ".join(word.strip() for word in words))
+        (
+            node.id,
+            graph.tokens[node.position],
+            float(influence[node.row]),
+            float(effect[node.row]),
+            " ".join(word.strip() for word in words),
+        )
         for node, words in zip(nodes, promoted, strict=True)
     )
-    return Table("Strongest features of the first graph", ("feature", "on", "influence", "first-order effect", "promotes"), content)
+    return Table(
+        "Strongest features of the first graph",
+        ("feature", "on", "influence", "first-order effect", "promotes"),
+        content,
+    )
 
 
 TRACE = Protocol(

@@ -1,4 +1,5 @@
-"""Step `transplant`: features that tell two groups of variants apart, found on some prompts, taken out or put in on others."""
+"""Step `transplant`: features that tell two groups of variants apart, found on some prompts, taken out or put in on
+others."""
 
 import random
 from collections.abc import Sequence
@@ -33,13 +34,15 @@ class Transplant(Options):
     keys: tuple[FieldName, ...] = ()
     """Other facts that stay: an answer is as wanted if some variant with the same keys and the new value has it."""
     across: tuple[FieldName, ...] = ()
-    """Features are found on variants that have other values of all of these than the changed prompt; none: on any others."""
+    """Features are found on variants that have other values of all of these than the changed prompt; none: on any
+    others."""
     found_on: dict[str, str] = Field({})
     """And that have these values."""
     alike: tuple[FieldName, ...] = ()
     """Only variants for which all these have one value."""
     own: bool = False
-    """What is taken out is what the changed prompt itself has more of than those with the new value, in place of what those with the old value have."""
+    """What is taken out is what the changed prompt itself has more of than those with the new value, in place of
+    what those with the old value have."""
     at: Places = ()
     do: Do = "both"
     """Take the features of the old value out, put those of the new one in, or both."""
@@ -119,10 +122,22 @@ def chosen(bench: Bench, options: Transplant) -> list[Target]:
                 mine, theirs = (_sources(options, pool, here, wanted, draw) for wanted in (old, value))
                 mine = [here] if options.own else mine
                 if mine and theirs:
-                    found.append(Target(here, value, mine, theirs, sorted({one.answer for one in there}), answers[value] - answers[old]))
+                    found.append(
+                        Target(
+                            here,
+                            value,
+                            mine,
+                            theirs,
+                            sorted({one.answer for one in there}),
+                            answers[value] - answers[old],
+                        )
+                    )
                     break
     if not found:
-        raise StudyError(f"no variant that is answered rightly has both a counterpart with another {options.field} and others to find its features on")
+        raise StudyError(
+            f"no variant that is answered rightly has both a counterpart with another {options.field} and others to "
+            f"find its features on"
+        )
     return bench.some(found, options.targets)
 
 
@@ -130,7 +145,9 @@ def _key(one: Variant, options: Transplant) -> tuple[str, ...]:
     return one.fields[options.field], *(one.fields[name] for name in options.keys)
 
 
-def _sources(options: Transplant, pool: Sequence[Variant], here: Variant, value: str, draw: random.Random) -> list[Variant]:
+def _sources(
+    options: Transplant, pool: Sequence[Variant], here: Variant, value: str, draw: random.Random
+) -> list[Variant]:
     fixed = [name for name in options.keys if name not in options.across and name not in options.found_on]
     found = [
         one for one in pool
@@ -143,12 +160,20 @@ def _sources(options: Transplant, pool: Sequence[Variant], here: Variant, value:
 
 
 def difference(activity: Activity, target: Target) -> Float[Tensor, "place feature"]:
-    """How much more active each feature is on the prompts with the new value than on those with the old, on the mean."""
+    """How much more active each feature is on the prompts with the new value than on those with the old, on the
+    mean."""
     return activity.of(target.new).mean(0) - activity.of(target.old).mean(0)
 
 
 def _changed(
-    bench: Bench, options: Transplant, activity: Activity, target: Target, amounts: Tensor, norms: Tensor, factors: Sequence[float], draw: random.Random
+    bench: Bench,
+    options: Transplant,
+    activity: Activity,
+    target: Target,
+    amounts: Tensor,
+    norms: Tensor,
+    factors: Sequence[float],
+    draw: random.Random,
 ) -> Ended:
     own, model = activity.of([target.variant])[0], bench.model
     ever = activity.of([*target.old, *target.new]).abs().amax(0)
@@ -157,30 +182,49 @@ def _changed(
     unit = dose(amounts, own, 1.0, options.do)
     drawn = [random_like(unit, own, ever, norms, begins, draw) for _ in range(options.draws)]
     variants = [*doses, *(Dose(one.amounts * factor) for factor in factors for one in drawn)]
-    outcomes = intervene_each(model, bench.record(target.variant), [one.changes(model, at) for one in variants], options.mode)
+    outcomes = intervene_each(
+        model, bench.record(target.variant), [one.changes(model, at) for one in variants], options.mode
+    )
     tops = [int(outcome.logits[-1].argmax()) for outcome in outcomes]
     rest = iter(tops[len(doses) :])
     changes = unit.changes(model, at)
     return Ended(
-        tuple(tops[: len(doses)]), tuple(tuple(next(rest) for _ in drawn) for _ in factors), unit.size, tuple(change.features[0].id for change in changes)
+        tuple(tops[: len(doses)]),
+        tuple(tuple(next(rest) for _ in drawn) for _ in factors),
+        unit.size,
+        tuple(change.features[0].id for change in changes),
     )
 
 
-def _result(bench: Bench, options: Transplant, factors: Sequence[float], targets: Sequence[Target], ended: Sequence[Ended]) -> Result:
+def _result(
+    bench: Bench, options: Transplant, factors: Sequence[float], targets: Sequence[Target], ended: Sequence[Ended]
+) -> Result:
     place = factors.index(options.factor)
 
     def hits(answers: Sequence[Sequence[str] | frozenset[str]], at: int) -> list[bool]:
-        return [one.top[at] in {bench.token(answer) for answer in some} for one, some in zip(ended, answers, strict=True)]
+        return [
+            one.top[at] in {bench.token(answer) for answer in some} for one, some in zip(ended, answers, strict=True)
+        ]
 
     def random_hits(answers: Sequence[Sequence[str] | frozenset[str]], at: int) -> list[bool]:
-        return [top in {bench.token(answer) for answer in some} for one, some in zip(ended, answers, strict=True) for top in one.random[at]]
+        return [
+            top in {bench.token(answer) for answer in some}
+            for one, some in zip(ended, answers, strict=True)
+            for top in one.random[at]
+        ]
 
-    wanted, moved, own = [one.wanted for one in targets], [one.moved for one in targets], [[one.variant.answer] for one in targets]
+    wanted, moved, own = (
+        [one.wanted for one in targets],
+        [one.moved for one in targets],
+        [[one.variant.answer] for one in targets],
+    )
     reached, other = share(hits(wanted, place)), share(random_hits(wanted, place))
     stayed, kept = share(hits(own, place)).value, share(random_hits(own, place)).value
     figures = {
-        "reached": reached.value, "reached_low": reached.low, "controls": other.value, "controls_high": other.high, "moved": share(hits(moved, place)).value,
-        "changed": 1 - stayed, "controls_changed": 1 - kept, "targets": float(len(targets)), "features": sum(one.size for one in ended) / len(ended),
+        "reached": reached.value, "reached_low": reached.low, "controls": other.value, "controls_high": other.high,
+        "moved": share(hits(moved, place)).value,
+        "changed": 1 - stayed, "controls_changed": 1 - kept, "targets": float(len(targets)),
+        "features": sum(one.size for one in ended) / len(ended),
     }  # fmt: skip
     series = {
         "answer as wanted": [share(hits(wanted, at)).value for at in range(len(factors))],
@@ -194,10 +238,18 @@ def _result(bench: Bench, options: Transplant, factors: Sequence[float], targets
         {"x": list(factors), "series": series, "xlabel": "dose", "ylabel": "share of prompts", "ylim": [-0.02, 1.02]},
     )  # fmt: skip
     where = " and ".join(f"token {one}" if isinstance(one, int) else f"the {one}" for one in options.at) or "all tokens"
-    elsewhere = " of the prompt itself" if options.own else f" found on prompts with another {' and '.join(options.across)}" if options.across else ""
+    elsewhere = (
+        " of the prompt itself"
+        if options.own
+        else f" found on prompts with another {' and '.join(options.across)}"
+        if options.across
+        else ""
+    )
     summary = (
-        f"With {figures['features']:.0f} features of {options.field}{elsewhere} {what} at {where}, {options.factor:g} times, the answer is as wanted "
-        f"in {reached} of {len(targets)} prompts, and of the new {options.field} in {figures['moved']:.2f}; with random features that write as much, "
+        f"With {figures['features']:.0f} features of {options.field}{elsewhere} {what} at {where}, {options.factor:g} "
+        f"times, the answer is as wanted "
+        f"in {reached} of {len(targets)} prompts, and of the new {options.field} in {figures['moved']:.2f}; with "
+        f"random features that write as much, "
         f"in {other} of {len(targets) * options.draws} draws (another answer than before in {1 - kept:.2f} of them)."
     )
     rows = [
@@ -214,18 +266,30 @@ def _result(bench: Bench, options: Transplant, factors: Sequence[float], targets
     ]
     columns = ("prompt", f"{options.field}", "becomes", "answer", "wanted", "answered", "features")
     found = tuple(
-        Found(f"{one.variant.fields[options.field]} to {one.value}", bench.text(one.variant), end.features) for one, end in zip(targets, ended, strict=True)
+        Found(f"{one.variant.fields[options.field]} to {one.value}", bench.text(one.variant), end.features)
+        for one, end in zip(targets, ended, strict=True)
     )
-    tables = (_by_value(bench, options, targets, ended, place), Table(f"What became of {len(rows)} prompts", columns, tuple(rows)))
+    tables = (
+        _by_value(bench, options, targets, ended, place),
+        Table(f"What became of {len(rows)} prompts", columns, tuple(rows)),
+    )
     return Result(figures, summary, tables, (plot,), found)
 
 
-def _by_value(bench: Bench, options: Transplant, targets: Sequence[Target], ended: Sequence[Ended], place: int) -> Table:
+def _by_value(
+    bench: Bench, options: Transplant, targets: Sequence[Target], ended: Sequence[Ended], place: int
+) -> Table:
     """Shares by old and new value, if there are few."""
     groups: dict[tuple[str, str], list[bool]] = {}
     for one, end in zip(targets, ended, strict=True):
-        groups.setdefault((one.variant.fields[options.field], one.value), []).append(end.top[place] in {bench.token(answer) for answer in one.wanted})
-    rows = tuple((*values, share(hits).value, len(hits)) for values, hits in sorted(groups.items())) if len(groups) <= 20 else ()
+        groups.setdefault((one.variant.fields[options.field], one.value), []).append(
+            end.top[place] in {bench.token(answer) for answer in one.wanted}
+        )
+    rows = (
+        tuple((*values, share(hits).value, len(hits)) for values, hits in sorted(groups.items()))
+        if len(groups) <= 20
+        else ()
+    )
     return Table(f"By {options.field}", ("from", "to", "as wanted", "prompts"), rows)
 
 

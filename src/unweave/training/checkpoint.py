@@ -53,7 +53,10 @@ def write_state(path: Path, about: dict[str, str], tensors: dict[str, Tensor]) -
     try:
         write_atomically(path, lambda name: save_file(whole, name, about | {"format": str(FORMAT)}))
     except FileError as error:
-        raise FileError(f"{error}; the training stops, {'the checkpoint before this one is whole' if path.is_file() else 'nothing was saved yet'}") from error
+        raise FileError(
+            f"{error}; the training stops, "
+            f"{'the checkpoint before this one is whole' if path.is_file() else 'nothing was saved yet'}"
+        ) from error
 
 
 def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -94,7 +97,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     about, tensors = read_state(path)
     try:
-        return Checkpoint(config_from(json.loads(about["config"]), str(path)), Progress(**json.loads(about["progress"])), tensors)
+        return Checkpoint(
+            config_from(json.loads(about["config"]), str(path)), Progress(**json.loads(about["progress"])), tensors
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise unreadable(path, error) from error
 
@@ -107,4 +112,6 @@ def check_same(path: Path, old: TrainConfig, new: TrainConfig) -> None:
     """
     lines = differences(old, new)
     if lines:
-        raise TrainingError(f"{path} was made with another config: {'; '.join(lines)}; use the same, or another --out folder")
+        raise TrainingError(
+            f"{path} was made with another config: {'; '.join(lines)}; use the same, or another --out folder"
+        )

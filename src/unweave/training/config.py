@@ -14,7 +14,8 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16"),
     "parallel": ("data", "layers"),
 }
-"""`skip`: per-layer with a skip matrix. `incremental`: cross-layer, all features that write at a layer share its decoder."""
+"""`skip`: per-layer with a skip matrix. `incremental`: cross-layer, all features that write at a layer share its
+decoder."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -23,19 +24,29 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides which dictionary comes out; `unweave train --help` and docs/training.md list the same fields."""
+    """Everything that decides which dictionary comes out; `unweave train --help` and docs/training.md list the same
+    fields."""
 
     model: str = _option("smollm2", "smollm2, a local folder, or a Hugging Face name.")
-    text: tuple[str, ...] = _option((), "File, folder, Parquet, JSONL or dataset name, with a weight if wanted: corpus.jsonl=0.7; repeatable.")
+    text: tuple[str, ...] = _option(
+        (), "File, folder, Parquet, JSONL or dataset name, with a weight if wanted: corpus.jsonl=0.7; repeatable."
+    )
     self_sample: float = _option(0.0, "Share of the tokens that the model writes itself, 0 to 1.")
     held_out: float = _option(0.01, "Share of the documents kept for evaluation, chosen by a hash of their text.")
-    kind: str = _option("skip", "per-layer, skip (per-layer with a skip matrix), cross-layer, or incremental (cross-layer with tied decoders).")
+    kind: str = _option(
+        "skip",
+        "per-layer, skip (per-layer with a skip matrix), cross-layer, or incremental (cross-layer with tied decoders).",
+    )
     width: str = _option("2048", "Features a layer: one number, or runs such as 3072x2,2048x26,3072x2.")
     activation: str = _option("batchtopk", "batchtopk (saved as JumpReLU), topk, relu, or jumprelu.")
-    k: str = _option("64", "Mean active features a token for batchtopk, exact number for topk; like --width one number or runs.")
+    k: str = _option(
+        "64", "Mean active features a token for batchtopk, exact number for topk; like --width one number or runs."
+    )
     k_start: float = _option(4.0, "k starts at so many times its value.")
     k_anneal: float = _option(0.15, "Share of the training over which k comes down.")
-    sparsity: float = _option(0.002, "Tanh penalty of relu and jumprelu for each active feature, reached linearly over the whole training.")
+    sparsity: float = _option(
+        0.002, "Tanh penalty of relu and jumprelu for each active feature, reached linearly over the whole training."
+    )
     tanh_scale: float = _option(4.0, "c in the penalty tanh(c |decoder| activation).")
     threshold: float = _option(0.03, "First threshold of jumprelu, in units of the normalised input.")
     bandwidth: float = _option(0.5, "Width of jumprelu's straight-through window, in the same units.")
@@ -44,17 +55,24 @@ class TrainConfig:
     context: int = _option(128, "Tokens a sequence.")
     buffer: int = _option(2, "Batches recorded together; tokens are shuffled among them.")
     reuse: int = _option(1, "Times that each recorded token is trained on.")
-    on_policy: float = _option(0.0, "Share of the sequences recorded with some layers already replaced, so that features learn how MLPs respond.")
+    on_policy: float = _option(
+        0.0,
+        "Share of the sequences recorded with some layers already replaced, so that features learn how MLPs respond.",
+    )
     lr: float = _option(1e-3, "Adam's step size.")
     warmup: int = _option(100, "Steps over which it rises.")
     decay: float = _option(0.3, "Last share of the training over which it falls to zero.")
-    outlier: float = _option(16.0, "A target of more than so many times the median squared norm is weighted down to that.")
+    outlier: float = _option(
+        16.0, "A target of more than so many times the median squared norm is weighted down to that."
+    )
     dead_after: int = _option(200_000, "A feature silent for so many tokens is dead.")
     auxiliary: float = _option(1 / 32, "Weight of the loss that revives dead features; 0 leaves them.")
     init: str = _option("", "A dictionary to go on from; new features are added where it is narrower.")
     statistics: int = _option(32_768, "Tokens for scales and the least-squares start of skip matrices.")
     precision: str = _option("auto", "auto, float32, or bfloat16 (products only; state stays float32).")
-    parallel: str = _option("data", "Under torchrun: data (each process its share of a batch) or layers (each its range).")
+    parallel: str = _option(
+        "data", "Under torchrun: data (each process its share of a batch) or layers (each its range)."
+    )
     evaluate: int = _option(500_000, "Tokens between evaluations on held-out text; 0: only at the end.")
     checkpoint: float = _option(4.0, "Minutes between checkpoints, at most 5.")
     seed: int = _option(0, "Decides initial weights, the order of text and what is sampled.")
@@ -68,7 +86,20 @@ class TrainConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in ("tokens", "batch", "context", "buffer", "reuse", "lr", "outlier", "dead_after", "statistics", "tanh_scale", "bandwidth", "checkpoint"):
+        for name in (
+            "tokens",
+            "batch",
+            "context",
+            "buffer",
+            "reuse",
+            "lr",
+            "outlier",
+            "dead_after",
+            "statistics",
+            "tanh_scale",
+            "bandwidth",
+            "checkpoint",
+        ):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("self_sample", "k_anneal", "decay", "on_policy", "held_out"):
@@ -80,15 +111,21 @@ class TrainConfig:
         if self.held_out == 1:
             raise OptionError("held_out is 1, which leaves nothing to train on")
         if self.context < 2:
-            raise OptionError(f"context is {self.context}; a sequence needs 2 tokens or more, the first one is left out")
+            raise OptionError(
+                f"context is {self.context}; a sequence needs 2 tokens or more, the first one is left out"
+            )
         if self.checkpoint > 5:
             raise OptionError(f"checkpoint is {self.checkpoint} minutes; at most 5, so that no more is ever lost")
         if self.k_start < 1:
             raise OptionError(f"k_start is {self.k_start}; it must be 1 or more")
         if self.parallel == "layers" and self.cross_layer:
-            raise OptionError(f"parallel is 'layers', but features of a {self.kind} dictionary write across layers; use data")
+            raise OptionError(
+                f"parallel is 'layers', but features of a {self.kind} dictionary write across layers; use data"
+            )
         if self.parallel == "layers" and self.on_policy:
-            raise OptionError(f"on_policy is {self.on_policy}, which needs the whole dictionary, but parallel is 'layers'; use data")
+            raise OptionError(
+                f"on_policy is {self.on_policy}, which needs the whole dictionary, but parallel is 'layers'; use data"
+            )
         if self.cross_layer and self.activation == "topk":
             raise OptionError("activation is 'topk', which cross-layer folders do not hold; use batchtopk")
         if not self.text and not self.self_sample:
@@ -119,7 +156,8 @@ class TrainConfig:
         """Features of every layer.
 
         Raises:
-            OptionError: the runs do not add up to the number of layers, k is over the width, or tied decoders of unequal widths.
+            OptionError: the runs do not add up to the number of layers, k is over the width, or tied decoders of
+                unequal widths.
         """
         widths = runs(self.width, layers, "width")
         if self.sparse_by_k:
@@ -203,14 +241,23 @@ def config_from(values: Mapping[str, Any], where: str) -> TrainConfig:
             if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
                 raise OptionError(f"{where}: {name} is {value!r}; it must be a list of texts")
             clean[name] = tuple(value)
-        elif isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else (str, int) if kind is str else kind):
-            raise OptionError(f"{where}: {name} is {value!r}; it must be a {'number' if kind in (int, float) else 'text'}")
+        elif isinstance(value, bool) or not isinstance(
+            value, (int, float) if kind is float else (str, int) if kind is str else kind
+        ):
+            raise OptionError(
+                f"{where}: {name} is {value!r}; it must be a {'number' if kind in (int, float) else 'text'}"
+            )
         else:
             clean[name] = kind(value)
     return TrainConfig(**clean)
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """The fields in which a checkpoint's config differs from the one asked for, as lines; fields that may change are left out."""
+    """The fields in which a checkpoint's config differs from the one asked for, as lines; fields that may change are
+    left out."""
     first, second = asdict(old), asdict(new)
-    return [f"{name} {first[name]!r} (asked: {second[name]!r})" for name in first if name not in CHANGEABLE and first[name] != second[name]]
+    return [
+        f"{name} {first[name]!r} (asked: {second[name]!r})"
+        for name in first
+        if name not in CHANGEABLE and first[name] != second[name]
+    ]

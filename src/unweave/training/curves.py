@@ -70,9 +70,18 @@ def plot(path: str | Path, out: str | Path) -> Path:
     dead = active.twinx()
     dead.plot(at, [_mean(event["dead"]) for event in steps], color="#b4551d", linestyle="--")
     dead.set(ylim=(0, None))
-    names = [name for name, value in (evaluations[-1] if evaluations else {}).items() if isinstance(value, float) and name != "seconds"]
+    names = [
+        name
+        for name, value in (evaluations[-1] if evaluations else {}).items()
+        if isinstance(value, float) and name != "seconds"
+    ]
     for name in names:
-        held.plot([event["tokens"] for event in evaluations], [event.get(name) for event in evaluations], marker="o", label=name.replace("_", " "))
+        held.plot(
+            [event["tokens"] for event in evaluations],
+            [event.get(name) for event in evaluations],
+            marker="o",
+            label=name.replace("_", " "),
+        )
     held.set(title="held-out text" if names else "held-out text: not evaluated yet", xlabel="tokens")
     if names:
         held.legend(fontsize="small")

@@ -1,4 +1,5 @@
-"""The dictionary while it is trained: plain named parameters in normalised units, and the way to and from files' units."""
+"""The dictionary while it is trained: plain named parameters in normalised units, and the way to and from files'
+units."""
 
 import math
 from collections.abc import Mapping
@@ -40,7 +41,9 @@ class Dictionary:
 
     def decoder(self, source: int, target: int) -> Tensor:
         """What the features of `source` write at `target`, [feature, d]."""
-        return self.parameters[f"decoder.{target}" if self.config.kind == "incremental" else f"decoder.{source}.{target}"]
+        return self.parameters[
+            f"decoder.{target}" if self.config.kind == "incremental" else f"decoder.{source}.{target}"
+        ]
 
     def pre_activations(self, layer: int, x: Float[Tensor, "token d"]) -> Float[Tensor, "token feature"]:
         """Of normalised inputs."""
@@ -50,7 +53,9 @@ class Dictionary:
         """Of jumprelu, by feature."""
         return self.parameters[f"log_threshold.{layer}"].exp()
 
-    def predict_dense(self, layer: int, x: Float[Tensor, "token d"], earlier: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    def predict_dense(
+        self, layer: int, x: Float[Tensor, "token d"], earlier: Mapping[int, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Activations and output [token, d] in the model's own units, as a finished dictionary gives them; no gradient.
 
         Args:
@@ -92,8 +97,15 @@ def finished(dictionary: Dictionary, layer: int) -> Sparse:
             return JumpReLU(dictionary.thresholds[layer].clamp_min(0.0).expand(width).clone())
 
 
-def start(config: TrainConfig, statistics: tuple[LayerStatistics, ...], init: Transcoders | None, device: torch.device, layers: range) -> Dictionary:
-    """First parameters: random encoders, zero decoders, least-squares skip and bias; or those of a dictionary to go on from.
+def start(
+    config: TrainConfig,
+    statistics: tuple[LayerStatistics, ...],
+    init: Transcoders | None,
+    device: torch.device,
+    layers: range,
+) -> Dictionary:
+    """First parameters: random encoders, zero decoders, least-squares skip and bias; or those of a dictionary to go
+    on from.
 
     Raises:
         OptionError: widths that do not fit the model, or a dictionary to go on from of another kind or wider.
@@ -121,34 +133,56 @@ def start(config: TrainConfig, statistics: tuple[LayerStatistics, ...], init: Tr
     if init is not None:
         _go_on(config, statistics, init, parameters, thresholds, layers)
     on_device = {name: value.to(device).contiguous().requires_grad_() for name, value in parameters.items()}
-    return Dictionary(config, tuple(part.to(device) for part in statistics), on_device, thresholds.to(device), layers, widths)
+    return Dictionary(
+        config, tuple(part.to(device) for part in statistics), on_device, thresholds.to(device), layers, widths
+    )
 
 
 def _go_on(
-    config: TrainConfig, statistics: tuple[LayerStatistics, ...], init: Transcoders, parameters: dict[str, Tensor], thresholds: Tensor, layers: range
+    config: TrainConfig,
+    statistics: tuple[LayerStatistics, ...],
+    init: Transcoders,
+    parameters: dict[str, Tensor],
+    thresholds: Tensor,
+    layers: range,
 ) -> None:
-    if (init.kind == "cross-layer") != config.cross_layer or config.kind == "incremental" or (init.has_skip and config.kind != "skip"):
+    if (
+        (init.kind == "cross-layer") != config.cross_layer
+        or config.kind == "incremental"
+        or (init.has_skip and config.kind != "skip")
+    ):
         raise OptionError(
-            f"init is {init.name}, a {init.kind} dictionary{' with a skip' if init.has_skip else ''}; a {config.kind} training cannot go on from it"
+            f"init is {init.name}, a {init.kind} dictionary{' with a skip' if init.has_skip else ''}; a {config.kind} "
+            f"training cannot go on from it"
         )
     if (init.read, init.write) != ("mlp_in", "mlp_out"):
-        raise OptionError(f"init is {init.name}, which reads at {init.read} and writes at {init.write}; training reads at mlp_in and writes at mlp_out")
+        raise OptionError(
+            f"init is {init.name}, which reads at {init.read} and writes at {init.write}; training reads at mlp_in "
+            f"and writes at mlp_out"
+        )
     init.check(len(statistics), statistics[0].mean.shape[0], config.model)
     for layer in layers:
         old, facts = init.layers[layer], statistics[layer]
         rows = old.width
         if rows > len(parameters[f"encoder.{layer}"]):
-            raise TranscoderMismatch(f"init is {init.name}, with {rows} features at layer {layer}; the new one has {len(parameters[f'encoder.{layer}'])}")
+            raise TranscoderMismatch(
+                f"init is {init.name}, with {rows} features at layer {layer}; the new one has "
+                f"{len(parameters[f'encoder.{layer}'])}"
+            )
         # Pre-activations stay as they are, in the dictionary's own units; only what is read and written is scaled.
         parameters[f"encoder.{layer}"][:rows] = old.encoder.dense(torch.float32) * facts.input
         parameters[f"encoder_bias.{layer}"][:rows] = old.encoder_bias.float()
         decoder = old.decoder.dense(torch.float32)
         for slot, target in enumerate(range(layer, len(statistics)) if config.cross_layer else (layer,)):
-            parameters[f"decoder.{layer}.{target}"][:rows] = (decoder[:, slot] if config.cross_layer else decoder) / statistics[target].output
+            parameters[f"decoder.{layer}.{target}"][:rows] = (
+                decoder[:, slot] if config.cross_layer else decoder
+            ) / statistics[target].output
         parameters[f"decoder_bias.{layer}"] = old.decoder_bias.float() / facts.output
         if config.kind == "skip":
             parameters[f"skip.{layer}"] = (
-                torch.zeros_like(parameters[f"skip.{layer}"]) if old.skip is None else old.skip.dense(torch.float32) * facts.input / facts.output
+                torch.zeros_like(parameters[f"skip.{layer}"])
+                if old.skip is None
+                else old.skip.dense(torch.float32) * facts.input / facts.output
             )
         if isinstance(old.activation, JumpReLU):
             thresholds[layer] = old.activation.threshold.float().mean()
@@ -168,21 +202,32 @@ def to_transcoders(dictionary: Dictionary, name: str) -> Transcoders:
         facts = dictionary.statistics[layer]
         if config.cross_layer:
             targets = range(layer, n)
-            decoder = torch.stack([dictionary.decoder(layer, t).detach().float().cpu() * dictionary.statistics[t].output for t in targets], 1)
+            decoder = torch.stack(
+                [
+                    dictionary.decoder(layer, t).detach().float().cpu() * dictionary.statistics[t].output
+                    for t in targets
+                ],
+                1,
+            )
         else:
             decoder = plain(f"decoder.{layer}.{layer}") * facts.output
         activation = finished(dictionary, layer)
         layers.append(
             TranscoderLayer(
-                Matrix(plain(f"encoder.{layer}") / facts.input), plain(f"encoder_bias.{layer}"), Matrix(decoder), plain(f"decoder_bias.{layer}") * facts.output,
+                Matrix(plain(f"encoder.{layer}") / facts.input), plain(f"encoder_bias.{layer}"), Matrix(decoder),
+                plain(f"decoder_bias.{layer}") * facts.output,
                 JumpReLU(activation.threshold.cpu()) if isinstance(activation, JumpReLU) else activation,
                 Matrix(plain(f"skip.{layer}") * facts.output / facts.input) if config.kind == "skip" else None,
             )
         )  # fmt: skip
-    return Transcoders("cross-layer" if config.cross_layer else "per-layer", tuple(layers), "mlp_in", "mlp_out", name, config.model)
+    return Transcoders(
+        "cross-layer" if config.cross_layer else "per-layer", tuple(layers), "mlp_in", "mlp_out", name, config.model
+    )
 
 
-def select(dictionary: Dictionary, layer: int, x: Float[Tensor, "token d"], k: float, dense: bool, kth: Any) -> Activations:
+def select(
+    dictionary: Dictionary, layer: int, x: Float[Tensor, "token d"], k: float, dense: bool, kth: Any
+) -> Activations:
     """Activations of one layer on normalised inputs, differentiable in the encoder.
 
     Args:
@@ -203,18 +248,30 @@ def select(dictionary: Dictionary, layer: int, x: Float[Tensor, "token d"], k: f
     else:
         keep = pre.detach() > (dictionary.threshold(layer).detach() - config.bandwidth / 2).clamp_min(0)
     if dense:
-        values, threshold, pattern = pre * keep, dictionary.threshold(layer) if config.activation == "jumprelu" else None, None
+        values, threshold, pattern = (
+            pre * keep,
+            dictionary.threshold(layer) if config.activation == "jumprelu" else None,
+            None,
+        )
     else:
         tokens, features = keep.nonzero(as_tuple=True)
         pattern = Pattern.of(tokens, features, len(x), width)
-        values = encode(x, dictionary.parameters[f"encoder.{layer}"], dictionary.parameters[f"encoder_bias.{layer}"], pre[tokens, features], pattern)
+        values = encode(
+            x,
+            dictionary.parameters[f"encoder.{layer}"],
+            dictionary.parameters[f"encoder_bias.{layer}"],
+            pre[tokens, features],
+            pattern,
+        )
         threshold = dictionary.threshold(layer)[features] if config.activation == "jumprelu" else None
     if threshold is not None:
         values = _Jump.apply(values, threshold.expand_as(values), config.bandwidth)
     return Activations(values, pattern)
 
 
-def _batch_threshold(dictionary: Dictionary, layer: int, pre: Float[Tensor, "token feature"], k: float, kth: Any) -> Tensor:
+def _batch_threshold(
+    dictionary: Dictionary, layer: int, pre: Float[Tensor, "token feature"], k: float, kth: Any
+) -> Tensor:
     """The value that leaves k features a token on average, and its running mean.
 
     Sorting a whole batch is slow; nearly always the values over 0.7 of the last threshold are enough.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..base.files import locked
 from ..errors import ModelError, TrainingError
-from ..models.language_model import LanguageModel, load_model
+from ..models.language_model import LanguageModel
+from ..models.loading import load_model
 from ..models.recorder import batches, record
 from ..transcoders.formats import read_transcoders
 from ..transcoders.transcoders import Transcoders
@@ -71,7 +72,9 @@ class Training:
         return min(1.0, self.progress.tokens / self.config.tokens)
 
 
-def train(config: TrainConfig, folder: str | Path, watcher: Watcher, evaluate: Evaluate, *, device: str = "cpu") -> Path:
+def train(
+    config: TrainConfig, folder: str | Path, watcher: Watcher, evaluate: Evaluate, *, device: str = "cpu"
+) -> Path:
     """Train a dictionary in a folder, or go on with the training that is there; returns the folder of the dictionary.
 
     Raises:
@@ -97,7 +100,10 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
     watcher.stage(f"loading {config.model}")
     model = load_model(config.model, device=device)
     if config.cross_layer and (model.architecture.mlp_post_norm is not None or model.residual_multiplier != 1):
-        raise ModelError(f"{config.model} has a norm or a factor after its MLPs, which features that write at later layers do not pass; train a per-layer kind")
+        raise ModelError(
+            f"{config.model} has a norm or a factor after its MLPs, which features that write at later layers do not "
+            f"pass; train a per-layer kind"
+        )
     model.module.set_attn_implementation("sdpa")
     config.check(model.n_layers)
     blocks = prepare(model, config, folder, watcher.stage) if processes.first else None
@@ -122,10 +128,16 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
     return training
 
 
-def _statistics(model: LanguageModel, config: TrainConfig, blocks: Blocks, layers: range) -> tuple[LayerStatistics, ...]:
+def _statistics(
+    model: LanguageModel, config: TrainConfig, blocks: Blocks, layers: range
+) -> tuple[LayerStatistics, ...]:
     some = blocks.train[blocks.order(config.seed, 0, max(1, config.statistics // config.context))]
     precision = precision_of(config, model.device)
-    found = measure((record(model, part, layers, precision=precision) for part in batches(some, RECORDED_AT_ONCE)), config.outlier, layers)
+    found = measure(
+        (record(model, part, layers, precision=precision) for part in batches(some, RECORDED_AT_ONCE)),
+        config.outlier,
+        layers,
+    )
     return tuple(found[layer] for layer in layers)
 
 
@@ -137,17 +149,29 @@ def _run(training: Training, watcher: Watcher, evaluate: Evaluate) -> Path:
             begin = time.monotonic()
             for measured in _buffer(training):
                 if training.processes.first:
-                    watcher.step(config, progress, measured, progress.tokens / max(progress.seconds + time.monotonic() - begin, 1e-9))
+                    watcher.step(
+                        config,
+                        progress,
+                        measured,
+                        progress.tokens / max(progress.seconds + time.monotonic() - begin, 1e-9),
+                    )
             length = time.monotonic() - begin
             progress.seconds += length
-            due = config.evaluate and progress.tokens - progress.evaluated >= config.evaluate and progress.tokens < config.tokens
+            due = (
+                config.evaluate
+                and progress.tokens - progress.evaluated >= config.evaluate
+                and progress.tokens < config.tokens
+            )
             if due:
                 _evaluate(training, watcher, evaluate)
             if due or time.monotonic() - saved + length > 60 * config.checkpoint:
                 _save(training)
                 saved = time.monotonic()
     except KeyboardInterrupt as stop:
-        raise TrainingError(f"stopped at {progress.tokens:,} tokens; the same command goes on from the last checkpoint in {training.folder}") from stop
+        raise TrainingError(
+            f"stopped at {progress.tokens:,} tokens; the same command goes on from the last checkpoint in "
+            f"{training.folder}"
+        ) from stop
     _save(training)
     return _finish(training, watcher, evaluate)
 
@@ -158,7 +182,9 @@ def _buffer(training: Training) -> Iterator[Measured]:
     count = training.sequences * config.buffer
     chosen = training.blocks.train[training.blocks.order(config.seed, training.progress.blocks, count)]
     # Random numbers depend on the place in the text alone, so that a training that goes on draws the same ones.
-    generator = torch.Generator().manual_seed((config.seed * 1009 + processes.rank) * 1_000_003 + training.progress.blocks)
+    generator = torch.Generator().manual_seed(
+        (config.seed * 1009 + processes.rank) * 1_000_003 + training.progress.blocks
+    )
     shared = config.parallel == "data" and processes.count > 1
     mine = chosen[processes.rank :: processes.count] if shared else chosen
     layers = training.dictionary.layers
@@ -166,9 +192,18 @@ def _buffer(training: Training) -> Iterator[Measured]:
     targets: list[list[Tensor]] = [[] for _ in layers]
     for part in batches(mine, RECORDED_AT_ONCE):
         # Replaced layers: for each sequence chosen, a share of its layers that is itself drawn at random.
-        share = torch.rand(len(part), 1, generator=generator) * (torch.rand(len(part), 1, generator=generator) < config.on_policy)
+        share = torch.rand(len(part), 1, generator=generator) * (
+            torch.rand(len(part), 1, generator=generator) < config.on_policy
+        )
         where = torch.rand(len(part), model.n_layers, generator=generator) < share
-        xs, ys = record(model, part, layers, _stand_in(training.dictionary) if config.on_policy else None, where, precision_of(config, model.device))
+        xs, ys = record(
+            model,
+            part,
+            layers,
+            _stand_in(training.dictionary) if config.on_policy else None,
+            where,
+            precision_of(config, model.device),
+        )
         for kept, new in ((inputs, xs), (targets, ys)):
             for at, tensor in enumerate(new):
                 kept[at].append(tensor)
@@ -198,11 +233,19 @@ def _stand_in(dictionary: Dictionary) -> Callable[[int, Tensor], Tensor]:
 def _step(training: Training, inputs: list[Tensor], targets: list[Tensor]) -> Measured:
     config, progress, processes = training.config, training.progress, training.processes
     group = processes if config.parallel == "data" else parallel.Processes()
-    plan, precision = schedule(config, training.dictionary.widths, progress.step, training.done), precision_of(config, training.model.device)
+    plan, precision = (
+        schedule(config, training.dictionary.widths, progress.step, training.done),
+        precision_of(config, training.model.device),
+    )
     try:
-        measured = take_step(training.dictionary, training.optimizer, inputs, targets, training.silent, plan, precision, group)
+        measured = take_step(
+            training.dictionary, training.optimizer, inputs, targets, training.silent, plan, precision, group
+        )
     except TrainingError as error:
-        where = f"at step {progress.step + 1} ({progress.tokens:,} tokens); the last good state is in {path_of(training.folder)}"
+        where = (
+            f"at step {progress.step + 1} ({progress.tokens:,} tokens); the last good state is in "
+            f"{path_of(training.folder)}"
+        )
         raise TrainingError(f"{error} {where}; try a smaller --lr") from error
     progress.step += 1
     progress.tokens += len(inputs[0]) * group.count
@@ -219,9 +262,15 @@ def _save(training: Training) -> None:
 
 def _evaluate(training: Training, watcher: Watcher, evaluate: Evaluate) -> None:
     training.progress.evaluated = training.progress.tokens
-    if len(training.dictionary.layers) < training.model.n_layers or not training.processes.first or not len(training.blocks.held_out):
+    if (
+        len(training.dictionary.layers) < training.model.n_layers
+        or not training.processes.first
+        or not len(training.blocks.held_out)
+    ):
         return
-    figures = evaluate(training.model, to_transcoders(training.dictionary, str(training.folder)), training.blocks.held_out)
+    figures = evaluate(
+        training.model, to_transcoders(training.dictionary, str(training.folder)), training.blocks.held_out
+    )
     watcher.evaluated(training.progress, figures)
 
 

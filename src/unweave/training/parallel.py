@@ -65,7 +65,8 @@ def wait(processes: Processes) -> None:
 
 
 def joint_kth(processes: Processes, candidates: Float[Tensor, " candidate"], wanted: int) -> Tensor:
-    """The value below the `wanted` x (number of processes) largest candidates of all processes; 0 if there are fewer."""
+    """The value below the `wanted` x (number of processes) largest candidates of all processes; 0 if there are
+    fewer."""
     wanted *= processes.count
     if processes.count > 1:
         best = candidates.topk(min(wanted, len(candidates))).values

@@ -13,8 +13,11 @@ from ..transcoders.dense import Dictionary
 from ..transcoders.transcoders import Transcoders
 
 
-def held_out_figures(model: LanguageModel, transcoders: Transcoders, blocks: Int[Tensor, "sequence pos"]) -> dict[str, Any]:
-    """Plain FVU (mean, and `by_layer`), active features, and cross-entropy, KL and top-1 agreement with all MLPs replaced; position 0 excluded."""
+def held_out_figures(
+    model: LanguageModel, transcoders: Transcoders, blocks: Int[Tensor, "sequence pos"]
+) -> dict[str, Any]:
+    """Plain FVU (mean, and `by_layer`), active features, and cross-entropy, KL and top-1 agreement with all MLPs
+    replaced; position 0 excluded."""
     dictionary, dtype = Dictionary.load(transcoders, torch.float32, model.device), torch.float32
     n, shift, model_loss = model.n_layers, Shift(), 0.0
     missed, squares, active, tokens = torch.zeros(n), torch.zeros(n), torch.zeros(n), 0
@@ -37,7 +40,9 @@ def held_out_figures(model: LanguageModel, transcoders: Transcoders, blocks: Int
             sums[layer] += y.sum(0)
         tokens += ids.shape[0] * (ids.shape[1] - 1)
         shift.add(truth, replaced_logits(model, ids, transcoders.write, transcoders.read, dictionary.start(), dtype))
-    around = torch.stack([squares[layer] - sums[layer].square().sum().cpu() / tokens for layer in range(n)]).clamp_min(1e-12)
+    around = torch.stack([squares[layer] - sums[layer].square().sum().cpu() / tokens for layer in range(n)]).clamp_min(
+        1e-12
+    )
     replaced = shift.replaced()
     return {
         "fvu": float((missed / around).mean()),

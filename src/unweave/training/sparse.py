@@ -36,20 +36,28 @@ class Pattern:
     @cached_property
     def by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
         """The transposed matrix: where its rows start, its columns (tokens), and the order of entries that makes it."""
-        small = self.features.numpy().astype(np.uint16 if self.width < 2**16 else np.int64)  # numpy sorts 16-bit keys by radix
+        small = self.features.numpy().astype(
+            np.uint16 if self.width < 2**16 else np.int64
+        )  # numpy sorts 16-bit keys by radix
         order = torch.from_numpy(np.argsort(small, kind="stable"))
         starts = torch.zeros(self.width + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(self.features, minlength=self.width), 0, out=starts[1:])
         return starts, self.tokens[order], order
 
-    def transposed_product(self, values: Float[Tensor, " entry"], dense: Float[Tensor, "token d"]) -> Float[Tensor, "feature d"]:
+    def transposed_product(
+        self, values: Float[Tensor, " entry"], dense: Float[Tensor, "token d"]
+    ) -> Float[Tensor, "feature d"]:
         """The transposed matrix with these entries, times a dense one."""
         starts, columns, order = self.by_feature
         return _csr(starts, columns, values[order], (self.width, len(dense))) @ dense
 
-    def sampled_product(self, left: Float[Tensor, "token d"], right: Float[Tensor, "feature d"]) -> Float[Tensor, " entry"]:
+    def sampled_product(
+        self, left: Float[Tensor, "token d"], right: Float[Tensor, "feature d"]
+    ) -> Float[Tensor, " entry"]:
         """The entries of `left @ right.T` at this pattern."""
-        ones = _csr(self.starts, self.features, torch.ones(len(self.features), dtype=left.dtype), (len(left), self.width))
+        ones = _csr(
+            self.starts, self.features, torch.ones(len(self.features), dtype=left.dtype), (len(left), self.width)
+        )
         return torch.sparse.sampled_addmm(ones, left, right.T, beta=0.0).values()
 
 
@@ -61,7 +69,8 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int])
 
 @dataclass(frozen=True)
 class Activations:
-    """Activations of one layer's features: the entries of a pattern, or (pattern None) a dense [token, feature] matrix."""
+    """Activations of one layer's features: the entries of a pattern, or (pattern None) a dense [token, feature]
+    matrix."""
 
     values: Tensor
     pattern: Pattern | None
@@ -80,7 +89,11 @@ class Activations:
 
 
 def encode(
-    x: Float[Tensor, "token d"], weight: Float[Tensor, "feature d"], bias: Float[Tensor, " feature"], values: Float[Tensor, " entry"], pattern: Pattern
+    x: Float[Tensor, "token d"],
+    weight: Float[Tensor, "feature d"],
+    bias: Float[Tensor, " feature"],
+    values: Float[Tensor, " entry"],
+    pattern: Pattern,
 ) -> Float[Tensor, " entry"]:
     """Pre-activations at a pattern, already computed without gradient, made differentiable in weight and bias."""
     return _Encode.apply(x, weight, bias, values, pattern)  # type: ignore[no-any-return]

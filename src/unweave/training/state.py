@@ -18,7 +18,14 @@ from .statistics import LayerStatistics
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
-def save_state(path: Path, config: TrainConfig, progress: Progress, dictionary: Dictionary, optimizer: torch.optim.Adam, silent: Tensor) -> None:
+def save_state(
+    path: Path,
+    config: TrainConfig,
+    progress: Progress,
+    dictionary: Dictionary,
+    optimizer: torch.optim.Adam,
+    silent: Tensor,
+) -> None:
     """Write a checkpoint.
 
     Raises:
@@ -30,7 +37,9 @@ def save_state(path: Path, config: TrainConfig, progress: Progress, dictionary: 
     tensors |= {"thresholds": dictionary.thresholds, "silent": silent}
     for layer, facts in enumerate(dictionary.statistics):
         for key, value in asdict(facts).items():
-            tensors[f"statistics.{layer}.{key}"] = torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+            tensors[f"statistics.{layer}.{key}"] = (
+                torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+            )
     write_checkpoint(path, config, progress, tensors)
 
 
@@ -41,17 +50,32 @@ def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> Di
     statistics = []
     for layer in range(n):
         found = {key: tensors[f"statistics.{layer}.{key}"] for key in LayerStatistics.__dataclass_fields__}
-        values: dict[str, Any] = {key: float(value) if value.dim() == 0 else value.to(device) for key, value in found.items()}
+        values: dict[str, Any] = {
+            key: float(value) if value.dim() == 0 else value.to(device) for key, value in found.items()
+        }
         statistics.append(LayerStatistics(**values))
-    parameters = {name.removeprefix("parameter."): value.to(device).requires_grad_() for name, value in tensors.items() if name.startswith("parameter.")}
-    return Dictionary(kept.config, tuple(statistics), parameters, tensors["thresholds"].to(device), layers or range(n), kept.config.widths(n))
+    parameters = {
+        name.removeprefix("parameter."): value.to(device).requires_grad_()
+        for name, value in tensors.items()
+        if name.startswith("parameter.")
+    }
+    return Dictionary(
+        kept.config,
+        tuple(statistics),
+        parameters,
+        tensors["thresholds"].to(device),
+        layers or range(n),
+        kept.config.widths(n),
+    )
 
 
 def restore(kept: Checkpoint, dictionary: Dictionary, optimizer: torch.optim.Adam, silent: Tensor) -> None:
     """Put a checkpoint's moments and counts where they belong."""
     for name, parameter in dictionary.parameters.items():
         if f"adam.step.{name}" in kept.tensors:
-            optimizer.state[parameter] = {key: kept.tensors[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu") for key in ADAM}
+            optimizer.state[parameter] = {
+                key: kept.tensors[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu") for key in ADAM
+            }
     silent.copy_(kept.tensors["silent"])
 
 

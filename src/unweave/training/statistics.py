@@ -21,7 +21,8 @@ class LayerStatistics:
     mean: Float[Tensor, " d"]
     """Weighted mean output."""
     variance: float
-    """Weighted mean squared distance of outputs from `mean`; a loss divided by it is a fraction of variance unexplained."""
+    """Weighted mean squared distance of outputs from `mean`; a loss divided by it is a fraction of variance
+    unexplained."""
     median: float
     """Median squared norm of outputs."""
     affine: Float[Tensor, "d d"]
@@ -30,14 +31,18 @@ class LayerStatistics:
 
     def to(self, device: torch.device) -> "LayerStatistics":
         """The same on another device."""
-        return replace(self, mean=self.mean.to(device), affine=self.affine.to(device), affine_bias=self.affine_bias.to(device))
+        return replace(
+            self, mean=self.mean.to(device), affine=self.affine.to(device), affine_bias=self.affine_bias.to(device)
+        )
 
     def weights(self, y: Float[Tensor, "token d"], outlier: float) -> Float[Tensor, " token"]:
         """Weights at most 1 that cap a token's squared norm at `outlier` medians."""
         return (outlier * self.median / y.square().sum(-1).clamp_min(1e-12)).clamp_max(1.0)
 
 
-def measure(batches: Iterable[tuple[list[Tensor], list[Tensor]]], outlier: float, layers: range) -> dict[int, LayerStatistics]:
+def measure(
+    batches: Iterable[tuple[list[Tensor], list[Tensor]]], outlier: float, layers: range
+) -> dict[int, LayerStatistics]:
     """Statistics by layer from recorded (inputs, outputs), each a list over `layers` of [token, d].
 
     Raises:
@@ -47,7 +52,9 @@ def measure(batches: Iterable[tuple[list[Tensor], list[Tensor]]], outlier: float
     for inputs, outputs in batches:
         for layer, x, y in zip(layers, inputs, outputs, strict=True):
             if not bool(x.isfinite().all() and y.isfinite().all()):
-                raise ModelError(f"the MLP of layer {layer} gives values that are not finite; its model cannot be trained on")
+                raise ModelError(
+                    f"the MLP of layer {layer} gives values that are not finite; its model cannot be trained on"
+                )
             if layer not in sums:
                 sums[layer] = _Sums(float(y.square().sum(-1).median().clamp_min(1e-12)), x.shape[1])
             sums[layer].add(x, y, outlier)
@@ -73,7 +80,9 @@ class _Sums:
         mean = m[d, y]
         power = float(m[y, y].diagonal().sum())
         # The ridge fades as tokens outnumber dimensions; with few of them the map would fit noise.
-        ridge = (1e-6 + 0.01 * d / self.total) * float(m[:d, :d].diagonal().mean()) * torch.eye(d + 1, dtype=torch.float64)
+        ridge = (
+            (1e-6 + 0.01 * d / self.total) * float(m[:d, :d].diagonal().mean()) * torch.eye(d + 1, dtype=torch.float64)
+        )
         ridge[d, d] = 0.0
         affine = torch.linalg.solve(m[x, x] + ridge, m[x, y])  # [d + 1, d]
         scale_in = max(float(m[:d, :d].diagonal().mean()) ** 0.5, 1e-12)

@@ -31,8 +31,15 @@ class Schedule:
 
 def schedule(config: TrainConfig, widths: tuple[int, ...], step: int, share: float) -> Schedule:
     """Of a step, after `share` of all tokens; k starts at its value when going on from a dictionary."""
-    fresh = 1.0 if config.init else config.k_start + (1 - config.k_start) * min(1.0, share / config.k_anneal if config.k_anneal else 1.0)
-    k = tuple(min(fresh * k, max(0.5 * width, k)) if fresh > 1 else float(k) for k, width in zip(config.ks(len(widths)), widths, strict=True))
+    fresh = (
+        1.0
+        if config.init
+        else config.k_start + (1 - config.k_start) * min(1.0, share / config.k_anneal if config.k_anneal else 1.0)
+    )
+    k = tuple(
+        min(fresh * k, max(0.5 * width, k)) if fresh > 1 else float(k)
+        for k, width in zip(config.ks(len(widths)), widths, strict=True)
+    )
     rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     falling = min(1.0, (1 - share) / config.decay) if config.decay else 1.0
     return Schedule(k, config.sparsity * share, config.lr * rising * max(falling, 1e-3))
@@ -59,7 +66,8 @@ class Measured:
 
 
 def take_step(
-    dictionary: Dictionary, optimizer: torch.optim.Adam, inputs: list[Float[Tensor, "token d"]], targets: list[Float[Tensor, "token d"]],
+    dictionary: Dictionary, optimizer: torch.optim.Adam, inputs: list[Float[Tensor, "token d"]],
+    targets: list[Float[Tensor, "token d"]],
     silent: Int[Tensor, "layer feature"], plan: Schedule, precision: torch.dtype, processes: parallel.Processes = ALONE,
 ) -> Measured:  # fmt: skip
     """Change the parameters by one batch, joined with those of the other processes.
@@ -77,7 +85,11 @@ def take_step(
     parallel.average(processes, [*gradients, measured.fvu, measured.l0])
     parallel.least(processes, silent)
     if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()) or not bool(measured.fvu.isfinite().all()):
-        bad = [layer for layer, value in zip(dictionary.layers, measured.fvu.tolist(), strict=True) if not math.isfinite(value)]
+        bad = [
+            layer
+            for layer, value in zip(dictionary.layers, measured.fvu.tolist(), strict=True)
+            if not math.isfinite(value)
+        ]
         raise TrainingError(f"the loss is not finite {f'in layers {bad}' if bad else 'in its gradient'}")
     optimizer.param_groups[0]["lr"] = plan.rate
     optimizer.step()
@@ -86,10 +98,12 @@ def take_step(
 
 
 def losses(
-    dictionary: Dictionary, inputs: list[Float[Tensor, "token d"]], targets: list[Float[Tensor, "token d"]], silent: Int[Tensor, "layer feature"],
+    dictionary: Dictionary, inputs: list[Float[Tensor, "token d"]], targets: list[Float[Tensor, "token d"]],
+    silent: Int[Tensor, "layer feature"],
     k: tuple[float, ...], sparsity: float, dense: bool, kth: Any, processes: int = 1,
 ) -> Measured:  # fmt: skip
-    """Add the gradients of one batch to the parameters' `.grad`; inputs and targets are in the model's units, by trained layer.
+    """Add the gradients of one batch to the parameters' `.grad`; inputs and targets are in the model's units, by
+    trained layer.
 
     The loss is the sum over layers of the weighted fraction of variance unexplained, the tanh penalty of relu and
     jumprelu (Anthropic 2025, Circuit tracing: methods), and an auxiliary loss of dead features (Gao et al. 2024,
@@ -121,7 +135,9 @@ def losses(
         loss = (weight * missed.square().sum(-1)).mean() / facts[layer].variance
         fvu.append(loss.detach())
         if config.auxiliary and len(dead[layer]):
-            loss = loss + config.auxiliary * _revival(dictionary, layer, dead[layer], xs[layer], missed.detach(), weight)
+            loss = loss + config.auxiliary * _revival(
+                dictionary, layer, dead[layer], xs[layer], missed.detach(), weight
+            )
         loss.backward()
     penalty = _penalty(dictionary, leaves, sparsity) if sparsity and not config.sparse_by_k else 0.0
     for layer, acts in made.items():
@@ -138,28 +154,40 @@ def losses(
 
 
 PUSH = 1e-3
-"""Weight, within the auxiliary loss, of raising pre-activations that are below zero everywhere and so have no other gradient."""
+"""Weight, within the auxiliary loss, of raising pre-activations that are below zero everywhere and so have no other
+gradient."""
 
 
 def _revival(dictionary: Dictionary, layer: int, dead: Tensor, x: Tensor, missed: Tensor, weight: Tensor) -> Tensor:
     """How well the strongest dead features alone would make what is still missing, and how far they are from firing."""
-    encoder, bias = dictionary.parameters[f"encoder.{layer}"][dead], dictionary.parameters[f"encoder_bias.{layer}"][dead]
+    encoder, bias = (
+        dictionary.parameters[f"encoder.{layer}"][dead],
+        dictionary.parameters[f"encoder_bias.{layer}"][dead],
+    )
     pre = torch.addmm(bias, x, encoder.T)
     k = min(len(dead), x.shape[1] // 2)
     best = pre.topk(k, dim=-1)
     acts = torch.zeros_like(pre).scatter(-1, best.indices, best.values.relu())
     left = missed - acts @ dictionary.decoder(layer, layer)[dead]
     threshold = dictionary.thresholds[layer].clamp_min(0.0)
-    return (weight * left.square().sum(-1)).mean() / dictionary.statistics[layer].variance + PUSH * (threshold - pre).relu().mean()
+    return (weight * left.square().sum(-1)).mean() / dictionary.statistics[layer].variance + PUSH * (
+        threshold - pre
+    ).relu().mean()
 
 
 def _penalty(dictionary: Dictionary, leaves: dict[int, Activations], sparsity: float) -> float:
-    """sum over features of tanh(c |decoder| a), the norm over all layers that the feature writes at; its gradient is added."""
+    """sum over features of tanh(c |decoder| a), the norm over all layers that the feature writes at; its gradient is
+    added."""
     config, total = dictionary.config, 0.0
     n = len(dictionary.widths)
     for layer, acts in leaves.items():
         written = range(layer, n) if config.cross_layer else (layer,)
-        norms = torch.stack([dictionary.decoder(layer, target).square().sum(-1) for target in written]).sum(0).clamp_min(1e-12).sqrt()
+        norms = (
+            torch.stack([dictionary.decoder(layer, target).square().sum(-1) for target in written])
+            .sum(0)
+            .clamp_min(1e-12)
+            .sqrt()
+        )
         norms = norms if acts.pattern is None else norms[acts.pattern.features]
         tokens = len(acts.values) if acts.pattern is None else len(acts.pattern.starts) - 1
         value = sparsity * torch.tanh(config.tanh_scale * norms * acts.values).sum() / tokens

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..base.files import write_atomically
+from ..corpus.documents import Chat, mixed, parse_source
 from ..corpus.sampling import LENGTH, self_sampled
-from ..corpus.text import Chat, mixed, parse_source, token_blocks
+from ..corpus.text import token_blocks
 from ..errors import FileError, TextError
 from ..models.language_model import LanguageModel
 from .config import TrainConfig
@@ -73,7 +74,11 @@ def prepare(model: LanguageModel, config: TrainConfig, folder: Path, report: Cal
     for share, title, texts in parts:
         report(title)
         room = min(HELD_OUT_BLOCKS // len(parts), max(share // 4, 1)) if config.held_out else 0
-        held += islice(token_blocks(model, texts(), config.context, held_out=config.held_out, part="held-out"), room) if room else []
+        held += (
+            islice(token_blocks(model, texts(), config.context, held_out=config.held_out, part="held-out"), room)
+            if room
+            else []
+        )
         train += islice(token_blocks(model, texts(), config.context, held_out=config.held_out, part="train"), share)
     if not train:
         raise TextError(f"{', '.join(config.text)}: less text than one block of {config.context} tokens")

@@ -19,7 +19,8 @@ Watch = Callable[[int, Float[Tensor, "token feature"]], None]
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """The features that read at one layer, ready to be run: encoder and decoders [feature, d], the first decoder for this layer."""
+    """The features that read at one layer, ready to be run: encoder and decoders [feature, d], the first decoder for
+    this layer."""
 
     encoder: Float[Tensor, "feature d"]
     encoder_bias: Float[Tensor, " feature"]
@@ -38,7 +39,9 @@ class Dictionary:
     layers: tuple[DenseLayer, ...]
 
     @staticmethod
-    def load(transcoders: Transcoders, dtype: torch.dtype, device: torch.device, name: str = "dictionary") -> "Dictionary":
+    def load(
+        transcoders: Transcoders, dtype: torch.dtype, device: torch.device, name: str = "dictionary"
+    ) -> "Dictionary":
         """Read all weights of a dictionary.
 
         Raises:
@@ -56,9 +59,17 @@ class Dictionary:
                 None if part.skip is None else part.skip.dense(dtype).to(device),
                 part.activation,
             )
-            weights = (layer.encoder, layer.encoder_bias, *layer.decoders, layer.bias, *(() if layer.skip is None else (layer.skip,)))
+            weights = (
+                layer.encoder,
+                layer.encoder_bias,
+                *layer.decoders,
+                layer.bias,
+                *(() if layer.skip is None else (layer.skip,)),
+            )
             if not all(bool(tensor.isfinite().all()) for tensor in weights):
-                raise TranscoderError(f"{transcoders.name}: layer {number} holds NaN or infinite weights; nothing can be measured with it")
+                raise TranscoderError(
+                    f"{transcoders.name}: layer {number} holds NaN or infinite weights; nothing can be measured with it"
+                )
             layers.append(layer)
         return Dictionary(name, transcoders.read, tuple(layers))
 
@@ -87,8 +98,11 @@ class Dictionary:
         (written,) = _decoded(self.encode(layer, x), self.layers[layer].decoders[:1])
         return self._affine(layer, x) + written
 
-    def held(self, layer: int, activation: Float[Tensor, "token feature"], change: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
-        """How much one layer's output changes when its input does and the active features, and no others, follow, as in a graph."""
+    def held(
+        self, layer: int, activation: Float[Tensor, "token feature"], change: Float[Tensor, "token d"]
+    ) -> Float[Tensor, "token d"]:
+        """How much one layer's output changes when its input does and the active features, and no others, follow, as
+        in a graph."""
         part = self.layers[layer]
         (written,) = _decoded((change @ part.encoder.T) * (activation != 0), part.decoders[:1])
         return written if part.skip is None else torch.addmm(written, change, part.skip.T)
@@ -98,8 +112,11 @@ class Dictionary:
         return part.bias.expand_as(x) if part.skip is None else torch.addmm(part.bias, x, part.skip.T)
 
 
-def _decoded(activation: Float[Tensor, "token feature"], decoders: tuple[Tensor, ...]) -> list[Float[Tensor, "token d"]]:
-    """What the active features write through each decoder; touches only their rows, which is several times faster than a product."""
+def _decoded(
+    activation: Float[Tensor, "token feature"], decoders: tuple[Tensor, ...]
+) -> list[Float[Tensor, "token d"]]:
+    """What the active features write through each decoder; touches only their rows, which is several times faster
+    than a product."""
     token, feature = activation.nonzero(as_tuple=True)
     if not len(token):
         return [activation.new_zeros(len(activation), decoder.shape[1]) for decoder in decoders]

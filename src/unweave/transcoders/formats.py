@@ -31,7 +31,8 @@ READ_HOOKS: dict[str, ReadPoint] = {
 WRITE_HOOKS: dict[str, WritePoint] = {"mlp.hook_out": "mlp_out", "hook_mlp_out": "residual"}
 """The field's names of where a dictionary writes."""
 GEMMA_3_CHAT = (2, 105, 2364, 107)
-"""`<bos><start_of_turn>user` and a line break: circuit-tracer takes no features there from dictionaries for Gemma 3's instruct models."""
+"""`<bos><start_of_turn>user` and a line break: circuit-tracer takes no features there from dictionaries for Gemma
+3's instruct models."""
 KINDS: dict[str, Kind] = {"transcoder_set": "per-layer", "cross_layer_transcoder": "cross-layer"}
 
 
@@ -68,7 +69,16 @@ def read_transcoders(name: str) -> Transcoders:
         points = Points(read, write, str(config.get("model_name", "")))
         files, layers = _cross_layer(folder, config) if kind == "cross-layer" else _per_layer(folder, config)
     check_layers(str(name), kind, layers)
-    return Transcoders(kind, layers, points.read, points.write, str(name), points.model, _sha256(files), _ignored(config, points.model, folder))
+    return Transcoders(
+        kind,
+        layers,
+        points.read,
+        points.write,
+        str(name),
+        points.model,
+        _sha256(files),
+        _ignored(config, points.model, folder),
+    )
 
 
 def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...]:
@@ -76,13 +86,16 @@ def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...
     prefix = config.get("ignored_prefix")
     if prefix is None:
         return GEMMA_3_CHAT if re.search(r"gemma-3-\w+-it$", model) else ()
-    if not isinstance(prefix, list) or not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in prefix):
+    if not isinstance(prefix, list) or not all(
+        isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in prefix
+    ):
         raise TranscoderError(f"{folder / 'config.yaml'}: ignored_prefix is {prefix!r}; it must be a list of token ids")
     return tuple(prefix)
 
 
 def _split(name: str) -> tuple[str, str, str]:
-    """A name with `*`: the folder that is fixed (with the revision), and the pattern of the layers' folders below it."""
+    """A name with `*`: the folder that is fixed (with the revision), and the pattern of the layers' folders below
+    it."""
     place, at, revision = name.partition("@")
     parts = place.split("/")
     first = next(number for number, part in enumerate(parts) if "*" in part)
@@ -90,40 +103,60 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _foreign(folder: Path, pattern: str) -> tuple[Kind, Points, list[Path], tuple[TranscoderLayer, ...]]:
-    """A folder without `config.yaml`: Gemma Scope 2's cross-layer files, or one folder a layer as others publish them."""
+    """A folder without `config.yaml`: Gemma Scope 2's cross-layer files, or one folder a layer as others publish
+    them."""
     if not pattern and (folder / "params_layer_0.safetensors").is_file():
         files = numbered(folder, "params_layer_")
         points = points_of(files[0]) if (folder / "config.json").is_file() else Points("mlp_in", "residual")
-        return "cross-layer", points, files, tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files))
+        return (
+            "cross-layer",
+            points,
+            files,
+            tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files)),
+        )
     found: dict[int, Path] = {}
     places = [folder] if not pattern else sorted(path for path in folder.glob(pattern) if path.is_dir())
     for path in sorted({path for place in places for name in LAYER_FILES for path in place.rglob(name)}):
         number = layer_number(path, folder)
         if number is None:
-            raise TranscoderError(f"{path.parent} does not say in its name which layer it is for; name it like 'layer_7' or 'layers.7.mlp'")
+            raise TranscoderError(
+                f"{path.parent} does not say in its name which layer it is for; name it like 'layer_7' or "
+                f"'layers.7.mlp'"
+            )
         if number in found:
             raise TranscoderError(
-                f"{folder} has several dictionaries for layer {number}: {found[number].parent.relative_to(folder)} and {path.parent.relative_to(folder)}; "
+                f"{folder} has several dictionaries for layer {number}: {found[number].parent.relative_to(folder)} "
+                f"and {path.parent.relative_to(folder)}; "
                 "choose with * in place of the layer, such as FOLDER/layer_*_width_16k_l0_small"
             )
         found[number] = path
     if not found:
         what = f" below it that fits {pattern!r}" if pattern else ""
-        raise TranscoderError(f"{folder} has no config.yaml and no layers' files ({', '.join(LAYER_FILES)}){what}; is it a dictionary folder?")
+        raise TranscoderError(
+            f"{folder} has no config.yaml and no layers' files ({', '.join(LAYER_FILES)}){what}; is it a dictionary "
+            f"folder?"
+        )
     missing = next((number for number in range(len(found)) if number not in found), None)
     if missing is not None:
-        raise TranscoderError(f"{folder} has dictionaries for {len(found)} layers, up to layer {max(found)}, but none for layer {missing}")
+        raise TranscoderError(
+            f"{folder} has dictionaries for {len(found)} layers, up to layer {max(found)}, but none for layer {missing}"
+        )
     files = [found[number] for number in sorted(found)]
     points = {points_of(path) for path in files}
     if len(points) > 1:
-        raise TranscoderError(f"{folder}: layers disagree on where they read and write, or on the model: {' and '.join(map(str, sorted(points)[:2]))}")
+        raise TranscoderError(
+            f"{folder}: layers disagree on where they read and write, or on the model: "
+            f"{' and '.join(map(str, sorted(points)[:2]))}"
+        )
     return "per-layer", points.pop(), files, tuple(read_layer(path, {}) for path in files)
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
-        raise TranscoderError(f"{folder} has no config.yaml; a dictionary folder holds config.yaml and its layers' files")
+        raise TranscoderError(
+            f"{folder} has no config.yaml; a dictionary folder holds config.yaml and its layers' files"
+        )
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -151,7 +184,9 @@ def _listed_files(folder: Path, config: dict[str, Any]) -> list[Path]:
         raise TranscoderError(f"{folder / 'config.yaml'}: transcoders must be a list of files")
     twice = next((item for number, item in enumerate(listed) if item in listed[:number]), None)
     if twice is not None:
-        raise TranscoderError(f"{folder / 'config.yaml'} lists {twice} for two layers; each layer needs a file of its own")
+        raise TranscoderError(
+            f"{folder / 'config.yaml'} lists {twice} for two layers; each layer needs a file of its own"
+        )
     return [_listed_file(folder, item) for item in listed]
 
 
@@ -215,7 +250,9 @@ def _remember(path: Path, memory: dict[str, str]) -> None:
         write_atomically(path, lambda name: Path(name).write_text(json.dumps(memory)))
 
 
-def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: bool = False, rows: list[Tensor] | None = None) -> Path:
+def write_transcoders(
+    transcoders: Transcoders, folder: str | Path, *, compact: bool = False, rows: list[Tensor] | None = None
+) -> Path:
     """Write a dictionary as a folder that `read_transcoders` reads; the plain form is the peer's, byte for byte.
 
     Args:
@@ -247,14 +284,17 @@ def write_transcoders(transcoders: Transcoders, folder: str | Path, *, compact: 
         transcoders.kind == "cross-layer" and transcoders.has_skip and not compact
     ):
         raise TranscoderError(
-            f"{transcoders.name}: layers of different activations fit no format, and a cross-layer set with skip matrices only the compact one (--compact)"
+            f"{transcoders.name}: layers of different activations fit no format, and a cross-layer set with skip "
+            f"matrices only the compact one (--compact)"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {folder}: {error}") from error
     for number, layer in enumerate(transcoders.layers):
-        for name, tensors in _layer_files(transcoders.kind, number, layer, compact, None if rows is None else rows[number]):
+        for name, tensors in _layer_files(
+            transcoders.kind, number, layer, compact, None if rows is None else rows[number]
+        ):
             write_atomically(folder / name, lambda path, tensors=tensors: save_file(tensors, path))
     text = yaml.safe_dump(config, sort_keys=False)
     return write_atomically(folder / "config.yaml", lambda path: Path(path).write_text(text)).parent
@@ -264,7 +304,9 @@ def _key_of(table: dict[str, Any], value: Any) -> str:
     return next(key for key, known in table.items() if known == value)
 
 
-def _layer_files(kind: Kind, number: int, layer: TranscoderLayer, compact: bool, rows: Tensor | None) -> list[tuple[str, dict[str, Tensor]]]:
+def _layer_files(
+    kind: Kind, number: int, layer: TranscoderLayer, compact: bool, rows: Tensor | None
+) -> list[tuple[str, dict[str, Tensor]]]:
     def weights(name: str, matrix: Matrix, keep: Tensor | None = None) -> dict[str, Tensor]:
         if not compact:
             plain = matrix.stored if matrix.scale is None and matrix.rows is None else matrix.dense(torch.float32)
@@ -275,12 +317,18 @@ def _layer_files(kind: Kind, number: int, layer: TranscoderLayer, compact: bool,
 
     threshold = layer.activation.threshold if isinstance(layer.activation, JumpReLU) else None
     if kind == "cross-layer":
-        encoder = weights(f"W_enc_{number}", layer.encoder) | {f"b_enc_{number}": layer.encoder_bias, f"b_dec_{number}": layer.decoder_bias}
+        encoder = weights(f"W_enc_{number}", layer.encoder) | {
+            f"b_enc_{number}": layer.encoder_bias,
+            f"b_dec_{number}": layer.decoder_bias,
+        }
         if threshold is not None:
             encoder[f"threshold_{number}"] = threshold
         if layer.skip is not None:
             encoder |= weights(f"W_skip_{number}", layer.skip)
-        return [(f"W_enc_{number}.safetensors", encoder), (f"W_dec_{number}.safetensors", weights(f"W_dec_{number}", layer.decoder))]
+        return [
+            (f"W_enc_{number}.safetensors", encoder),
+            (f"W_dec_{number}.safetensors", weights(f"W_dec_{number}", layer.decoder)),
+        ]
     bias = layer.encoder_bias
     tensors = weights("W_enc", layer.encoder, rows) | weights("W_dec", layer.decoder, rows)
     if rows is not None:

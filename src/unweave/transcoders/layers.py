@@ -1,4 +1,5 @@
-"""One layer of a per-layer dictionary, in any of the formats that are published; told apart by file names and tensors."""
+"""One layer of a per-layer dictionary, in any of the formats that are published; told apart by file names and
+tensors."""
 
 import json
 import re
@@ -60,17 +61,27 @@ def points_of(path: Path) -> Points:
         case "sae.safetensors":  # a transcoder of sparsify is trained on a module's input and output
             place = path.parent.name
             if not place.endswith(".mlp"):
-                raise TranscoderError(f"{path.parent} is about {place!r}; only transcoders of whole MLPs ('layers.N.mlp') can be traced")
+                raise TranscoderError(
+                    f"{path.parent} is about {place!r}; only transcoders of whole MLPs ('layers.N.mlp') can be traced"
+                )
             return Points("mlp_in", "mlp_out")
         case "params.npz":  # Gemma Scope's transcoders
             return Points("mlp_in_normalized", "residual", "google/gemma-2-2b")
         case "sae_weights.safetensors":
             config = _json(path.parent / "cfg.json")
             about = {**config, **(config.get("metadata") or {})}
-            read, write, model = about.get("hook_name", about.get("hook_point")), about.get("hook_name_out"), about.get("model_name")
+            read, write, model = (
+                about.get("hook_name", about.get("hook_point")),
+                about.get("hook_name_out"),
+                about.get("model_name"),
+            )
         case _:
             config = _json(path.parent / "config.json")
-            read, write, model = config.get("hf_hook_point_in"), config.get("hf_hook_point_out"), config.get("model_name")
+            read, write, model = (
+                config.get("hf_hook_point_in"),
+                config.get("hf_hook_point_out"),
+                config.get("model_name"),
+            )
     return Points(_point(_READS, read, path, "reads"), _point(_WRITES, write, path, "writes"), str(model or ""))
 
 
@@ -115,11 +126,19 @@ def _transposed(file: TensorFile, encoder: str, decoder: str) -> TranscoderLayer
     """Gemma Scope's: the encoder is [d, feature], the skip path [in, out]."""
     skip = Matrix(file.take("affine_skip_connection", 2).T) if "affine_skip_connection" in file else None
     threshold = JumpReLU(file.take("threshold", 1))
-    return TranscoderLayer(Matrix(file.take(encoder, 2).T), file.take("b_enc", 1), Matrix(file.take(decoder, 2)), file.take("b_dec", 1), threshold, skip)
+    return TranscoderLayer(
+        Matrix(file.take(encoder, 2).T),
+        file.take("b_enc", 1),
+        Matrix(file.take(decoder, 2)),
+        file.take("b_dec", 1),
+        threshold,
+        skip,
+    )
 
 
 def gemma_scope_2_cross_layer(path: Path, number: int, n_layers: int) -> TranscoderLayer:
-    """One layer of Gemma Scope 2's cross-layer sets, whose decoder [feature, layer, d] has a slot for every layer of the model.
+    """One layer of Gemma Scope 2's cross-layer sets, whose decoder [feature, layer, d] has a slot for every layer of
+    the model.
 
     Raises:
         TranscoderError: as `read_layer`; or slots for another number of layers.
@@ -127,7 +146,9 @@ def gemma_scope_2_cross_layer(path: Path, number: int, n_layers: int) -> Transco
     file = TensorFile(path)
     decoder = file.take("w_dec", 3)
     if decoder.shape[1] != n_layers:
-        raise TranscoderError(f"{path} writes at {decoder.shape[1]} layers, but the dictionary has {n_layers} files, one a layer")
+        raise TranscoderError(
+            f"{path} writes at {decoder.shape[1]} layers, but the dictionary has {n_layers} files, one a layer"
+        )
     skip = Matrix(file.take("affine_skip_connection", 2).T) if "affine_skip_connection" in file else None
     return TranscoderLayer(
         Matrix(file.take("w_enc", 2).T), file.take("b_enc", 1), Matrix(decoder[:, number:]), file.take("b_dec", 1),
@@ -136,14 +157,24 @@ def gemma_scope_2_cross_layer(path: Path, number: int, n_layers: int) -> Transco
 
 
 def _sparsify(file: TensorFile, config: dict[str, Any]) -> TranscoderLayer:
-    wanted = {"transcode": (True,), "activation": (None, "topk"), "embed_skip": (None, False), "gram_lookup": (None, False)}
+    wanted = {
+        "transcode": (True,),
+        "activation": (None, "topk"),
+        "embed_skip": (None, False),
+        "gram_lookup": (None, False),
+    }
     wrong = [f"{key}={config.get(key)!r}" for key, values in wanted.items() if config.get(key) not in values]
     k = config.get("k")
     if wrong or not isinstance(k, int):
-        raise TranscoderError(f"{file.path.parent / 'cfg.json'}: {', '.join(wrong) or f'k={k!r}'}; only TopK transcoders (transcode=true) can be traced")
+        raise TranscoderError(
+            f"{file.path.parent / 'cfg.json'}: {', '.join(wrong) or f'k={k!r}'}; only TopK transcoders "
+            f"(transcode=true) can be traced"
+        )
     skip = Matrix(file.take("W_skip", 2)) if "W_skip" in file else None
     encoder, decoder = Matrix(file.take("encoder.weight", 2)), Matrix(file.take("W_dec", 2))
-    return TranscoderLayer(encoder, file.take("encoder.bias", 1), decoder, file.take("b_dec", 1), TopK(k, rectified=True), skip)
+    return TranscoderLayer(
+        encoder, file.take("encoder.bias", 1), decoder, file.take("b_dec", 1), TopK(k, rectified=True), skip
+    )
 
 
 def _saelens(file: TensorFile, config: dict[str, Any]) -> TranscoderLayer:
@@ -156,11 +187,21 @@ def _saelens(file: TensorFile, config: dict[str, Any]) -> TranscoderLayer:
     }
     wrong = [f"{key}={config.get(key)!r}" for key, values in wanted.items() if config.get(key) not in values]
     if wrong:
-        raise TranscoderError(f"{file.path.parent / 'cfg.json'}: {', '.join(wrong)}; only plain, skip and JumpReLU transcoders can be traced")
+        raise TranscoderError(
+            f"{file.path.parent / 'cfg.json'}: {', '.join(wrong)}; only plain, skip and JumpReLU transcoders can be "
+            f"traced"
+        )
     jump = str(config["architecture"]).startswith("jumprelu")
     activation = JumpReLU(file.take("threshold", 1).clamp_min(0)) if jump else ReLU()
     skip = Matrix(file.take("W_skip", 2)) if "skip" in config["architecture"] else None
-    return TranscoderLayer(Matrix(file.take("W_enc", 2).T), file.take("b_enc", 1), Matrix(file.take("W_dec", 2)), file.take("b_dec", 1), activation, skip)
+    return TranscoderLayer(
+        Matrix(file.take("W_enc", 2).T),
+        file.take("b_enc", 1),
+        Matrix(file.take("W_dec", 2)),
+        file.take("b_dec", 1),
+        activation,
+        skip,
+    )
 
 
 def _native(file: TensorFile, config: dict[str, Any]) -> TranscoderLayer:
@@ -169,7 +210,12 @@ def _native(file: TensorFile, config: dict[str, Any]) -> TranscoderLayer:
     threshold = file.take("activation_function.threshold", 1) if "activation_function.threshold" in file else None
     width = len(bias)
     return TranscoderLayer(
-        file.matrix("W_enc", height=width), bias, file.matrix("W_dec", height=width), file.take("b_dec", 1), _activation(file, config, threshold, width), skip
+        file.matrix("W_enc", height=width),
+        bias,
+        file.matrix("W_dec", height=width),
+        file.take("b_dec", 1),
+        _activation(file, config, threshold, width),
+        skip,
     )
 
 
@@ -177,11 +223,15 @@ def _activation(file: TensorFile, config: dict[str, Any], threshold: Tensor | No
     """TopK if the config or a scalar `k` says so, JumpReLU if there are thresholds, else ReLU."""
     named = config.get("activation")
     if named not in (None, "topk", "relu", "jump_relu"):
-        raise TranscoderError(f"{file.path.parent / 'config.yaml'}: activation is {named!r}; it must be topk, relu or jump_relu")
+        raise TranscoderError(
+            f"{file.path.parent / 'config.yaml'}: activation is {named!r}; it must be topk, relu or jump_relu"
+        )
     if named == "topk" or (named is None and "k" in file):
         k = config["k"] if "k" in config else int(file.take("k", 0)) if "k" in file else None
         if not isinstance(k, int) or isinstance(k, bool):
-            raise TranscoderError(f"{file.path.parent / 'config.yaml'}: activation is topk but k is {k!r}; it must be a whole number")
+            raise TranscoderError(
+                f"{file.path.parent / 'config.yaml'}: activation is topk but k is {k!r}; it must be a whole number"
+            )
         return TopK(k, rectified=config.get("rectified") is True)
     if threshold is not None:
         return JumpReLU(threshold.expand(width) if threshold.numel() == 1 else threshold)

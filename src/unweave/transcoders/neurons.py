@@ -20,15 +20,18 @@ NUMBERS = 250_000_000
 def neurons(model: LanguageModel) -> Transcoders:
     """The neurons of a model as a dictionary: exact, without error, and with nearly every feature active.
 
-    A feature's activation is what enters the MLP's last linear map. It is a multiple of a linear function of what the MLP
-    reads, and the multiple (the gate, or the activation function's output over its input) is held at its value on the prompt.
+    A feature's activation is what enters the MLP's last linear map. It is a multiple of a linear function of what
+    the MLP reads, and the multiple (the gate, or the activation function's output over its input) is held at its
+    value on the prompt.
 
     Raises:
         UnsupportedModel: a mixture of experts.
     """
     row = model.architecture
     if row.up is None:
-        raise UnsupportedModel(f"{model.name}: the neurons of {row.family}'s experts cannot be features; give a dictionary (--transcoders)")
+        raise UnsupportedModel(
+            f"{model.name}: the neurons of {row.family}'s experts cannot be features; give a dictionary (--transcoders)"
+        )
     layers, digest = [], hashlib.sha256()
     for block in model.blocks:
         mlp = block.get_submodule(row.mlp)
@@ -36,15 +39,29 @@ def neurons(model: LanguageModel) -> Transcoders:
         rows = slice(len(up.weight) // 2, None) if row.up_part == "tail" else slice(None)
         weight, bias = up.weight[rows], up.weight.new_zeros(down.weight.shape[1]) if up.bias is None else up.bias[rows]
         out = down.weight.new_zeros(len(down.weight)) if down.bias is None else down.bias
-        layers.append(TranscoderLayer(Matrix(weight), bias, Matrix(down.weight.T), out, Gated(_Hidden(model, mlp, mlp.get_submodule(row.down)))))
-        for tensor in (weight[:1], weight[-1:], down.weight[:1], down.weight[-1:]):  # the whole would take long, and these tell models apart
+        layers.append(
+            TranscoderLayer(
+                Matrix(weight),
+                bias,
+                Matrix(down.weight.T),
+                out,
+                Gated(_Hidden(model, mlp, mlp.get_submodule(row.down))),
+            )
+        )
+        for tensor in (
+            weight[:1],
+            weight[-1:],
+            down.weight[:1],
+            down.weight[-1:],
+        ):  # the whole would take long, and these tell models apart
             digest.update(tensor.double().contiguous().numpy().tobytes())
     check_layers(NEURONS, "per-layer", tuple(layers))
     return Transcoders("per-layer", tuple(layers), "mlp_in", "mlp_out", NEURONS, model.name, digest.hexdigest())
 
 
 def most_neurons(model: Transcoders, n_positions: int, wanted: int) -> int:
-    """How many neurons a baseline's graph of a prompt takes: `wanted`, or fewer where their edges would take too much memory."""
+    """How many neurons a baseline's graph of a prompt takes: `wanted`, or fewer where their edges would take too
+    much memory."""
     return max(1, min(wanted, NUMBERS // (sum(model.widths) * n_positions)))
 
 

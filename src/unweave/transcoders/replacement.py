@@ -11,7 +11,8 @@ from torch import Tensor
 from ..base.catalogue import PAIRS, SHIPPED
 from ..errors import InexactAttribution, OptionError, TranscoderError
 from ..models.frozen import FrozenLayer, FrozenModel, FrozenNorm
-from ..models.language_model import LanguageModel, Recording, load_model
+from ..models.language_model import LanguageModel, Recording
+from ..models.loading import load_model
 from ..models.smollm2 import DEFAULT_MODEL
 from .formats import read_transcoders
 from .neurons import NEURONS, neurons
@@ -60,8 +61,9 @@ class LocalReplacement:
     logits_error: float
     """Largest difference between its logits and the model's."""
     unexplained: float | None
-    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0 excluded; above 1
-    the dictionary does worse than its bias alone, as one of another model does, or one whose tensors lie the wrong way round.
+    """The median layer's squared errors over the squares of what its MLP adds beyond the decoder's bias, position 0
+    excluded; above 1 the dictionary does worse than its bias alone, as one of another model does, or one whose
+    tensors lie the wrong way round.
     None: there is no other position."""
 
     @property
@@ -85,11 +87,14 @@ class LocalReplacement:
         return rows * part.activation[features, None] * scale
 
     def written_rows(self, layer: int, index: Int[Tensor, " feature"], at: int) -> Float[Tensor, "feature d"]:
-        """What features of `layer` write at layer `at` for an activation of one, through a norm that may follow but for its scales."""
+        """What features of `layer` write at layer `at` for an activation of one, through a norm that may follow but
+        for its scales."""
         rows, write = self.transcoders.decoder_rows(layer, index, at, self.errors.dtype), self.frozen.layers[at].write
         return rows if write is None else write.fold_after(rows.T).T
 
-    def encoders(self, layer: int, features: Int[Tensor, " feature"]) -> tuple[Float[Tensor, "feature d"], Float[Tensor, " feature"]]:
+    def encoders(
+        self, layer: int, features: Int[Tensor, " feature"]
+    ) -> tuple[Float[Tensor, "feature d"], Float[Tensor, " feature"]]:
         """Encoder rows and biases of features that read at `layer`, given by their numbers."""
         part, index, dtype = self.transcoders.layers[layer], self.features.index[features], self.errors.dtype
         rows, bias = part.encoder.select(index, dtype), part.encoder_bias.to(dtype)[index]
@@ -142,7 +147,9 @@ class ReplacementModel:
         frozen, outputs = _freeze(model, self.transcoders, recording, patterns)
         silent = self.transcoders.silent(recording.input_ids)
         features = _encode(self.transcoders, recording, frozen, silent)
-        errors, constants = _split_outputs(self.transcoders, recording, frozen, features, outputs, silent if position_zero == "drop" else 0)
+        errors, constants = _split_outputs(
+            self.transcoders, recording, frozen, features, outputs, silent if position_zero == "drop" else 0
+        )
         return LocalReplacement(
             model, self.transcoders, recording, frozen, features, errors, constants, position_zero, silent,
             logits_error=_check_exact(model, recording, frozen, outputs),
@@ -150,8 +157,11 @@ class ReplacementModel:
         )  # fmt: skip
 
 
-def _freeze(model: LanguageModel, transcoders: Transcoders, recording: Recording, patterns: list[Tensor]) -> tuple[FrozenModel, list[Tensor]]:
-    """The frozen model, and what each MLP adds to the residual stream beyond its skip path; empties `patterns` as it goes.
+def _freeze(
+    model: LanguageModel, transcoders: Transcoders, recording: Recording, patterns: list[Tensor]
+) -> tuple[FrozenModel, list[Tensor]]:
+    """The frozen model, and what each MLP adds to the residual stream beyond its skip path; empties `patterns` as it
+    goes.
 
     Patterns grow with the square of the prompt; at a thousand tokens a second copy is a gigabyte.
     """
@@ -161,7 +171,9 @@ def _freeze(model: LanguageModel, transcoders: Transcoders, recording: Recording
         read = {"mid": None, "mlp_in": norm, "mlp_in_normalized": norm.without_gain}[transcoders.read]
         write = post if transcoders.write == "mlp_out" else None
         skip = None if part.skip is None else part.skip.dense(recording.final.dtype)
-        layer = FrozenLayer.freeze(model.frozen_attention(recording, number, patterns.pop(0)), read, write, skip, model.parallel)
+        layer = FrozenLayer.freeze(
+            model.frozen_attention(recording, number, patterns.pop(0)), read, write, skip, model.parallel
+        )
         output = recording.mlp_outputs[number] if post is None else post.forward(recording.mlp_outputs[number])
         layers.append(layer)
         outputs.append(output - layer.skip_forward(recording.mids[number]) - layer.constant())
@@ -175,7 +187,11 @@ def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel,
         position, *facts = transcoders.active(number, layer.read_forward(recording.mids[number]), silent)
         parts.append((torch.full_like(position, number), position, *facts))
     found = ActiveFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    return replace(found, preactivation=found.activation, slope=found.activation / found.preactivation) if transcoders.gated else found
+    return (
+        replace(found, preactivation=found.activation, slope=found.activation / found.preactivation)
+        if transcoders.gated
+        else found
+    )
 
 
 def _split_outputs(
@@ -197,7 +213,9 @@ def _split_outputs(
         span = slice(int(bounds[source]), int(bounds[source + 1]))
         for at in transcoders.writes(source) if span.stop > span.start else ():
             rows = transcoders.decoder_rows(source, features.index[span], at, dtype) * features.activation[span, None]
-            unexplained[at].index_add_(0, features.position[span], -_written(frozen.layers[at].write, rows, features.position[span]))
+            unexplained[at].index_add_(
+                0, features.position[span], -_written(frozen.layers[at].write, rows, features.position[span])
+            )
     for number, layer in enumerate(frozen.layers):
         bias = transcoders.layers[number].decoder_bias.to(dtype).expand_as(recording.final)
         constant = layer.write_linear(bias)
@@ -207,17 +225,27 @@ def _split_outputs(
         unexplained[number][:dropped] = 0
         constants.append(constant)
         if not bool(unexplained[number].isfinite().all()):
-            raise TranscoderError(f"{transcoders.name}: layer {number} gives outputs that are not finite; its biases or skip matrix hold NaN")
+            raise TranscoderError(
+                f"{transcoders.name}: layer {number} gives outputs that are not finite; its biases or skip matrix "
+                f"hold NaN"
+            )
     return torch.stack(unexplained), tuple(constants)
 
 
 def _unexplained(
-    transcoders: Transcoders, recording: Recording, frozen: FrozenModel, outputs: list[Tensor], errors: Float[Tensor, "layer pos d"], silent: int
+    transcoders: Transcoders,
+    recording: Recording,
+    frozen: FrozenModel,
+    outputs: list[Tensor],
+    errors: Float[Tensor, "layer pos d"],
+    silent: int,
 ) -> float | None:
     first, shares = max(1, silent), []
     if first >= len(recording.input_ids):
         return None
-    for part, layer, mid, output, error in zip(transcoders.layers, frozen.layers, recording.mids, outputs, errors, strict=True):
+    for part, layer, mid, output, error in zip(
+        transcoders.layers, frozen.layers, recording.mids, outputs, errors, strict=True
+    ):
         bias = layer.write_linear(part.decoder_bias.to(output).expand_as(output))
         whole = (output + layer.skip_forward(mid) - bias)[first:].square().sum()
         shares.append(error[first:].square().sum() / whole.clamp_min(1e-30))
@@ -238,20 +266,25 @@ def _check_exact(model: LanguageModel, recording: Recording, frozen: FrozenModel
     error = float((logits - true).abs().max())
     if model.dtype in (torch.float32, torch.float64) and error > 1e-3 * float(true.abs().max()):
         raise InexactAttribution(
-            f"{model.name}: the frozen model's logits differ from the model's by {error:.2g}; this model computes something "
+            f"{model.name}: the frozen model's logits differ from the model's by {error:.2g}; this model computes "
+            f"something "
             "that its row in architectures.py does not freeze"
         )
     return error
 
 
-def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: str = "float32", device: str = "cpu") -> ReplacementModel:
+def load(
+    model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: str = "float32", device: str = "cpu"
+) -> ReplacementModel:
     """Load a language model together with a dictionary for it.
 
     Args:
-        model: `smollm2` or `organism` (which ship with the package) or another short name, a local folder, or a Hugging Face name.
+        model: `smollm2` or `organism` (which ship with the package) or another short name, a local folder, or a
+            Hugging Face name.
         transcoders: a local folder, `org/repo[/folder][@revision]` a short name, or `neurons` (the
             model's own); None: the one that goes with a short name.
-        dtype: `float32`, `float64`, `bfloat16` or `float16`; edges are computed in float32, for float64 models in float64.
+        dtype: `float32`, `float64`, `bfloat16` or `float16`; edges are computed in float32, for float64 models in
+            float64.
         device: where the model runs, `cpu`, `cuda` or `mps`; edges are computed on the CPU.
 
     Raises:
@@ -263,7 +296,9 @@ def load(model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: s
     """
     wanted = transcoders or (model if model in SHIPPED or (model in PAIRS and not Path(model).exists()) else None)
     if wanted is None:
-        raise TranscoderError(f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'")
+        raise TranscoderError(
+            f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'"
+        )
     if wanted == NEURONS and not Path(NEURONS).exists():
         loaded = load_model(model, dtype=dtype, device=device)
         return ReplacementModel(loaded, neurons(loaded))

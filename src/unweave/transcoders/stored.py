@@ -12,7 +12,8 @@ from ..errors import TranscoderError
 from .transcoders import Matrix
 
 SCALE = ".scale"
-"""Our compact form: an int8 tensor `X` has a float scale a row in `X.scale`; `rows`, if present, numbers the stored rows."""
+"""Our compact form: an int8 tensor `X` has a float scale a row in `X.scale`; `rows`, if present, numbers the stored
+rows."""
 
 
 def numbered(folder: Path, prefix: str) -> list[Path]:
@@ -28,7 +29,8 @@ def numbered(folder: Path, prefix: str) -> list[Path]:
     missing = [number for number in range(len(files)) if f"{prefix}{number}.safetensors" not in names]
     if missing:
         raise TranscoderError(
-            f"{folder} has {len(files)} {prefix}*.safetensors files but no {prefix}{missing[0]}.safetensors; layers must run from 0 without gaps"
+            f"{folder} has {len(files)} {prefix}*.safetensors files but no {prefix}{missing[0]}.safetensors; layers "
+            f"must run from 0 without gaps"
         )
     return [folder / f"{prefix}{number}.safetensors" for number in range(len(files))]
 
@@ -43,7 +45,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             pass
         return map_safetensors(path)
     except (SafetensorError, OSError, ValueError, EOFError) as error:
-        raise TranscoderError(f"cannot read {path}: {error}; the file is damaged or half-written, fetch it again") from error
+        raise TranscoderError(
+            f"cannot read {path}: {error}; the file is damaged or half-written, fetch it again"
+        ) from error
     except Exception as error:  # zipfile.BadZipFile and its kin, from numpy
         raise TranscoderError(f"cannot read {path}: {error}") from error
 
@@ -63,7 +67,9 @@ class TensorFile:
             raise TranscoderError(f"{self.path} has no tensor {name!r} (it has {sorted(self.tensors)})")
         tensor = self.tensors[name]
         if tensor.dim() != dimensions:
-            raise TranscoderError(f"{self.path}: {name!r} has shape {list(tensor.shape)}, expected {dimensions} dimensions")
+            raise TranscoderError(
+                f"{self.path}: {name!r} has shape {list(tensor.shape)}, expected {dimensions} dimensions"
+            )
         return tensor
 
     def matrix(self, name: str, dimensions: int = 2, height: int | None = None) -> Matrix:
@@ -73,10 +79,14 @@ class TensorFile:
             return Matrix(stored)
         scale = self.take(name + SCALE, dimensions - 1)
         if scale.shape != stored.shape[:-1]:
-            raise TranscoderError(f"{self.path}: {name + SCALE!r} has shape {list(scale.shape)}, expected {list(stored.shape[:-1])}")
+            raise TranscoderError(
+                f"{self.path}: {name + SCALE!r} has shape {list(scale.shape)}, expected {list(stored.shape[:-1])}"
+            )
         if "rows" not in self or height is None:
             return Matrix(stored, scale)
         rows, n = self.take("rows", 1), len(stored)
-        if len(rows) != n or (n and not (int(rows[0]) >= 0 and int(rows[-1]) < height and bool((rows.diff() > 0).all()))):
+        if len(rows) != n or (
+            n and not (int(rows[0]) >= 0 and int(rows[-1]) < height and bool((rows.diff() > 0).all()))
+        ):
             raise TranscoderError(f"{self.path}: 'rows' must be {n} ascending numbers below {height}")
         return Matrix(stored, scale, rows, height)

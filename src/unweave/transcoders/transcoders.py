@@ -51,7 +51,8 @@ class JumpReLU:
 
 @dataclass(frozen=True)
 class TopK:
-    """The k largest pre-activations of each position as they are, also negative ones (unless `rectified`); the rest 0."""
+    """The k largest pre-activations of each position as they are, also negative ones (unless `rectified`); the rest
+    0."""
 
     k: int
     rectified: bool = False
@@ -150,8 +151,11 @@ class TranscoderLayer:
         """Number of features."""
         return self.encoder.shape[0]
 
-    def preactivations(self, x: Float[Tensor, "pos d"]) -> Iterator[tuple[slice | Tensor, Float[Tensor, "pos feature"]]]:
-        """Pre-activations of all features, a part of the features at a time: which (a slice, or numbers), and theirs."""
+    def preactivations(
+        self, x: Float[Tensor, "pos d"]
+    ) -> Iterator[tuple[slice | Tensor, Float[Tensor, "pos feature"]]]:
+        """Pre-activations of all features, a part of the features at a time: which (a slice, or numbers), and
+        theirs."""
         bias, rows = self.encoder_bias.to(x.dtype), self.encoder.rows
         if rows is not None:  # features whose rows were left out have their bias alone
             absent = torch.ones(self.width, dtype=torch.bool).index_fill_(0, rows.long(), False).nonzero().flatten()
@@ -180,11 +184,15 @@ class Transcoders:
     model_name: str = ""
     sha256: str = ""
     ignored_prefix: tuple[int, ...] = ()
-    """Tokens of a chat's opening that it was not trained on: where a prompt begins with these, their positions have no features."""
+    """Tokens of a chat's opening that it was not trained on: where a prompt begins with these, their positions have
+    no features."""
 
     def __repr__(self) -> str:
         skip = ", skip" if self.has_skip else ""
-        return f"Transcoders({self.name!r}: {self.kind}{skip}, {len(self.layers)} layers, widths {_spread(self.widths)}, d {self.d_model})"
+        return (
+            f"Transcoders({self.name!r}: {self.kind}{skip}, {len(self.layers)} layers, widths "
+            f"{_spread(self.widths)}, d {self.d_model})"
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -207,8 +215,8 @@ class Transcoders:
         return isinstance(self.layers[0].activation, Gated)
 
     def silent(self, input_ids: Int[Tensor, " pos"]) -> int:
-        """How many positions at the start of a prompt have no features: one, whose enormous norms no dictionary is trained on,
-        or those of its `ignored_prefix`; none for neurons."""
+        """How many positions at the start of a prompt have no features: one, whose enormous norms no dictionary is
+        trained on, or those of its `ignored_prefix`; none for neurons."""
         prefix = self.ignored_prefix
         if prefix and tuple(input_ids[: len(prefix)].tolist()) == prefix:
             return len(prefix)
@@ -229,7 +237,8 @@ class Transcoders:
         return pre, activation
 
     def active(self, layer: int, x: Float[Tensor, "pos d"], silent: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Position, index, activation and pre-activation of a layer's features that are on, none of the first `silent` positions.
+        """Position, index, activation and pre-activation of a layer's features that are on, none of the first
+        `silent` positions.
 
         Where the activation looks at one feature at a time, no more than a part of all pre-activations is in memory.
 
@@ -254,9 +263,14 @@ class Transcoders:
 
     def _check_finite(self, layer: int, pre: Tensor) -> None:
         if not bool(pre.isfinite().all()):
-            raise TranscoderError(f"{self.name}: layer {layer} gives activations that are not finite; its encoder holds NaN or infinite weights")
+            raise TranscoderError(
+                f"{self.name}: layer {layer} gives activations that are not finite; its encoder holds NaN or infinite "
+                f"weights"
+            )
 
-    def decoder_rows(self, layer: int, features: Int[Tensor, " feature"], at: int, dtype: torch.dtype) -> Float[Tensor, "feature d"]:
+    def decoder_rows(
+        self, layer: int, features: Int[Tensor, " feature"], at: int, dtype: torch.dtype
+    ) -> Float[Tensor, "feature d"]:
         """What features of `layer` write at layer `at`, for an activation of one.
 
         Raises:
@@ -275,9 +289,15 @@ class Transcoders:
             TranscoderMismatch: another number of layers or another width of the residual stream.
         """
         if len(self.layers) != n_layers:
-            raise TranscoderMismatch(f"dictionary {self.name} has {len(self.layers)} layers, model {model} has {n_layers}; give --transcoders made for it")
+            raise TranscoderMismatch(
+                f"dictionary {self.name} has {len(self.layers)} layers, model {model} has {n_layers}; give "
+                f"--transcoders made for it"
+            )
         if self.d_model != d_model:
-            raise TranscoderMismatch(f"dictionary {self.name} has d_model {self.d_model}, model {model} has {d_model}; give --transcoders made for it")
+            raise TranscoderMismatch(
+                f"dictionary {self.name} has d_model {self.d_model}, model {model} has {d_model}; give --transcoders "
+                f"made for it"
+            )
 
 
 def check_layers(name: str, kind: Kind, layers: tuple[TranscoderLayer, ...]) -> None:
@@ -304,9 +324,14 @@ def check_layers(name: str, kind: Kind, layers: tuple[TranscoderLayer, ...]) -> 
             wanted["threshold"] = (tuple(layer.activation.threshold.shape), (width,))
         for tensor, (shape, expected) in wanted.items():
             if shape != expected:
-                raise TranscoderError(f"{name}: layer {number} has a {tensor} of shape {list(shape)}, expected {list(expected)}")
+                raise TranscoderError(
+                    f"{name}: layer {number} has a {tensor} of shape {list(shape)}, expected {list(expected)}"
+                )
         if isinstance(layer.activation, TopK) and not 0 < layer.activation.k <= width:
-            raise TranscoderError(f"{name}: layer {number} keeps the top {layer.activation.k} of {width} features; k must lie between 1 and the width")
+            raise TranscoderError(
+                f"{name}: layer {number} keeps the top {layer.activation.k} of {width} features; k must lie between 1 "
+                f"and the width"
+            )
 
 
 def _spread(numbers: tuple[int, ...]) -> str:

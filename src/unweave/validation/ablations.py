@@ -29,9 +29,10 @@ def feature_of(question: Question, row: int) -> Feature:
 def predictions(question: Question, sample: Sample, seed: int) -> dict[str, Float[Tensor, " sample"]]:
     """What is known of each feature before anything is switched off.
 
-    `influence`, `direct` (edge to the target), `activation` and `random` say how much it should matter; `total` and `edge`
-    what the target should change by, through all paths of the graph and by the direct edge; `slope` the same to first order in
-    the real model with attention held, `slope_open` with attention live, `slope_norms_held` with norms held too.
+    `influence`, `direct` (edge to the target), `activation` and `random` say how much it should matter; `total` and
+    `edge` what the target should change by, through all paths of the graph and by the direct edge; `slope` the same
+    to first order in the real model with attention held, `slope_open` with attention live, `slope_norms_held` with
+    norms held too.
     """
     graph, rows = question.graph, sample.rows
     edge = torch.zeros(len(graph.nodes), dtype=torch.float64)
@@ -54,8 +55,17 @@ def _slope(question: Question, rows: Int[Tensor, " sample"], mode: Mode) -> Floa
     return -slope_effects(question.model, question.graph, question.recording, question.target, mode)[rows].double()
 
 
-def measure(question: Question, sample: Sample, measured: Measured, name: str, modes: Sequence[str], count: int, progress: Progress) -> dict[str, list[Row]]:
-    """By mode, for each of the first `count` features: (KL in nats, change of the target) when it alone is switched off."""
+def measure(
+    question: Question,
+    sample: Sample,
+    measured: Measured,
+    name: str,
+    modes: Sequence[str],
+    count: int,
+    progress: Progress,
+) -> dict[str, list[Row]]:
+    """By mode, for each of the first `count` features: (KL in nats, change of the target) when it alone is switched
+    off."""
     features = [feature_of(question, row) for row in sample.rows.tolist()]
     position = int(question.graph.nodes.position[question.target])
     before = question.value(question.recording.logits[position])
@@ -67,7 +77,12 @@ def measure(question: Question, sample: Sample, measured: Measured, name: str, m
             rows.append([outcome.kl(position), float(question.value(outcome.raw_logits[position]) - before)])
         return rows
 
-    return {mode: measured.fill(f"{name}: {mode}", min(count, len(features)), PIECE, lambda part, mode=mode: run(mode, part), progress) for mode in modes}
+    return {
+        mode: measured.fill(
+            f"{name}: {mode}", min(count, len(features)), PIECE, lambda part, mode=mode: run(mode, part), progress
+        )
+        for mode in modes
+    }
 
 
 def target_change(rows: Sequence[Row]) -> Float[Tensor, " sample"]:

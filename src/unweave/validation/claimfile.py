@@ -30,11 +30,18 @@ class Bound(NamedTuple):
         Bound(low=0.5, high=2.0, text='0.5..2')
         """
         number = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-        match = re.fullmatch(rf"\s*(?:(<=|>=)\s*{number}|{number}\s*\.\.\s*{number})\s*", text) if isinstance(text, str) else None
+        match = (
+            re.fullmatch(rf"\s*(?:(<=|>=)\s*{number}|{number}\s*\.\.\s*{number})\s*", text)
+            if isinstance(text, str)
+            else None
+        )
         if not match:
             raise ValueError(f"{short(text)} is not a bound; write '<= 2', '>= -1.5' or '0.5..2'")
         sign, one, low, high = match.groups()
-        low, high = (float("-inf") if sign == "<=" else float(one or low)), (float("inf") if sign == ">=" else float(one or high))
+        low, high = (
+            (float("-inf") if sign == "<=" else float(one or low)),
+            (float("inf") if sign == ">=" else float(one or high)),
+        )
         if low > high:
             raise ValueError(f"{text!r} holds no number; the smaller end comes first")
         return Bound(low, high, text.strip())
@@ -47,7 +54,11 @@ def _several(value: Any) -> Any:
 def _prompt_of(value: Any) -> Any:
     if isinstance(value, str):
         return value
-    if not isinstance(value, list) or not value or not all(isinstance(part, str) and part.isdecimal() for part in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(part, str) and part.isdecimal() for part in value)
+    ):
         raise ValueError("a prompt is text, or a list of token ids")
     return tuple(map(int, value))
 
@@ -97,7 +108,10 @@ class Expectation(BaseModel):
         given = self.model_fields_set
         subjects = [name for name in ("token", "top", "not_top", "kl", "feature") if name in given]
         if len(subjects) != 1:
-            raise ValueError(f"an expectation is about one of token, top, not_top, kl or feature, not {' and '.join(subjects) or 'none of them'}")
+            raise ValueError(
+                f"an expectation is about one of token, top, not_top, kl or feature, not "
+                f"{' and '.join(subjects) or 'none of them'}"
+            )
         measures = {"token": OF_TOKEN, "feature": OF_FEATURE}.get(subjects[0], ())
         stray = sorted(given - {subjects[0], *measures})
         if stray:
@@ -137,9 +151,19 @@ class Claim(BaseModel):
     @property
     def named(self) -> list[tuple[tuple[str | int, ...], str]]:
         """Each word for features, behind the place where it stands in the claim."""
-        groups = (("ablate", self.ablate), ("scale", self.scale), ("set", self.set), ("add", self.add), ("swap_only", self.swap_only))
-        named: list[tuple[tuple[str | int, ...], str]] = [((key, word), word) for key, words in groups for word in words]
-        return named + [(("expect", at, "feature"), wanted.feature) for at, wanted in enumerate(self.expect) if wanted.feature]
+        groups = (
+            ("ablate", self.ablate),
+            ("scale", self.scale),
+            ("set", self.set),
+            ("add", self.add),
+            ("swap_only", self.swap_only),
+        )
+        named: list[tuple[tuple[str | int, ...], str]] = [
+            ((key, word), word) for key, words in groups for word in words
+        ]
+        return named + [
+            (("expect", at, "feature"), wanted.feature) for at, wanted in enumerate(self.expect) if wanted.feature
+        ]
 
 
 class _File(BaseModel):
@@ -154,7 +178,8 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class ClaimsFile:
-    """The content of a claims file. `lines` says where each claim begins, and under "graph" and "transcoders_sha256" where those stand."""
+    """The content of a claims file. `lines` says where each claim begins, and under "graph" and "transcoders_sha256"
+    where those stand."""
 
     path: Path
     model: str | None
@@ -201,7 +226,9 @@ def read_claims(path: str | Path) -> ClaimsFile:
     lines: dict[int | str, int] = {number: line_of(root, ("claims", number)) for number in range(len(content.claims))}
     lines |= {key: line_of(root, (key,)) for key in ("graph", "transcoders_sha256")}
     graph = None if content.graph is None else path.parent / Path(content.graph).expanduser()
-    return ClaimsFile(path, content.model, content.transcoders, content.transcoders_sha256, graph, supernodes, content.claims, lines)
+    return ClaimsFile(
+        path, content.model, content.transcoders, content.transcoders_sha256, graph, supernodes, content.claims, lines
+    )
 
 
 def _unknown(word: str, supernodes: dict[str, tuple[Feature, ...]]) -> str | None:
@@ -210,7 +237,11 @@ def _unknown(word: str, supernodes: dict[str, tuple[Feature, ...]]) -> str | Non
         Feature.parse(word)
     except UnweaveError as error:
         known = f"the file has: {', '.join(supernodes)}" if supernodes else "the file names none"
-        return str(error) if re.match(r"\d+_|E_", word) else f"{word!r} is neither a feature's id (such as '12_345_5') nor a supernode; {known}"
+        return (
+            str(error)
+            if re.match(r"\d+_|E_", word)
+            else f"{word!r} is neither a feature's id (such as '12_345_5') nor a supernode; {known}"
+        )
     return None
 
 

@@ -46,7 +46,9 @@ class Verdict:
         return all(check.holds for check in self.checks)
 
 
-def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Callable[[float], object] | None = None) -> list[Verdict]:
+def check_claims(
+    file: ClaimsFile, model: ReplacementModel, progress: Callable[[float], object] | None = None
+) -> list[Verdict]:
     """Check every claim on the real model; all are worked out before the first is run.
 
     Raises:
@@ -57,7 +59,8 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Callable[[
     if file.transcoders_sha256 is not None and not sha256.startswith(file.transcoders_sha256):
         with _in_claim(file, "transcoders_sha256"):
             raise ClaimError(
-                f"the claims are about dictionary {file.transcoders_sha256[:12]}, {model.transcoders.name} is {sha256[:12]}; give its --transcoders"
+                f"the claims are about dictionary {file.transcoders_sha256[:12]}, {model.transcoders.name} is "
+                f"{sha256[:12]}; give its --transcoders"
             )
     graph = None
     if file.graph is not None:
@@ -75,19 +78,42 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Callable[[
     planned = []
     for number, claim in enumerate(file.claims):
         with _in_claim(file, number):
-            recording = recorded(claim.prompt if claim.prompt is not None or graph is None else graph.provenance.input_ids)
+            recording = recorded(
+                claim.prompt if claim.prompt is not None or graph is None else graph.provenance.input_ids
+            )
             tokens = [token_ids(model.language_model, recording, [token])[0] for token in _tokens(claim)]
             watched = [_watched(names, expectation.feature) for expectation in claim.expect if expectation.feature]
             other = None if claim.swap_from is None else recorded(claim.swap_from)
             changes = _changes(names, claim, recording, other)
-            planned.append((recording, tokens, intervene_each(model, recording, [changes], claim.mode, layers=claim.layers, watch=watched)))
+            planned.append(
+                (
+                    recording,
+                    tokens,
+                    intervene_each(model, recording, [changes], claim.mode, layers=claim.layers, watch=watched),
+                )
+            )
     verdicts = []
     for number, (claim, (recording, tokens, outcomes)) in enumerate(zip(file.claims, planned, strict=True)):
         with _in_claim(file, number):
             outcome = next(outcomes)
-        words = claim.prompt if isinstance(claim.prompt, str) else "".join(map(model.language_model.token_text, recording.input_ids.tolist()))
+        words = (
+            claim.prompt
+            if isinstance(claim.prompt, str)
+            else "".join(map(model.language_model.token_text, recording.input_ids.tolist()))
+        )
         before, after = (_likeliest(outcome, logits) for logits in (outcome.baseline, outcome.logits))
-        verdicts.append(Verdict(claim.name, file.lines[number], words, claim.mode, tuple(_checks(claim, outcome, tokens)), before, after, outcome.kl()))
+        verdicts.append(
+            Verdict(
+                claim.name,
+                file.lines[number],
+                words,
+                claim.mode,
+                tuple(_checks(claim, outcome, tokens)),
+                before,
+                after,
+                outcome.kl(),
+            )
+        )
         if progress is not None:
             progress((number + 1) / len(file.claims))
     return verdicts
@@ -104,7 +130,9 @@ def _in_claim(file: ClaimsFile, place: int | str) -> Iterator[None]:
 
 
 def _tokens(claim: Claim) -> list[str | int]:
-    return [token for wanted in claim.expect for token in (wanted.token, wanted.top, wanted.not_top) if token is not None]
+    return [
+        token for wanted in claim.expect for token in (wanted.token, wanted.top, wanted.not_top) if token is not None
+    ]
 
 
 def _watched(names: Names, word: str) -> Feature:
@@ -122,7 +150,10 @@ def _changes(names: Names, claim: Claim, recording: Recording, other: Recording 
             changes.append(make(features, value, name))
     if other is not None:
         only = [feature for word in claim.swap_only for feature in names.features(word)[0]]
-        changes += dosed(swap(names.model, recording, other, features=only or None, positions=claim.swap_at or None), claim.swap_factor)
+        changes += dosed(
+            swap(names.model, recording, other, features=only or None, positions=claim.swap_at or None),
+            claim.swap_factor,
+        )
     return changes
 
 
@@ -145,11 +176,19 @@ def _checks(claim: Claim, outcome: Outcome, tokens: list[int]) -> Iterator[Check
         elif wanted.token is not None:
             token = outcome.tokens([next(ids)], count=0)[0]
             rank = float((outcome.logits[-1] > outcome.logits[-1][token.id]).sum() + 1)
-            figures = (token.logit_after, token.logit_change, token.probability_after, token.probability_after - token.probability_before, rank)
+            figures = (
+                token.logit_after,
+                token.logit_change,
+                token.probability_after,
+                token.probability_after - token.probability_before,
+                rank,
+            )
             yield from _numbers(wanted, repr(token.text), dict(zip(OF_TOKEN, figures, strict=True)))
         else:
             token, negated = next(ids), wanted.top is None
-            yield Check("top token", f"{'not ' * negated}{text(token)!r}", text(likeliest), (token == likeliest) != negated)
+            yield Check(
+                "top token", f"{'not ' * negated}{text(token)!r}", text(likeliest), (token == likeliest) != negated
+            )
 
 
 def _numbers(wanted: Expectation, subject: str, figures: dict[str, float]) -> Iterator[Check]:
@@ -165,7 +204,10 @@ def _number(what: str, bound: Bound, value: float) -> Check:
 
 def claims_facts(file: ClaimsFile, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """What became of the claims; plain data, fit for JSON."""
-    claims = [{**vars(verdict), "holds": verdict.holds, "checks": [check._asdict() for check in verdict.checks]} for verdict in verdicts]
+    claims = [
+        {**vars(verdict), "holds": verdict.holds, "checks": [check._asdict() for check in verdict.checks]}
+        for verdict in verdicts
+    ]
     for claim in claims:
         claim |= {when: dict(zip(("token", "probability"), claim[when], strict=True)) for when in ("before", "after")}
     return {"file": str(file.path), "holds": all(verdict.holds for verdict in verdicts), "claims": claims}

@@ -34,7 +34,9 @@ class Control:
     progress: Callable[[float], object]
 
     @staticmethod
-    def on_text(model: ReplacementModel, sources: Sequence[str] = (), progress: Callable[[float], object] = lambda share: None) -> "Control":
+    def on_text(
+        model: ReplacementModel, sources: Sequence[str] = (), progress: Callable[[float], object] = lambda share: None
+    ) -> "Control":
         """From text sources as `unweave eval` takes them; none: the bundled text.
 
         Raises:
@@ -54,27 +56,41 @@ class Control:
         """The same prompt traced with random features, as many of them on in each layer."""
         nodes, language_model = graph.nodes, self.model.language_model
         seen = max(1, int(nodes.position.max()))
-        on = [int(((nodes.kind == NodeKind.FEATURE) & (nodes.layer == layer)).sum()) for layer in range(language_model.n_layers)]
+        on = [
+            int(((nodes.kind == NodeKind.FEATURE) & (nodes.layer == layer)).sum())
+            for layer in range(language_model.n_layers)
+        ]
         l0 = tuple(max(count, 1) / seen for count in on)
         affine = affine_maps(self.fit, language_model.engine_dtype)
         model = ReplacementModel(language_model, random_dictionary(self.fit, self.model.transcoders, l0, affine, seed))
         return model, retrace(model, graph)
 
 
-def neuron_graph(model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None) -> tuple[ReplacementModel, Graph]:
-    """The same prompt traced with the model's own neurons in place of the dictionary: the most influential, no more than the graph has features."""
+def neuron_graph(
+    model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None
+) -> tuple[ReplacementModel, Graph]:
+    """The same prompt traced with the model's own neurons in place of the dictionary: the most influential, no more
+    than the graph has features."""
     own = ReplacementModel(model.language_model, neurons(model.language_model))
     features = graph.nodes.features.stop - graph.nodes.features.start
     most = most_neurons(own.transcoders, len(graph.provenance.input_ids), min(NEURONS, max(1, features)))
     return own, retrace(own, graph, progress, most)
 
 
-def retrace(model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None, max_features: int | None = None) -> Graph:
+def retrace(
+    model: ReplacementModel,
+    graph: Graph,
+    progress: Callable[[float], object] | None = None,
+    max_features: int | None = None,
+) -> Graph:
     """A graph's prompt and targets traced again, whole (or with `max_features`): what pruning took out is there."""
     facts, nodes = graph.provenance, graph.nodes
-    targets = [_spec(tokens) for tokens in facts.target_tokens if tokens] or [int(index) for index in nodes.index[nodes.logits].tolist()]
+    targets = [_spec(tokens) for tokens in facts.target_tokens if tokens] or [
+        int(index) for index in nodes.index[nodes.logits].tolist()
+    ]
     return attribute(
-        model, list(facts.input_ids), targets, position=int(nodes.position[nodes.logits.start]), max_features=max_features or facts.max_features,
+        model, list(facts.input_ids), targets, position=int(nodes.position[nodes.logits.start]),
+        max_features=max_features or facts.max_features,
         position_zero=facts.position_zero, precision=facts.precision, progress=progress,
     )  # fmt: skip
 

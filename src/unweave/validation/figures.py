@@ -21,7 +21,10 @@ FOLLOWED = {"feature": "removed feature", "encoder": "push along an encoder", "r
 
 
 def ablation_figures(
-    predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str, list[Row]], strong: Bool[Tensor, " sample"], group: str = ""
+    predicted: dict[str, Float[Tensor, " sample"]],
+    rows: dict[str, list[Row]],
+    strong: Bool[Tensor, " sample"],
+    group: str = "",
 ) -> list[Figure]:
     """How well what is known of a feature says what happens without it, by mode."""
     figures = []
@@ -51,8 +54,11 @@ def ablation_figures(
     return figures
 
 
-def link_figures(predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str, list[Row]], rungs: dict[str, list[Row]]) -> list[Figure]:
-    """Where misses come from: what a prediction gains that lets one link or another respond, against the real model with attention held."""
+def link_figures(
+    predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str, list[Row]], rungs: dict[str, list[Row]]
+) -> list[Figure]:
+    """Where misses come from: what a prediction gains that lets one link or another respond, against the real model
+    with attention held."""
     n = min([len(rows.get("frozen_attention", ())), *map(len, rungs.values())])
     if n < 3:
         return []
@@ -69,7 +75,14 @@ def link_figures(predicted: dict[str, Float[Tensor, " sample"]], rows: dict[str,
     both = min(n, len(rows.get("open", ())))
     if both >= 3:
         live = target_change(rows["open"][:both])
-        figures.append(Figure.of("links", "attention held and attention live", estimate(spearman, real[:both], live), "both measured in the real model"))
+        figures.append(
+            Figure.of(
+                "links",
+                "attention held and attention live",
+                estimate(spearman, real[:both], live),
+                "both measured in the real model",
+            )
+        )
     return figures
 
 
@@ -81,29 +94,42 @@ def pair_figures(pairs: Pairs, held: Sequence[Row], live: Sequence[Row], group: 
     real_held, real = (torch.tensor(rows[:n], dtype=torch.float64).flatten() for rows in (held, live))
     direct, total = pairs.direct[:n].flatten(), pairs.total[:n].flatten()
     source = torch.arange(n)[:, None].expand_as(pairs.direct[:n]).flatten()
-    certain = "gates held in the graph, live in the model" if group.startswith("neurons") else "all but true by construction"
+    certain = (
+        "gates held in the graph, live in the model" if group.startswith("neurons") else "all but true by construction"
+    )
     found = (
         ("edge and change, MLPs between held", direct, real_held, certain),
         ("all paths and change, MLPs live", total, real, ""),
         ("edge and change, MLPs live", direct, real, ""),
-        ("paths over other features and what the MLPs between add", total - direct, real - real_held, "knock-on: two steps or more"),
+        (
+            "paths over other features and what the MLPs between add",
+            total - direct,
+            real - real_held,
+            "knock-on: two steps or more",
+        ),
     )
     figures = []
     for name, x, y, note in found:
         figures.append(Figure.of(f"{group}pairs", name, estimate(spearman, x, y, cluster=source), note))
-        figures.append(Figure.of(f"{group}pairs", f"{name}: right sign", estimate(same_sign, x, y, cluster=source), note))
+        figures.append(
+            Figure.of(f"{group}pairs", f"{name}: right sign", estimate(same_sign, x, y, cluster=source), note)
+        )
     return figures
 
 
 def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figure]:
-    """How alike a disturbance is in the two models, by the number of layers it has travelled, and by the layer where it begins."""
+    """How alike a disturbance is in the two models, by the number of layers it has travelled, and by the layer where
+    it begins."""
     figures = []
     for kind, name in FOLLOWED.items():
         for distance in DISTANCES:
             there = [one for one in travelled if one.kind == kind and len(one.cosine) > distance]
             if len(there) < 3:
                 continue
-            cosine, error = (torch.tensor(values) for values in ([one.cosine[distance] for one in there], [one.error[distance] for one in there]))
+            cosine, error = (
+                torch.tensor(values)
+                for values in ([one.cosine[distance] for one in there], [one.error[distance] for one in there])
+            )
             figures.append(Figure.of(f"{group}faithfulness", f"{name}, {distance} layers on: cosine", mean(cosine)))
             spread = error.quantile(torch.tensor([0.25, 0.5, 0.75]))
             note = "median; the bounds are its quartiles"
@@ -123,8 +149,12 @@ def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figu
             if len(begun) < 3:
                 continue
             one_on, at_end = (torch.tensor([one.cosine[place] for one in begun]) for place in (1, -1))
-            figures.append(Figure.of(f"{group}faithfulness", f"{name} at layer {start}, 1 layer on: cosine", mean(one_on)))
-            figures.append(Figure.of(f"{group}faithfulness", f"{name} at layer {start}, at the end: cosine", mean(at_end)))
+            figures.append(
+                Figure.of(f"{group}faithfulness", f"{name} at layer {start}, 1 layer on: cosine", mean(one_on))
+            )
+            figures.append(
+                Figure.of(f"{group}faithfulness", f"{name} at layer {start}, at the end: cosine", mean(at_end))
+            )
     return figures
 
 
@@ -134,5 +164,9 @@ def pooled(reports: Sequence[Report]) -> list[Figure]:
     found = []
     for group, name in places:
         figures = [figure for report in reports if (figure := report.figure(group, name)) is not None]
-        found.append(Figure.of(group, name, mean(torch.tensor([figure.value for figure in figures])), figures[0].note.split(";")[0]))
+        found.append(
+            Figure.of(
+                group, name, mean(torch.tensor([figure.value for figure in figures])), figures[0].note.split(";")[0]
+            )
+        )
     return found

@@ -41,7 +41,14 @@ class Measured:
         """Whether the time is used up."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
-    def fill(self, name: str, total: int, piece: int, measure: Callable[[range], Sequence[Sequence[float]]], progress: Progress) -> list[Row]:
+    def fill(
+        self,
+        name: str,
+        total: int,
+        piece: int,
+        measure: Callable[[range], Sequence[Sequence[float]]],
+        progress: Progress,
+    ) -> list[Row]:
         """Rows `name` up to `total`, measured in pieces that are saved one by one; fewer if the time is used up."""
         rows = self.rows.setdefault(name, [])
         while len(rows) < total and not self.out_of_time():

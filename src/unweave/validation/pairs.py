@@ -32,20 +32,28 @@ class Pairs:
 
 
 def choose_pairs(question: Question, sample: Sample, reach: int, seed: int) -> Pairs:
-    """For each sampled feature `TARGETS` features, at most `reach` layers on: half those it should move most, half at random."""
+    """For each sampled feature `TARGETS` features, at most `reach` layers on: half those it should move most, half
+    at random."""
     graph = question.graph
     nodes, generator = graph.nodes, torch.Generator().manual_seed(seed)
     change = removals(graph, sample.rows)
     sources, targets, direct, total = [], [], [], []
     for number, row in enumerate(sample.rows.tolist()):
         layer = int(nodes.layer[row])
-        near = (nodes.kind == NodeKind.FEATURE) & (nodes.layer > layer) & (nodes.layer <= layer + reach) & (change[:, number] != 0)
+        near = (
+            (nodes.kind == NodeKind.FEATURE)
+            & (nodes.layer > layer)
+            & (nodes.layer <= layer + reach)
+            & (change[:, number] != 0)
+        )
         found = torch.nonzero(near).flatten()
         if len(found) < TARGETS:
             continue
         order = found[torch.argsort(change[found, number].abs(), descending=True)]
         rest = order[TARGETS // 2 :]
-        chosen = torch.cat([order[: TARGETS // 2], rest[torch.randperm(len(rest), generator=generator)[: TARGETS - TARGETS // 2]]])
+        chosen = torch.cat(
+            [order[: TARGETS // 2], rest[torch.randperm(len(rest), generator=generator)[: TARGETS - TARGETS // 2]]]
+        )
         edges = torch.zeros(len(chosen), dtype=torch.float64)
         for place, target in enumerate(chosen.tolist()):
             entries = slice(int(graph.rows.start[target]), int(graph.rows.start[target + 1]))
@@ -61,7 +69,9 @@ def choose_pairs(question: Question, sample: Sample, reach: int, seed: int) -> P
     return Pairs(torch.tensor(sources), torch.stack(targets), torch.stack(direct), torch.stack(total))
 
 
-def measure_pairs(question: Question, pairs: Pairs, measured: Measured, name: str, reach: int, progress: Progress) -> tuple[list[Row], list[Row]]:
+def measure_pairs(
+    question: Question, pairs: Pairs, measured: Measured, name: str, reach: int, progress: Progress
+) -> tuple[list[Row], list[Row]]:
     """For each source the changes of its targets' pre-activations, attention held: MLPs in between held, and live."""
     nodes = question.graph.nodes
     n_layers = question.model.language_model.n_layers
@@ -75,7 +85,12 @@ def measure_pairs(question: Question, pairs: Pairs, measured: Measured, name: st
             between = range(layer, min(layer + reach, n_layers)) if held_between else None
             variants = [[ablate(feature_of(question, int(pairs.sources[number])))] for number in here]
             watch = [feature_of(question, row) for row in seen.tolist()]
-            for number, at, outcome in zip(here, place, intervene_each(question.model, question.recording, variants, layers=between, watch=watch), strict=True):
+            for number, at, outcome in zip(
+                here,
+                place,
+                intervene_each(question.model, question.recording, variants, layers=between, watch=watch),
+                strict=True,
+            ):
                 rows[number] = (outcome.preactivations[1] - outcome.preactivations[0])[at].tolist()
         return [rows[number] for number in part]
 

@@ -1,4 +1,5 @@
-"""Does a disturbance travel through the replacement model as it does through the real one? Attention is held in both."""
+"""Does a disturbance travel through the replacement model as it does through the real one? Attention is held in
+both."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from .measured import Measured, Progress, Row
 from .sample import Question
 
 KINDS = ("feature", "encoder", "random")
-"""An active feature removed; a push along an encoder that raises that feature's activation by a tenth; a random direction as
-long as what was removed."""
+"""An active feature removed; a push along an encoder that raises that feature's activation by a tenth; a random
+direction as long as what was removed."""
 STARTS = 6
 """Layers where disturbances begin, evenly spread over the model."""
 
@@ -34,11 +35,15 @@ class Travelled(NamedTuple):
     """Squared difference of the two changes over the square of the real one."""
 
 
-def measure_perturbations(question: Question, count: int, seed: int, measured: Measured, name: str, progress: Progress) -> list[Travelled]:
+def measure_perturbations(
+    question: Question, count: int, seed: int, measured: Measured, name: str, progress: Progress
+) -> list[Travelled]:
     """About `count` disturbances of each kind, spread over the layers."""
     local = question.model.localize(question.recording.input_ids)
     layers = [layer for layer in range(local.n_layers - 1) if _busy(local, layer) and _busy(local, layer + 1)]
-    starts = sorted({layers[round(step * (len(layers) - 1) / (STARTS - 1))] for step in range(STARTS)}) if layers else []
+    starts = (
+        sorted({layers[round(step * (len(layers) - 1) / (STARTS - 1))] for step in range(STARTS)}) if layers else []
+    )
     each = -(-count // max(1, len(starts)))
     piece = each * len(KINDS)
 
@@ -78,16 +83,26 @@ def _disturbances(local: LocalReplacement, start: int, each: int, seed: int) -> 
         return span.start + torch.randint(span.stop - span.start, (each,), generator=generator)
 
     here, later = draw(start), draw(start + 1)
-    written = transcoders.decoder_rows(start, active.index[here], start, local.errors.dtype) * active.activation[here, None]
+    written = (
+        transcoders.decoder_rows(start, active.index[here], start, local.errors.dtype) * active.activation[here, None]
+    )
     noise = torch.randn(written.shape, generator=generator).to(written)
     noise = noise * (written.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
     positions, later_positions = active.position[here].tolist(), active.position[later].tolist()
-    pushes = [add_direction(-vector, start, position, "mlp_out") for vector, position in zip(written, positions, strict=True)]
+    pushes = [
+        add_direction(-vector, start, position, "mlp_out") for vector, position in zip(written, positions, strict=True)
+    ]
     for feature, position in zip(later.tolist(), later_positions, strict=True):
         encoder = transcoders.layers[start + 1].encoder.select(active.index[feature : feature + 1], local.errors.dtype)
         slope = local.frozen.layers[start + 1].read_transpose(encoder, position)[0]
-        pushes.append(add_direction(0.1 * active.activation[feature] * slope / slope.square().sum().clamp_min(1e-30), start, position))
-    return pushes + [add_direction(vector, start, position, "mlp_out") for vector, position in zip(noise, positions, strict=True)]
+        pushes.append(
+            add_direction(
+                0.1 * active.activation[feature] * slope / slope.square().sum().clamp_min(1e-30), start, position
+            )
+        )
+    return pushes + [
+        add_direction(vector, start, position, "mlp_out") for vector, position in zip(noise, positions, strict=True)
+    ]
 
 
 def _changes(question: Question, pushes: list[Push], mode: str, start: int) -> Float[Tensor, "layer push pos d"]:
@@ -95,7 +110,11 @@ def _changes(question: Question, pushes: list[Push], mode: str, start: int) -> F
     model, recording = question.model.language_model, question.recording
     plan = prompt_edits(question.model, recording, [[push] for push in pushes])
     ids = recording.input_ids[None].expand(len(pushes), -1).to(model.device)
-    with patched(question.model, plan, recording, held(mode, None, model.n_layers)), _residuals(model) as seen, torch.no_grad():
+    with (
+        patched(question.model, plan, recording, held(mode, None, model.n_layers)),
+        _residuals(model) as seen,
+        torch.no_grad(),
+    ):
         model.module(input_ids=ids, use_cache=False)
     return torch.stack([seen[layer] - _clean(recording, layer) for layer in range(start, model.n_layers)])
 
@@ -114,7 +133,10 @@ def _residuals(model: LanguageModel) -> Iterator[dict[int, Float[Tensor, "push p
         assert isinstance(stream, Tensor)
         seen[layer] = stream.to("cpu", model.engine_dtype)
 
-    handles = [block.register_forward_hook(lambda module, args, output, at=at: keep(at, output)) for at, block in enumerate(model.blocks)]
+    handles = [
+        block.register_forward_hook(lambda module, args, output, at=at: keep(at, output))
+        for at, block in enumerate(model.blocks)
+    ]
     try:
         yield seen
     finally:

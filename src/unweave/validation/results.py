@@ -1,4 +1,5 @@
-"""What a validation found: figures with intervals, a verdict, and the rows they were computed from; as JSON and back."""
+"""What a validation found: figures with intervals, a verdict, and the rows they were computed from; as JSON and
+back."""
 
 import json
 import math
@@ -42,8 +43,8 @@ class Figure:
     """One measured number with its 95% bootstrap interval; NaN bounds where there is none."""
 
     group: str
-    """`explained`, `ranks`, `signs`, `links`, `pairs`, `faithfulness` `control: ...` and `neurons: ...` for the same with a random dictionary
-    and with the model's own neurons."""
+    """`explained`, `ranks`, `signs`, `links`, `pairs`, `faithfulness` `control: ...` and `neurons: ...` for the same
+    with a random dictionary and with the model's own neurons."""
     name: str
     value: float
     low: float = math.nan
@@ -119,9 +120,20 @@ class Report:
             if facts.get("format") != "unweave validation" or facts.get("report_version", 0) > REPORT_VERSION:
                 raise ValueError("no report, or one of a newer version")
             given = {field.name: facts[field.name] for field in fields(Report)}
-            figures = tuple(Figure(**{**figure, **{name: math.nan for name, value in figure.items() if value is None}}) for figure in given["figures"])
+            figures = tuple(
+                Figure(**{**figure, **{name: math.nan for name, value in figure.items() if value is None}})
+                for figure in given["figures"]
+            )
             verdict = Verdict(given["verdict"]["level"], given["verdict"]["text"], tuple(given["verdict"]["reasons"]))
-            return Report(**given | {"figures": figures, "verdict": verdict, "settings": Settings(**given["settings"]), "tokens": tuple(given["tokens"])})
+            return Report(
+                **given
+                | {
+                    "figures": figures,
+                    "verdict": verdict,
+                    "settings": Settings(**given["settings"]),
+                    "tokens": tuple(given["tokens"]),
+                }
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise GraphError(f"{path} is not a validation report ({error}); run unweave validate") from error
 

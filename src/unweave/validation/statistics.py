@@ -59,7 +59,8 @@ def log_log(x: Float[Tensor, "resample item"], y: Float[Tensor, "resample item"]
 
 
 def same_sign(x: Float[Tensor, "resample item"], y: Float[Tensor, "resample item"]) -> Float[Tensor, " resample"]:
-    """Share of items on whose sign both agree, each counted by the size of `y`: a wrong sign of a large effect weighs more.
+    """Share of items on whose sign both agree, each counted by the size of `y`: a wrong sign of a large effect
+    weighs more.
 
     >>> same_sign(torch.tensor([[1.0, -1.0]]), torch.tensor([[3.0, 1.0]]))
     tensor([0.7500], dtype=torch.float64)

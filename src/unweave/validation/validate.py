@@ -45,7 +45,8 @@ def validate(
 ) -> Report:
     """Test a graph by interventions on the real model, and say how far it can be trusted.
 
-    A pruned graph is traced again, whole, so that features it left out are tested too. Tested is its likeliest token (or difference).
+    A pruned graph is traced again, whole, so that features it left out are tested too. Tested is its likeliest token
+    (or difference).
 
     Args:
         settings: how much is tested.
@@ -58,7 +59,8 @@ def validate(
         GraphError: a graph of another model or dictionary, of another tool, or without a token as target.
         OptionError, TextError: settings or text that cannot be used.
 
-    Source: Ameisen et al. 2025, "Circuit Tracing", sections on validating attribution graphs and on mechanistic faithfulness.
+    Source: Ameisen et al. 2025, "Circuit Tracing", sections on validating attribution graphs and on mechanistic
+        faithfulness.
 
     >>> import unweave                                                        # doctest: +SKIP
     >>> model = unweave.load("smollm2")                                       # doctest: +SKIP
@@ -67,27 +69,44 @@ def validate(
     begin, settings, say = time.monotonic(), settings or Settings(), progress or (lambda share, title="": None)
     check_graph(graph, name or "the graph", model)
     if graph.provenance.origin != "unweave" or not graph.provenance.input_ids:
-        raise GraphError(f"{name or 'the graph'} was not traced by unweave, so it does not say how to trace it again; trace its prompt with unweave trace")
+        raise GraphError(
+            f"{name or 'the graph'} was not traced by unweave, so it does not say how to trace it again; trace its "
+            f"prompt with unweave trace"
+        )
     target = likeliest_target(graph)
     whole = graph
     if graph.provenance.pruning is not None:
         say(0.0, "tracing the whole graph")
         whole = retrace(model, graph, lambda share: say(share, "tracing the whole graph"))
-    measured = Measured(None if keep is None else Path(keep), _question(graph, settings), None if budget is None else begin + budget)
+    measured = Measured(
+        None if keep is None else Path(keep), _question(graph, settings), None if budget is None else begin + budget
+    )
     measured.resume()
     figures, complete = _explained(whole), True
-    wanted = {"control: ": settings.control, "neurons: ": settings.neurons and model.language_model.architecture.up is not None and not model.transcoders.gated}
+    wanted = {
+        "control: ": settings.control,
+        "neurons: ": settings.neurons
+        and model.language_model.architecture.up is not None
+        and not model.transcoders.gated,
+    }
     runs: list[tuple[str, ReplacementModel, Graph]] = [("", model, whole)]
     for group, tested, traced in runs:
         how = settings
         if group == "neurons: ":  # in whose replacement model disturbances travel as in the real one, which it is
-            how = replace(settings, ablations=max(LEAST, settings.ablations // NEURON_SHARE), pairs=settings.pairs // NEURON_SHARE, disturbances=0)
+            how = replace(
+                settings,
+                ablations=max(LEAST, settings.ablations // NEURON_SHARE),
+                pairs=settings.pairs // NEURON_SHARE,
+                disturbances=0,
+            )
         found, whole_sample = _test(Question.of(tested, traced), how, measured, group, say)
         figures += found
         complete &= whole_sample
         if not group and wanted["control: "] and not measured.out_of_time():
             say(0.0, "tracing with a random dictionary")
-            random = control or Control.on_text(model, progress=lambda share: say(share, "reading text for the control"))
+            random = control or Control.on_text(
+                model, progress=lambda share: say(share, "reading text for the control")
+            )
             runs.append(("control: ", *random.random_graph(whole, settings.seed)))
             figures += _explained(runs[-1][2], "control: ")[:3]
         if not group and wanted["neurons: "] and not measured.out_of_time():
@@ -116,8 +135,10 @@ def _question(graph: Graph, settings: Settings) -> dict[str, Any]:
     """What measurements depend on: the prompt, the targets, the dictionary, the settings."""
     facts = graph.provenance
     return {
-        "version": __version__, "model": facts.model, "transcoders": facts.transcoders_sha256, "dtype": facts.dtype, "ids": list(facts.input_ids),
-        "targets": [list(tokens) for tokens in facts.target_tokens], "max_features": facts.max_features, "position_zero": facts.position_zero,
+        "version": __version__, "model": facts.model, "transcoders": facts.transcoders_sha256, "dtype": facts.dtype,
+        "ids": list(facts.input_ids),
+        "targets": [list(tokens) for tokens in facts.target_tokens], "max_features": facts.max_features,
+        "position_zero": facts.position_zero,
         "settings": asdict(settings),
     }  # fmt: skip
 
@@ -126,15 +147,34 @@ def _explained(graph: Graph, group: str = "") -> list[Figure]:
     scores, dropped, facts = graph.scores(), graph.scores("drop"), graph.provenance
     exact = math.nan if facts.logits_error is None else facts.logits_error
     return [
-        Figure(f"{group}explained", "replacement score", scores.replacement, note="share of paths that end in tokens, not in errors"),
+        Figure(
+            f"{group}explained",
+            "replacement score",
+            scores.replacement,
+            note="share of paths that end in tokens, not in errors",
+        ),
         Figure(f"{group}explained", "completeness score", scores.completeness),
-        Figure(f"{group}explained", "replacement score, as the peer counts", dropped.replacement, note="position 0 left out"),
-        Figure(f"{group}explained", "largest error of a logit", exact, note="local replacement model against the model"),
-        Figure(f"{group}explained", "largest residual of a row", math.nan if facts.residual is None else facts.residual, note="relative"),
+        Figure(
+            f"{group}explained",
+            "replacement score, as the peer counts",
+            dropped.replacement,
+            note="position 0 left out",
+        ),
+        Figure(
+            f"{group}explained", "largest error of a logit", exact, note="local replacement model against the model"
+        ),
+        Figure(
+            f"{group}explained",
+            "largest residual of a row",
+            math.nan if facts.residual is None else facts.residual,
+            note="relative",
+        ),
     ]
 
 
-def _test(question: Question, settings: Settings, measured: Measured, group: str, say: Progress) -> tuple[list[Figure], bool]:
+def _test(
+    question: Question, settings: Settings, measured: Measured, group: str, say: Progress
+) -> tuple[list[Figure], bool]:
     """All measurements on one graph; of a random dictionary's, not where its misses come from."""
     graph, name, seed = question.graph, group + "ablations", settings.seed
     features = graph.nodes.kind == NodeKind.FEATURE
@@ -154,6 +194,8 @@ def _test(question: Question, settings: Settings, measured: Measured, group: str
         figures += pair_figures(pairs, held, live, group)
         done &= len(live) == len(pairs.sources)
     if settings.disturbances:
-        travelled = measure_perturbations(question, settings.disturbances, seed, measured, group.strip() or "graph", say)
+        travelled = measure_perturbations(
+            question, settings.disturbances, seed, measured, group.strip() or "graph", say
+        )
         figures += travel_figures(travelled, group)
     return figures, done and not measured.out_of_time()

@@ -19,8 +19,9 @@ READABLE = 0.3
 def judge(figures: Sequence[Figure]) -> Verdict:
     """The verdict on one graph, from its figures.
 
-    `good`: its order of features and its signs hold, better than a random dictionary's, and features explain at least half of the
-    answer. `poor`: it orders features no better than simpler rules, or features explain less than 0.3. `fair`: between.
+    `good`: its order of features and its signs hold, better than a random dictionary's, and features explain at
+    least half of the answer. `poor`: it orders features no better than simpler rules, or features explain less than
+    0.3. `fair`: between.
     """
     known = {(figure.group, figure.name): figure for figure in figures}
 
@@ -28,18 +29,26 @@ def judge(figures: Sequence[Figure]) -> Verdict:
         return known.get((group, name))
 
     replacement = get("explained", "replacement score")
-    rank, strong = get("ranks", "influence and KL, attention live"), get("ranks", "influence and KL among the strongest half, attention live")
+    rank, strong = (
+        get("ranks", "influence and KL, attention live"),
+        get("ranks", "influence and KL among the strongest half, attention live"),
+    )
     rank = rank or get("ranks", "influence and KL, attention held")
     sign = get("signs", "all paths and the target's change, attention held")
     right = get("signs", "all paths: share of the change with the right sign, attention held")
     reasons, failures = [], []
     if replacement is not None:
         lost = "the rest in errors, which no feature explains."
-        reasons.append(f"Followed back from the answer, {replacement.value:.0%} of all paths end in the prompt's tokens, {lost}")
+        reasons.append(
+            f"Followed back from the answer, {replacement.value:.0%} of all paths end in the prompt's tokens, {lost}"
+        )
         if replacement.value < READABLE:
             failures.append("most of the answer is not explained by features")
     if rank is not None:
-        reasons.append(f"Influence ranks {rank.n} features by what happens without them at {rank} (Spearman with KL; 1 is perfect).")
+        reasons.append(
+            f"Influence ranks {rank.n} features by what happens without them at {rank} (Spearman with KL; 1 is "
+            f"perfect)."
+        )
         _compare(get, rank, reasons, failures)
         if rank.low <= ENOUGH:
             failures.append("influence does not surely rank features by their effect")
@@ -48,15 +57,25 @@ def judge(figures: Sequence[Figure]) -> Verdict:
         reasons.append(f"Among the strongest half influence {word} them: {strong}.")
     if sign is not None and right is not None:
         word = "predicts" if sign.low > ENOUGH else "barely predicts" if sign.value < 0.4 else "roughly predicts"
-        reasons.append(f"The signed sum over paths {word} how the target moves: {sign}; {right.value:.0%} of the movement has the sign it says.")
+        reasons.append(
+            f"The signed sum over paths {word} how the target moves: {sign}; {right.value:.0%} of the movement has "
+            f"the sign it says."
+        )
     cause = _cause(get)
     if cause is not None:
         reasons.append(cause)
     knock = get("pairs", "paths over other features and what the MLPs between add")
     edges = get("pairs", "edge and change, MLPs between held")
     if knock is not None and edges is not None:
-        reasons.append(f"Edges between features hold with all else held ({edges}), as they must; effects by way of further features at {knock}.")
-    rivals = [] if rank is None else [(who, figure) for group, who in RIVALS.items() if (figure := get(f"{group}ranks", rank.name)) is not None]
+        reasons.append(
+            f"Edges between features hold with all else held ({edges}), as they must; effects by way of further "
+            f"features at {knock}."
+        )
+    rivals = (
+        []
+        if rank is None
+        else [(who, figure) for group, who in RIVALS.items() if (figure := get(f"{group}ranks", rank.name)) is not None]
+    )
     beaten = [who for who, figure in rivals if rank is not None and figure.value >= rank.value]
     return _conclude(failures, reasons, replacement, rank, sign, beaten)
 
@@ -64,7 +83,11 @@ def judge(figures: Sequence[Figure]) -> Verdict:
 def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str]) -> None:
     """Beside simpler rules and a random dictionary."""
     mode = rank.name.rpartition(", ")[2]
-    rivals = [(name, figure) for name in ("direct edge", "activation") if (figure := get("ranks", f"{name} and KL, {mode}")) is not None]
+    rivals = [
+        (name, figure)
+        for name in ("direct edge", "activation")
+        if (figure := get("ranks", f"{name} and KL, {mode}")) is not None
+    ]
     if rivals:
         name, best = max(rivals, key=lambda rival: rival[1].value)
         reasons.append(f"The best simpler rule, {name}, reaches {best}.")
@@ -82,15 +105,30 @@ def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str])
 def _cause(get: Lookup) -> str | None:
     """Which links the misses of the signed prediction come from."""
     plain, norms, errors, both = (
-        get("links", name) for name in ("the graph: norms held, errors constant", "norms respond", "errors respond", "norms and errors respond")
+        get("links", name)
+        for name in (
+            "the graph: norms held, errors constant",
+            "norms respond",
+            "errors respond",
+            "norms and errors respond",
+        )
     )
     if plain is None or norms is None or errors is None or both is None:
         return None
     ways = f"{norms.value:.2f} if norms responded, {errors.value:.2f} if errors did, {both.value:.2f} if both did"
-    return f"Where its misses come from: on the same features the graph reaches {plain.value:.2f}, and would reach {ways}."
+    return (
+        f"Where its misses come from: on the same features the graph reaches {plain.value:.2f}, and would reach {ways}."
+    )
 
 
-def _conclude(failures: list[str], reasons: list[str], replacement: Figure | None, rank: Figure | None, sign: Figure | None, beaten: list[str]) -> Verdict:
+def _conclude(
+    failures: list[str],
+    reasons: list[str],
+    replacement: Figure | None,
+    rank: Figure | None,
+    sign: Figure | None,
+    beaten: list[str],
+) -> Verdict:
     if failures or rank is None:
         why = "; ".join(failures) or "nothing was measured"
         return Verdict("poor", f"Do not rely on this graph: {why}.", tuple(reasons))
@@ -99,9 +137,15 @@ def _conclude(failures: list[str], reasons: list[str], replacement: Figure | Non
     if beaten:
         whose = " and ".join(f"the graph of {who}" for who in beaten)
         verb = "rank" if len(beaten) > 1 else "ranks"
-        return Verdict("fair", f"{which}, though {whose} {verb} its own as well; test by intervention what they do.", tuple(reasons))
+        return Verdict(
+            "fair",
+            f"{which}, though {whose} {verb} its own as well; test by intervention what they do.",
+            tuple(reasons),
+        )
     if signed and replacement is not None and replacement.value >= 0.5 and rank.low > GOOD:
         return Verdict("good", "Worth reading: it says which features matter, and which way they push.", tuple(reasons))
     if signed:
-        return Verdict("fair", f"{which} and which way they push; much of the answer is left to errors.", tuple(reasons))
+        return Verdict(
+            "fair", f"{which} and which way they push; much of the answer is left to errors.", tuple(reasons)
+        )
     return Verdict("fair", f"{which}; test by intervention which way, and how far, each one pushes.", tuple(reasons))

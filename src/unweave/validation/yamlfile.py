@@ -1,4 +1,5 @@
-"""YAML files that people write: read as text, lists and mappings, so that whatever is wrong can be named with its line."""
+"""YAML files that people write: read as text, lists and mappings, so that whatever is wrong can be named with its
+line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ def read_yaml(path: Path, kind: str, key: str, error_type: type[UnweaveError]) -
         raise error_type(f"{path}, line {error.line}: {error}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise error_type(f"{path}, line {mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}") from error
+        raise error_type(
+            f"{path}, line {mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}"
+        ) from error
     except yaml.YAMLError as error:  # a character that YAML does not allow, given with its place in the text
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1  # pyright: ignore[reportPossiblyUnboundVariable]
         raise error_type(f"{path}, line {line}: not YAML: {getattr(error, 'reason', error)}") from error
@@ -95,7 +98,9 @@ def line_of(root: yaml.Node | None, place: Sequence[str | int]) -> int:
     return line
 
 
-def first_error(error: ValidationError, root: yaml.Node | None, place: tuple[str | int, ...] = ()) -> tuple[tuple[str | int, ...], Any]:
+def first_error(
+    error: ValidationError, root: yaml.Node | None, place: tuple[str | int, ...] = ()
+) -> tuple[tuple[str | int, ...], Any]:
     """The error that stands first in the file, and its place there; `place` is where what was checked begins."""
     # a list all of whose members are wrong counts as too short, too
     found = [part for part in error.errors() if part["type"] != "too_short" or not part["input"]]
@@ -120,11 +125,22 @@ def worded(error: Any, known: Sequence[str], *, whole: bool = False) -> str:
     if kind == "value_error":
         return f"{'' if whole else what}{error['ctx']['error']}"
     known_kinds = {
-        "float_parsing": "is not a number", "finite_number": "is not a finite number", "int_parsing": "is not a whole number",
-        "bool_parsing": "is neither true nor false", "string_pattern_mismatch": "does not begin a sha256 (8 to 64 hexadecimal digits)",
+        "float_parsing": "is not a number", "finite_number": "is not a finite number",
+        "int_parsing": "is not a whole number",
+        "bool_parsing": "is neither true nor false",
+        "string_pattern_mismatch": "does not begin a sha256 (8 to 64 hexadecimal digits)",
     }  # fmt: skip
     if kind == "literal_error":
         return f"{what}{short(value)} is not one of {error['ctx']['expected'].replace(' or', ',')}"
     empty = {"string_too_short", "too_short"}
-    wanted = {"tuple_type": "should be a list", "dict_type": "should be a mapping", "model_type": "should be a mapping", "string_type": "should be text"}
-    return f"{what}it is empty" if kind in empty else f"{what}{short(value)} {known_kinds.get(kind) or wanted.get(kind) or error['msg'].lower()}"
+    wanted = {
+        "tuple_type": "should be a list",
+        "dict_type": "should be a mapping",
+        "model_type": "should be a mapping",
+        "string_type": "should be text",
+    }
+    return (
+        f"{what}it is empty"
+        if kind in empty
+        else f"{what}{short(value)} {known_kinds.get(kind) or wanted.get(kind) or error['msg'].lower()}"
+    )

@@ -1,0 +1,1 @@
+"""Attribution graphs as data: nodes and their order, influence, pruning, paths, files."""

@@ -1,0 +1,130 @@
+"""Loading a model: from a folder, the hub or the package that ships the default one.
+
+transformers is imported here and in `smollm2.py` alone, inside functions, so that `import unweave` stays light.
+"""
+
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..base.catalogue import PAIRS, SHIPPED_MODELS
+from ..base.devices import usable_device
+from ..errors import ModelError
+from .architectures import Architecture, architecture_of
+from .language_model import LanguageModel
+from .smollm2 import DEFAULT_MODEL, default_model_folder, quiet, readable
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+    """Load a causal language model: `smollm2` or another short name, a local folder, or a Hugging Face name
+    (`org/model[@revision]`).
+
+    Raises:
+        ModelError: not found, not readable, or an unknown dtype or device.
+        UnsupportedModel: a family or config that is not frozen exactly.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if usable_device(device).type == "mps" and dtype == "float64":
+        raise ModelError("device mps knows no float64; use --dtype float32 or --device cpu")
+    path, revision = _locate(name)
+    config = _config(name, path, revision)
+    row = architecture_of(config.to_dict())
+    from transformers import AutoModelForCausalLM, Mxfp4Config  # pyright: ignore[reportAttributeAccessIssue]
+
+    quantized = (
+        getattr(config, "quantization_config", None) is not None
+    )  # GPT-OSS's mxfp4, the only one that its row lets pass
+    with readable(name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config,
+            output_loading_info=True,
+            **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
+        )  # fmt: skip
+        module, report = loaded[0], loaded[1]
+        for parameter in module.parameters() if quantized else ():
+            parameter.data = parameter.data.to(
+                DTYPES[dtype]
+            )  # transformers 4 leaves the unpacked experts in bfloat16, which holds them exactly
+        module = module.to(device).eval().requires_grad_(False)
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would fill them with random numbers
+        raise ModelError(
+            f"model {name!r} lacks {len(missing)} tensors, {missing[0]} among them; its files are incomplete"
+        )
+    if hasattr(module, "set_experts_implementation"):  # the plain loop: grouped products know no float64
+        module.set_experts_implementation("eager")
+    if dtype == "float64":
+        _norms_in_float64(module, row)
+    return LanguageModel(name, module, _tokenizer(path, revision), row)
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """A model's config as Hugging Face reads it, without loading weights.
+
+    Raises:
+        ModelError: not found or not readable.
+    """
+    return _config(name, *_locate(name)).to_dict()
+
+
+def _config(name: str, path: str, revision: str | None) -> Any:
+    quiet()
+    from transformers import AutoConfig
+
+    with readable(name):
+        return AutoConfig.from_pretrained(path, revision=revision)
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    if name == DEFAULT_MODEL:
+        return str(default_model_folder()), None
+    short = PAIRS[name].model if name in PAIRS else name
+    if short in SHIPPED_MODELS:
+        return str(SHIPPED_MODELS[short]), None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} has no config.json; a model folder holds config.json and model.safetensors")
+        return str(folder), None
+    if folder.exists() or short.startswith(("/", ".", "~")) or short.count("/") != 1:
+        raise ModelError(
+            f"no model {name!r}: neither a short name (`unweave models`), a local folder, nor a Hugging Face name "
+            f"like 'org/model'"
+        )
+    repository, _, revision = short.partition("@")
+    return repository, revision or None
+
+
+def _tokenizer(path: str, revision: str | None) -> Any | None:
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
+        return None
+    with readable(path):
+        return AutoTokenizer.from_pretrained(path, revision=revision)
+
+
+def _norms_in_float64(module: nn.Module, row: Architecture) -> None:
+    """Let RMS norms work in the model's own dtype; transformers computes them in float32, which is a 1e-7 error
+    here."""
+    if row.norm == "layer":
+        return
+    for part in module.modules():
+        if type(part).__name__.endswith("RMSNorm"):
+            part.forward = MethodType(_rms_norm_plus_one if row.norm == "rms_plus_one" else _rms_norm, part)
+
+
+def _rms_norm(self: Any, x: Tensor) -> Tensor:
+    epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * self.weight
+
+
+def _rms_norm_plus_one(self: Any, x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * (1 + self.weight)
