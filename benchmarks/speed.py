@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import unweave
-from unweave.models.smollm2 import default_model_folder
+from unweave.models.smollm2 import default_model
 from unweave.transcoders.replacement import LocalReplacement
 
 TEXT = (
@@ -95,7 +95,7 @@ def peer_seconds(folder: Path, python: str, ids: list[int]) -> float:
         unweave.write_transcoders(unweave.load("smollm2").transcoders, plain)
         code = (
             f"import sys; sys.path.insert(0, {str(folder)!r}); from peer_bench import peer_graph; "
-            f"print('seconds', min(peer_graph({str(default_model_folder())!r}, {plain!r}, {ids!r}, batch)[0] for "
+            f"print('seconds', min(peer_graph({default_model()!r}, {plain!r}, {ids!r}, batch)[0] for "
             f"batch in (32, 64)))"
         )
         done = subprocess.run([python, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,6 @@ from unweave.errors import FileError
 from unweave.features.exchange import packed_records, to_neuronpedia, to_peer
 from unweave.features.importing import import_pages
 from unweave.features.pages import open_pages, page, search
-from unweave.models.smollm2 import DICTIONARY
 from unweave.transcoders.formats import read_transcoders
 
 
@@ -369,7 +368,7 @@ def test_graphs_carry_labels(run, folders, pages, tmp_path):
 
 
 def test_the_pages_that_ship_are_of_the_dictionary_that_ships():
-    shipped = open_pages(None, read_transcoders(str(DICTIONARY)))
+    shipped = open_pages(None, read_transcoders("smollm2"))
     assert sum(path.stat().st_size for path in shipped.folder.iterdir()) <= 25e6
     assert sum((density > 0).sum() for density in shipped.densities()) > 0.5 * sum(shipped.widths)
     rng, times = np.random.default_rng(0), []

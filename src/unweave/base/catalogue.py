@@ -1,19 +1,24 @@
 """Known models with dictionaries for them, by short names."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+
+from ..errors import FileError, TranscoderError
 
 DATA = Path(__file__).parents[1] / "data"
 
 SHIPPED_MODELS = {"organism": DATA / "organism" / "model"}
 """Models inside the package, by name; beside each folder `held-out/` with text, and `prompts.txt`, to judge
 dictionaries on."""
-SHIPPED = {
-    "smollm2": DATA / "smollm2-135m",
-    "organism": DATA / "organism" / "clt",
-    "organism-plt": DATA / "organism" / "plt",
-}
-"""Dictionaries inside the package, by name. These names come before folders of the same name."""
+SHIPPED = {"organism": DATA / "organism" / "clt", "organism-plt": DATA / "organism" / "plt"}
+"""Dictionaries inside the package, by name."""
+PACKAGED = {"smollm2": ("unweave_smollm2", "dictionary")}
+"""Dictionaries in data packages of their own, by name: the module and the folder in it."""
+FEATURE_PAGES = ("unweave_smollm2_features", "pages")
+"""Where the feature pages of the default model's dictionary are: the module of a data package and the folder in it."""
+INSTALL = "pip install 'unweave[smollm2]' (or make, in a clone)"
+"""What installs the data packages."""
 
 
 class Pair(NamedTuple):
@@ -154,6 +159,40 @@ PAIRS: dict[str, Pair] = {
     )
 }
 """All sets that circuit-tracer lists, and one of EleutherAI's."""
+
+
+def shipped_dictionary(name: str) -> Path | None:
+    """The folder of a dictionary that is installed, by its name; None: no dictionary of ours. These names come before
+    folders of the same name.
+
+    Raises:
+        TranscoderError: its data package is not installed.
+    """
+    if name not in PACKAGED:
+        return SHIPPED.get(name)
+    folder = _installed(*PACKAGED[name])
+    if folder is None:
+        raise TranscoderError(f"the dictionary {name!r} is not installed; run: {INSTALL}")
+    return folder
+
+
+def default_feature_pages() -> Path:
+    """The folder with feature pages of the default model's dictionary.
+
+    Raises:
+        FileError: their data package is not installed.
+    """
+    folder = _installed(*FEATURE_PAGES)
+    if folder is None:
+        raise FileError(f"the feature pages of smollm2 are not installed; run: {INSTALL}")
+    return folder
+
+
+def _installed(module: str, folder: str) -> Path | None:
+    """A folder of an installed data package, found without importing it."""
+    spec = find_spec(module)
+    places = [Path(place) / folder for place in (spec.submodule_search_locations or ())] if spec else []
+    return next((place for place in places if place.is_dir()), None)
 
 
 def shipped_beside(model: str) -> Path | None:

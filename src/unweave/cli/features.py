@@ -322,10 +322,9 @@ def import_(
     """Take pages of other tools into our form."""
     from ..base.files import check_writable
     from ..features.importing import import_pages
-    from ..models.smollm2 import DICTIONARY
     from ..transcoders.formats import read_transcoders
 
-    dictionary = read_transcoders(transcoders or str(DICTIONARY))
+    dictionary = read_transcoders(transcoders or "smollm2")
     check_writable(out / "pages.json")
     count = import_pages(source.expanduser(), out.expanduser(), dictionary)
     stdout.print(f"{count:,} pages in [bold]{escaped(str(out))}[/]", highlight=False)

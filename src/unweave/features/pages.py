@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from ..base.catalogue import default_feature_pages
 from ..errors import FileError, InterventionError, OptionError, TranscoderMismatch
-from ..models.smollm2 import DEFAULT_FEATURES
 from ..transcoders.transcoders import Transcoders
 from .collect import Reading
 from .tally import BEFORE, bin_edges
@@ -136,7 +136,7 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
         FileError: no pages there, an interrupted build, or pages of a newer version.
         TranscoderMismatch: they were made with another dictionary.
     """
-    place = DEFAULT_FEATURES if folder is None else Path(folder).expanduser()
+    place = default_feature_pages() if folder is None else Path(folder).expanduser()
     path = place / META
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

