@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 import unweave
 from unweave.server.app import create_app
 from unweave.server.library import open_library
-from unweave.server.run import listen
+from unweave.server.run import listen, server_for
 from unweave.server.state import Server
 
 HOSTILE = '</script><img src=x onerror="alert(1)">\u2028'
@@ -117,12 +117,8 @@ def large_graph(nodes, edges, seed=0):
 @contextmanager
 def listening(server):
     """A server on a real port in a thread; yields its port, and stops it afterwards."""
-    import uvicorn
-
     with listen(0) as sock:
-        holder = uvicorn.Server(
-            uvicorn.Config(create_app(server), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
-        )
+        holder = server_for(create_app(server))
         thread = threading.Thread(target=holder.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         try:

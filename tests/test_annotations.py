@@ -129,7 +129,8 @@ def test_a_save_says_what_it_replaces(page):
     ],
 )  # fmt: skip
 def test_what_is_no_annotation_is_refused(page, body):
-    answer = page.put("/api/graphs/x/annotations", content=body, headers={"If-Match": '"0"'})
+    headers = {"If-Match": '"0"', "Content-Type": "application/json"}
+    answer = page.put("/api/graphs/x/annotations", content=body, headers=headers)
     assert (answer.status_code, list(answer.json())) == (400, ["error"]), answer.text
     assert len(answer.json()["error"].splitlines()) == 1
     assert get(page).json()["revision"] == 0

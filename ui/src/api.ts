@@ -75,7 +75,11 @@ export async function loadEdges(graph: Graph, row: number, direction: "in" | "ou
 }
 
 export async function loadFeature(slug: string, layer: number, index: number): Promise<FeatureDetails> {
-  if (!inlined) return ask(at(slug, `/features/${layer}/${index}`));
+  if (!inlined) {
+    const known = await ask<FeatureDetails>(at(slug, `/features/${layer}/${index}`));
+    if (known.source === "none") throw new Refusal("Nothing is known of this feature. Start `unweave serve` with its model, or with --features.", 404);
+    return known;
+  }
   const details = inlined.features?.[`${layer}_${index}`];
   if (!details) throw new Refusal("This file holds no details of this feature.", 404);
   return details;

@@ -44,16 +44,14 @@ def most_influential(
     weight = torch.zeros(n_columns + n_logits)
     weight[n_columns:] = weights
 
-    def spread(group: Tensor, amounts: Tensor) -> Tensor:
-        given = torch.zeros(n_columns + n_logits, dtype=torch.float64)
+    def spread(group: Tensor, amounts: Tensor, received: Tensor) -> None:
         for name, amount in zip(group.tolist(), amounts.tolist(), strict=True):
             row = store.row(name).abs()
             row = row * (amount / max(float(row.sum(dtype=torch.float64)), 1e-10))
             begin = 0
             for run in sources.runs(min(int(depth[name]), sources.n_layers), int(position[name])):
-                given[run] += row[begin : begin + run.stop - run.start]
+                received[run] += row[begin : begin + run.stop - run.start]
                 begin += run.stop - run.start
-        return given
 
     ranking = sweep(depth, has_row, weight, spread)[:n_features]
     ranking[features] = -1

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from ..base.files import write_atomically
+from ..base.jsontext import parse_json
 from ..errors import GraphError, OptionError
 from .influence import Rows, Scores, influence
 from .nodes import Node, NodeKind, NodeTable
@@ -184,8 +186,8 @@ class Graph:
             )
         rows, received, total = self.rows, self._influence, self._row_size
         errors = self.nodes.kind == NodeKind.ERROR
-        if mode != self.provenance.position_zero:
-            dropped = errors & (self.nodes.position == 0)
+        dropped = errors & (self.nodes.position == 0)
+        if mode != self.provenance.position_zero and bool(dropped.any()):
             errors = errors & ~dropped
             counted = (~dropped).to(rows.value.dtype)
             total = (
@@ -278,7 +280,8 @@ class Graph:
                 header = file.metadata() or {}
                 _check_header(path, header)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            known = json.loads(header["provenance"])
+            known = parse_json(header["provenance"])
+            _check_extra(known.get("extra", {}))
             provenance = Provenance(**{f.name: _tupled(known[f.name]) for f in fields(Provenance) if f.name in known})
             graph = Graph(
                 nodes=NodeTable(**{f.name: tensors[f"nodes.{f.name}"] for f in fields(NodeTable)}),
@@ -300,6 +303,18 @@ class Graph:
 
 _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
 _FULL = ("full_influence", "full_rank")
+
+
+_EXTRA = {"labels": dict, "promotes": dict, "metadata": dict, "qParams": dict, "title": str, "notes": str}
+"""What is read of `Provenance.extra`."""
+
+
+def _check_extra(extra: Any) -> None:
+    if not isinstance(extra, dict):
+        raise ValueError("its extra facts are no object")
+    for name, kind in _EXTRA.items():
+        if not isinstance(extra.get(name, kind()), kind):
+            raise ValueError(f"its {name} are of another type")
 
 
 def _tupled(value: Any) -> Any:
@@ -338,12 +353,20 @@ def _check_shape(path: Path, graph: Graph) -> None:
 
 
 def _longest_path(rows: Rows, n: int) -> Tensor:
-    """Depth of every node as the longest path that leads to it; refuses a cycle."""
-    depth = torch.zeros(n, dtype=torch.int64)
-    target, source = rows.row_numbers(), rows.column.long()
-    for _ in range(n + 1):
-        deeper = torch.zeros_like(depth).scatter_reduce_(0, target, depth[source] + 1, "amax")
-        if torch.equal(deeper, depth):
-            return depth
-        depth = deeper
-    raise GraphError("the graph has a cycle, so influence is not defined on it")
+    """Depth of every node as the longest path that leads to it, linear in nodes and edges; refuses a cycle."""
+    target, source = rows.row_numbers().numpy(), rows.column.numpy()
+    targets = target[np.argsort(source, kind="stable")]  # by source
+    start = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=n))])
+    missing = np.bincount(target, minlength=n)  # inputs whose own depth is not known yet
+    depth, front, level = np.zeros(n, dtype=np.int64), np.flatnonzero(missing == 0), 0
+    seen = len(front)
+    while len(front):
+        level += 1
+        reached = np.concatenate([targets[start[node] : start[node + 1]] for node in front])
+        np.subtract.at(missing, reached, 1)
+        front = np.unique(reached[missing[reached] == 0])
+        depth[front] = level
+        seen += len(front)
+    if seen < n:
+        raise GraphError("the graph has a cycle, so influence is not defined on it")
+    return torch.from_numpy(depth)

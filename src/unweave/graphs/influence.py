@@ -82,19 +82,19 @@ def sweep(
     depth: Int[Tensor, " node"],
     has_row: Tensor,
     weight: Float[Tensor, " node"],
-    spread: Callable[[Tensor, Tensor], Tensor | None],
+    spread: Callable[[Tensor, Tensor, Tensor], object],
 ) -> Float[Tensor, " node"]:
     """Visit targets from the deepest to the shallowest and pass on what each has received, plus its own weight.
 
-    `spread(targets, amounts)` returns what all nodes receive from these targets, or None if nothing.
+    `spread(targets, amounts, received)` adds what nodes receive from these targets to `received`, in place: a long
+    chain has as many groups as nodes.
     """
     received = torch.zeros(len(depth), dtype=torch.float64)
     for group in levels(depth, has_row):
         amounts = received[group] + weight[group].double()
         live = amounts != 0
-        given = spread(group[live], amounts[live]) if bool(live.any()) else None
-        if given is not None:
-            received += given
+        if bool(live.any()):
+            spread(group[live], amounts[live], received)
     return received
 
 
@@ -119,12 +119,10 @@ def influence(
     """
     size = rows.row_sizes() if total is None else total
 
-    def spread(group: Tensor, amounts: Tensor) -> Tensor:
-        received = torch.zeros(len(depth), dtype=torch.float64)
+    def spread(group: Tensor, amounts: Tensor, received: Tensor) -> None:
         for entries, amount in spans(rows.start, group, amounts / size[group].clamp_min(1e-10)):
             received.index_add_(0, rows.column[entries].long(), rows.value[entries].abs().double() * amount)
             rows.release()
-        return received
 
     return sweep(depth, rows.start.diff() > 0, weight, spread)
 
@@ -133,15 +131,12 @@ def spans(
     start: Int[Tensor, " node_plus_one"], group: Int[Tensor, " row"], passed: Float[Tensor, " row"]
 ) -> Iterator[tuple[slice, Tensor]]:
     """Neighbouring rows as one slice of entries, with each entry's share of what its row passes on."""
-    order = torch.argsort(group)
-    group, passed = group[order], passed[order]
+    group, order = torch.sort(group)
+    passed, lengths = passed[order], (start[group + 1] - start[group])
     done = 0
     for first, stop in runs(start, group):
         rows = slice(done, done + stop - first)
-        yield (
-            slice(int(start[first]), int(start[stop])),
-            torch.repeat_interleave(passed[rows], (start[group[rows] + 1] - start[group[rows]])),
-        )
+        yield slice(int(start[first]), int(start[stop])), torch.repeat_interleave(passed[rows], lengths[rows])
         done = rows.stop
 
 
@@ -150,6 +145,9 @@ def runs(start: Int[Tensor, " node_plus_one"], group: Int[Tensor, " row"]) -> It
 
     At most about 2^22 entries a run bounds memory.
     """
+    if len(group) == 1:  # a long chain is made of these
+        yield int(group[0]), int(group[0]) + 1
+        return
     lengths = start[group + 1] - start[group]
     piece = torch.cumsum(lengths, 0).div(1 << 22, rounding_mode="floor")
     breaks = torch.nonzero((group.diff() != 1) | (piece.diff() != 0)).flatten() + 1

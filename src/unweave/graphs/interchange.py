@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..base.files import write_atomically
+from ..base.jsontext import parse_json
 from ..errors import FileError, GraphError
 from .graph import Graph, Provenance
 from .influence import Rows
@@ -203,10 +204,10 @@ def read_json(path: str | Path) -> Graph:
     """
     path = Path(path).expanduser()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_bytes())
     except OSError as error:
         raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise GraphError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise GraphError(f"{path} is not an attribution graph: it holds no object with metadata, nodes and links")
@@ -251,8 +252,8 @@ def _graph(document: dict[str, Any]) -> Graph:
     ids = [node["node_id"] for node in listed]
     extra = {
         "metadata": metadata,
-        "qParams": document.get("qParams") or {},
-        "labels": {nodes[row].id: label for row, (_, n) in enumerate(parsed) if (label := listed[n].get("clerp"))},
+        "qParams": given if isinstance(given := document.get("qParams"), dict) else {},
+        "labels": {nodes[row].id: str(label) for row, (_, n) in enumerate(parsed) if (label := listed[n].get("clerp"))},
     }
     labels = [
         re.sub(r'^Output "(.*)" \(p=[^)]*\)$', r"\1", str(listed[n].get("clerp") or ""))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .graph import Edge, Graph
-from .influence import influence, levels
+from .influence import influence, levels, runs
 from .nodes import Node
 
 
@@ -75,15 +75,12 @@ def _best_reach(graph: Graph, starts: set[int]) -> torch.Tensor:
     """For every node the largest share product of a path from a source to it (1 for a source), 0 if there is none."""
     reach = torch.zeros(len(graph.nodes), dtype=torch.float64)
     reach[list(starts)] = 1.0
-    row = graph.rows.row_numbers()
-    share = graph.rows.value.abs().double() / graph._row_size.clamp_min(1e-10)[row]
-    depth = graph.depth
-    entry_depth = depth[row]
-    has_row = graph.rows.start.diff() > 0
-    for group in reversed(list(levels(depth, has_row))):
-        entries = torch.nonzero(entry_depth == depth[group[0]]).flatten()
-        through = share[entries] * reach[graph.rows.column[entries].long()]
-        reach.scatter_reduce_(0, row[entries], through, "amax")
+    rows, row = graph.rows, graph.rows.row_numbers()
+    share = rows.value.abs().double() / graph._row_size.clamp_min(1e-10)[row]
+    for group in reversed(list(levels(graph.depth, rows.start.diff() > 0))):
+        for first, stop in runs(rows.start, torch.sort(group).values):
+            entries = slice(int(rows.start[first]), int(rows.start[stop]))
+            reach.scatter_reduce_(0, row[entries], share[entries] * reach[rows.column[entries].long()], "amax")
     return reach
 
 

@@ -36,11 +36,9 @@ def total_effects(graph: Graph, target: NodeRef) -> Float[Tensor, " node"]:
     share = _response(graph)
     share[row] = 1.0
 
-    def spread(group: Tensor, amounts: Tensor) -> Tensor:
-        received = torch.zeros_like(weight)
+    def spread(group: Tensor, amounts: Tensor, received: Tensor) -> None:
         for entries, amount in spans(rows.start, group, amounts * share[group]):
             received.index_add_(0, rows.column[entries].long(), rows.value[entries].double() * amount)
-        return received
 
     return sweep(graph.depth, rows.start.diff() > 0, weight, spread)
 

@@ -3,12 +3,16 @@
 import base64
 import hashlib
 import html
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
+from ..base.jsontext import encodable
 from ..errors import FileError
 
 STATIC = Path(__file__).parent / "static"
@@ -74,5 +78,23 @@ def _text(name: str) -> str:
 
 
 def to_bytes(content: Any) -> bytes:
-    """JSON; NumPy arrays as lists, numbers that are not finite as null."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    """JSON; NumPy arrays as lists, numbers that are not finite as null, halves of characters as U+FFFD."""
+    try:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # a half of a character, or a number of more than 64 bits
+        return json.dumps(_plain(content), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _plain(content: Any) -> Any:
+    """The same in what the standard library writes; slow."""
+    match content:
+        case np.ndarray():
+            return _plain(content.tolist())
+        case dict():
+            return {encodable(str(key)): _plain(value) for key, value in content.items()}
+        case list() | tuple():
+            return [_plain(value) for value in content]
+        case float():
+            return content if math.isfinite(content) else None
+        case _:
+            return encodable(content)

@@ -13,10 +13,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from ..base.files import write_atomically
+from ..base.jsontext import encodable, parse_json
 from ..errors import FileError, GraphError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
-from .library import beside
+from .library import beside, regular_file
 
 FORMAT, FORMAT_VERSION = "unweave annotations", 1
 _LOCK = threading.Lock()
@@ -63,13 +64,13 @@ def read(graph_path: Path, graph: Graph | None = None) -> Saved:
     """
     path = beside(graph_path, ".annotations.json")
     try:
-        text = path.read_bytes()
+        text = regular_file(path)
     except FileNotFoundError:
         return Saved(0, {} if graph is None else brought_by(graph))
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        content = orjson.loads(text)
+        content = parse_json(text)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         if content["version"] > FORMAT_VERSION:
@@ -106,7 +107,7 @@ def save(
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "revision": revision + 1,
-            "graph": graph_path.name,
+            "graph": encodable(graph_path.name),
             "annotations": annotations,
         }
         body = orjson.dumps(content, option=orjson.OPT_INDENT_2)
@@ -159,7 +160,8 @@ def mentioned(graph: Graph, annotations: dict[str, Any], most: int) -> list[tupl
 def brought_by(graph: Graph) -> dict[str, Any]:
     """Pins, supernodes, labels and notes that came with a graph, of another tool or of a study; nodes it does not
     have are left out."""
-    given = graph.provenance.extra.get("qParams") or {}
+    given = graph.provenance.extra.get("qParams")
+    given = given if isinstance(given, dict) else {}
     pins = _present(graph, _listed(given.get("pinnedIds")))
     supernodes = []
     for item in _listed(given.get("supernodes")):

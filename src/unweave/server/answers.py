@@ -4,22 +4,32 @@ import gzip
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from ..base.jsontext import check_levels
 from ..page.template import to_bytes
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read strictly: no NaN, no half characters, no numbers that cannot be written back."""
+    """A request whose JSON is read strictly: no NaN, no half characters, nothing that cannot be written back."""
 
     async def json(self) -> Any:
-        """The body as JSON."""
-        return orjson.loads(await self.body())
+        """The body as JSON.
+
+        Raises:
+            ValueError: it is not, or is nested too deep.
+        """
+        content = orjson.loads(await self.body())
+        try:
+            check_levels(content)
+        except ValueError as error:
+            raise orjson.JSONDecodeError(str(error), "", 0) from error
+        return content
 
 
 class StrictRoute(APIRoute):
@@ -55,13 +65,13 @@ def answer(
     return Response(body, media_type=media_type, headers=headers)
 
 
-def refusal(status: int, message: str, **more: Any) -> Response:
+def refusal(status: int, message: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     """An error in one line, as JSON."""
     return Response(
         to_bytes({"error": " ".join(message.split()), **more}),
         status,
         media_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        headers={"Cache-Control": "no-store", **(headers or {})},
     )
 
 

@@ -1,10 +1,13 @@
 """The application: pages and addresses behind their checks; every refusal in one line."""
 
+import itertools
 import logging
+import re
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from ..errors import UnweaveError
 from ..page.template import served_page, static_file
@@ -15,6 +18,7 @@ from .security import App, guarded
 from .state import Server, Shared
 
 logger = logging.getLogger(__name__)
+ROUTERS = (graphs_api.router, notes_api.router, live_api.router)
 
 
 def create_app(server: Server) -> App:
@@ -34,7 +38,7 @@ def create_app(server: Server) -> App:
     app.add_exception_handler(Exception, _our_error)
     app.get("/", include_in_schema=False)(index)
     app.get("/static/{name}", include_in_schema=False)(static)
-    for router in (graphs_api.router, notes_api.router, live_api.router):
+    for router in ROUTERS:
         app.include_router(router)
     # routes are else made at the first request, by several threads that trip over each other's warning filters
     app.openapi()
@@ -43,14 +47,27 @@ def create_app(server: Server) -> App:
 
 def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
+    errors = error.errors()
+    first = next(
+        (one for one in errors if not one["type"].endswith("_type")), errors[0]
+    )  # of a choice, what comes near
+    place = ".".join(str(part) for part in first["loc"][1:] if re.fullmatch(r"\w+", str(part)))
     return refusal(400, f"{place}: {first['msg']}" if place else str(first["msg"]))
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refusal(error.status_code, str(error.detail))
+    headers = {"Allow": _methods_of(request)} if error.status_code == 405 else error.headers
+    return refusal(error.status_code, str(error.detail), headers)
+
+
+def _methods_of(request: Request) -> str:
+    """The methods that an address takes, of all its routes: each knows of its own alone."""
+    methods: set[str] = set()
+    for route in itertools.chain(request.app.routes, *(router.routes for router in ROUTERS)):
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
 
 
 def _user_error(request: Request, error: Exception) -> Response:

@@ -13,14 +13,13 @@ from ..errors import FileError, GraphError
 from ..features.foreign import FeaturePages
 from ..graphs.comparison import compare
 from ..graphs.graph import Graph
-from ..graphs.interchange import read_graph
 from ..page import view as views
 from ..page.template import to_bytes
 from ..version import __version__
 from .answers import StrictRoute, answer, tag_of
-from .library import GRAPH_SUFFIXES, validation_of
+from .library import GRAPH_SUFFIXES, validation_of, whole
 from .sharing import shared_html, shared_json
-from .state import Asked, Opened, Server, Shared, opened, raw_body
+from .state import NOTHING, Asked, Opened, Server, Shared, opened, raw_body
 
 DENSITIES_IN_VIEW = 4096
 """Features whose pages are opened for a view, the most influential first: about a millisecond each."""
@@ -28,10 +27,14 @@ NAMED_IN_VIEW = 1024
 """Features that the loaded model names where the file does not."""
 
 _ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
+_FILE = {
+    "required": True,
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
+}
 _REASONS = {
     400: "not what the address takes", 403: "another host or origin, or no token", 404: "no such thing",
     409: "an old revision, or no model that fits",
-    413: "too large", 422: "understood, but cannot be done", 428: "no If-Match",
+    413: "too large", 422: "understood, but cannot be done", 428: "no If-Match", 429: "too much is asked for at once",
 }  # fmt: skip
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": reason, "content": {"application/json": _ERROR}} for status, reason in _REASONS.items()
@@ -50,7 +53,7 @@ def list_graphs(request: Request, server: Shared) -> Response:
     return answer(request, to_bytes({"graphs": graphs, **facts}))
 
 
-@router.post("/graphs")
+@router.post("/graphs", openapi_extra={"requestBody": _FILE})
 def upload(
     server: Shared, name: Annotated[str, Query(max_length=200)], body: Annotated[bytes, Depends(raw_body)]
 ) -> dict[str, str]:
@@ -67,7 +70,7 @@ def _store(path: Path, body: bytes) -> None:
         hidden = Path(temporary + path.suffix)  # the suffix says how it is read
         try:
             hidden.write_bytes(body)
-            read_graph(hidden)
+            whole(hidden)
             hidden.replace(temporary)
         except GraphError as error:
             raise GraphError(str(error).replace(str(hidden), path.name)) from error
@@ -135,14 +138,10 @@ def show_edges(
 
 @router.get("/graphs/{slug}/features/{layer}/{index}")
 def show_feature(request: Request, server: Shared, asked: Asked, layer: int, index: int) -> Response:
-    """What is known of a feature."""
+    """What is known of a feature; of one of which nothing is known, that, since a page asks for every node it shows."""
     known = 0 <= layer < 1 << 31 and 0 <= index < 1 << 31
     found = server.details(asked.graph, layer, index) if known else None
-    if found is None:
-        raise HTTPException(
-            404, f"nothing is known of feature {index} of layer {layer}; load the model or give --features"
-        )
-    return answer(request, to_bytes(found))
+    return answer(request, to_bytes(found or {**NOTHING, "layer": layer, "index": index}))
 
 
 @router.get("/graphs/{slug}/neuronpedia.json")

@@ -21,11 +21,18 @@ Work = Callable[[Report], dict[str, Any]]
 
 ENDS = frozenset({"done", "failed", "cancelled"})
 JOBS_KEPT = 100
+"""Jobs that have ended, to be asked about."""
+JOBS_IN_LINE = 100
+"""Jobs that have not: more are refused, since what is accepted is done."""
 POLL_SECONDS, HEARTBEAT_SECONDS = 0.05, 10.0
 
 
 class Cancelled(Exception):
     """Raised inside work that is to stop."""
+
+
+class Busy(UnweaveError):
+    """Raised where too much work waits already."""
 
 
 @dataclass
@@ -57,19 +64,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Jobs:
-    """All jobs of a server, the last hundred kept."""
+    """All jobs of a server: those in line, and the last hundred that have ended."""
 
     _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "unweave-job"))
 
     def start(self, work: Work) -> Job:
-        """Put work in line."""
+        """Put work in line.
+
+        Raises:
+            Busy: the line is full.
+        """
         job = Job(token_hex(8))
         with self._lock:
+            ended = [name for name, other in self._jobs.items() if other.event in ENDS]
+            if len(self._jobs) - len(ended) >= JOBS_IN_LINE:
+                raise Busy(f"{JOBS_IN_LINE} traces are in line already; wait until some are done, or cancel some")
+            for name in ended[: max(0, len(ended) - JOBS_KEPT + 1)]:
+                del self._jobs[name]
             self._jobs[job.id] = job
-            while len(self._jobs) > JOBS_KEPT:
-                self._jobs.popitem(last=False)[1].stop.set()
         self._pool.submit(_run, job, work)
         return job
 
@@ -87,7 +101,7 @@ class Jobs:
     def close(self) -> None:
         """Stop everything."""
         for job in list(self._jobs.values()):
-            job.stop.set()
+            self.cancel(job)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,10 +1,12 @@
 """Which graphs there are: files found in folders, each under a slug, read when they are asked for."""
 
-import json
+import logging
+import os
 import re
+import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +14,13 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from ..base.files import check_writable
+from ..base.jsontext import encodable, parse_json
 from ..errors import FileError, GraphError, UnweaveError
 from ..graphs.graph import Graph
 from ..graphs.interchange import read_graph
 from ..graphs.nodes import NodeKind
+
+logger = logging.getLogger(__name__)
 
 GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")
 BESIDE = (".annotations.json", ".validation.json", ".study.json")
@@ -65,7 +70,7 @@ class Library:
     def path(self, slug: str) -> Path | None:
         """The file of a slug, if there is one."""
         path = self._slugs.get(slug) or self.paths().get(slug)
-        return path if path is not None and path.is_file() else None
+        return path if path is not None and _stamp(path) is not None else None
 
     def graph(self, path: Path) -> tuple[Graph, Stamp]:
         """A graph, read once for each state of its file, and that state.
@@ -83,7 +88,7 @@ class Library:
                 if (path, stamp) in self._graphs:
                     self._graphs.move_to_end((path, stamp))
                     return self._graphs[path, stamp], stamp
-            graph = read_graph(path)
+            graph = whole(path)
             with self._lock:
                 self._graphs[path, stamp] = graph
                 while len(self._graphs) > GRAPHS_IN_MEMORY:
@@ -91,7 +96,7 @@ class Library:
             return graph, stamp
 
     def summary(self, slug: str, path: Path) -> dict[str, Any]:
-        """What the list says of a graph, or why it cannot be read."""
+        """What the list says of a graph, or why it cannot be read: one bad file never takes the list down."""
         stamp = _stamp(path)
         kept = self._summaries.get(path)
         if kept is None or kept[0] != stamp or stamp is None:
@@ -99,25 +104,27 @@ class Library:
                 facts = _summary(path) if path.suffix == ".safetensors" else _summary_of(self.graph(path)[0])
             except UnweaveError as error:
                 facts = {"error": str(error)}
-            kept = (stamp or Stamp(0, 0), facts)
+            except Exception as error:
+                facts = {"error": str(_unreadable(path, error))}
+            kept = (stamp or Stamp(0, 0), encodable(facts))
             self._summaries[path] = kept
-        return {
-            "slug": slug,
-            "file": path.name,
-            **kept[1],
-            "has_validation": beside(path, ".validation.json").is_file(),
-        }
+        named = {"slug": slug, "file": encodable(path.name)}
+        return named | kept[1] | {"has_validation": _stamp(beside(path, ".validation.json")) is not None}
 
     def add(self, name: str, write: Callable[[Path], object]) -> str:
-        """Let `write` make a file in `folder`, under a name after `name` that no graph there has; its slug.
+        """Let `write` make a file in `folder`, under a name after `name` that no graph there has, nor what lies beside
+        one; its slug.
 
         Raises:
-            FileError: the folder cannot be written.
+            FileError: the name is that of a file that lies beside graphs, or the folder cannot be written.
         """
-        suffix = next((end for end in GRAPH_SUFFIXES if name.endswith(end)), ".graph.safetensors")
-        stem = _clean(name.removesuffix(suffix))
+        given = next((end for end in GRAPH_SUFFIXES if name.endswith(end)), ".graph.safetensors")
+        suffix = ".json" if given == ".json" else ".graph.safetensors"  # any other safetensors are no graph in a folder
+        stem = _clean(name.removesuffix(given))
+        if not _may_be_graph(stem + suffix):
+            raise FileError(f"{name!r} is the name of a file that lies beside graphs; give the graph another name")
         with self._adding:
-            taken = {stem_of(path) for path in self.folder.glob("*")} if self.folder.is_dir() else set()
+            taken = {stem_of(path).casefold() for path in self.folder.glob("*")} if self.folder.is_dir() else set()
             path = check_writable(self.folder / f"{_free(stem, taken)}{suffix}")
             write(path)
         self.paths()
@@ -133,7 +140,42 @@ def open_library(given: Sequence[Path]) -> Library:
     for path in given:
         if not path.expanduser().exists():
             raise FileError(f"nothing at {path}; give graph files or folders with graphs, or trace a prompt first")
+        if not path.expanduser().is_dir() and _stamp(path.expanduser()) is None:
+            raise FileError(f"{path} is neither a file nor a folder; give graph files or folders with graphs")
     return Library(tuple(path.expanduser().resolve() for path in given))
+
+
+def whole(path: Path) -> Graph:
+    """Read a graph file, whatever is in it.
+
+    Raises:
+        GraphError: it is not a graph.
+    """
+    try:
+        return read_graph(path)
+    except UnweaveError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> GraphError:
+    logger.debug("%s cannot be read", path, exc_info=error)
+    said = " ".join(f"{type(error).__name__} {error}".split())[:200]
+    return GraphError(f"{path} is not a graph file that can be read ({said}); trace the prompt again")
+
+
+def regular_file(path: Path) -> bytes:
+    """The content of a file; a named pipe or a device, which may never end or answer, is not opened.
+
+    Raises:
+        OSError: it cannot be read, or is something else than a file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return file.read()
 
 
 def stem_of(path: Path) -> str:
@@ -163,8 +205,8 @@ def validation_of(path: Path) -> tuple[Any, Stamp | None]:
     if stamp is None:
         return None, None
     try:
-        return json.loads(report.read_text(encoding="utf-8")), stamp
-    except (OSError, ValueError, RecursionError):
+        return parse_json(regular_file(report)), stamp
+    except (OSError, ValueError):
         return None, stamp
 
 
@@ -172,29 +214,33 @@ def _clean(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:100] or "graph"
 
 
-def _free(wanted: str, taken: Any) -> str:
-    return next(
-        name for number in range(1, 1 << 30) if (name := wanted if number == 1 else f"{wanted}-{number}") not in taken
-    )
+def _free(wanted: str, taken: Container[str]) -> str:
+    names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, 1 << 30))
+    return next(name for name in names if name not in taken and name.casefold() not in taken)
 
 
 def _files(root: Path) -> list[Path]:
     if not root.is_dir():
         return [root]
-    return [path for path in root.iterdir() if _may_be_graph(path)]
+    try:
+        return [path for path in root.iterdir() if _may_be_graph(path.name)]
+    except OSError:  # gone since, or not to be looked into
+        return []
 
 
-def _may_be_graph(path: Path) -> bool:
-    name = path.name
-    if name.startswith(".") or name == "graph-metadata.json" or name.endswith(BESIDE):
+def _may_be_graph(name: str) -> bool:
+    if name.startswith(".") or name == "graph-metadata.json" or name.casefold().endswith(BESIDE):
         return False
     return name.endswith((".graph.safetensors", ".json"))
 
 
 def _stamp(path: Path) -> Stamp | None:
+    """A file's state; None if it is not there, or no regular file: named pipes and devices are never opened."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    if not stat.S_ISREG(state.st_mode):
         return None
     return Stamp(state.st_mtime_ns, state.st_size)
 
@@ -206,18 +252,16 @@ def _summary(path: Path) -> dict[str, Any]:
             header = file.metadata() or {}
             if header.get("format") != "unweave graph":
                 raise GraphError(f"{path} is a safetensors file but not a graph (no 'unweave graph' in its header)")
-            facts = json.loads(header["provenance"])
+            facts = parse_json(header["provenance"])
             kinds, edges = file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
-    prompt = facts.get("prompt")
+    prompt, extra = facts.get("prompt"), facts.get("extra") or {}
     text = prompt if prompt is not None else "".join(facts.get("tokens") or ())
     return {
-        "title": (facts.get("extra") or {}).get("title") or text or stem_of(path), "prompt": text,
-        "model": facts.get("model", ""), "transcoders": facts.get("transcoders", ""),
+        **_told(extra.get("title") or text or stem_of(path), text, facts.get("model", ""),
+                facts.get("transcoders", ""), facts.get("created", ""), facts.get("scores")),
         "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()),
-        "created": facts.get("created", ""),
-        "scores": _named(facts.get("scores")),
     }  # fmt: skip
 
 
@@ -225,12 +269,13 @@ def _summary_of(graph: Graph) -> dict[str, Any]:
     facts = graph.provenance
     text = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     return {
-        "title": facts.extra.get("title") or text, "prompt": text, "model": facts.model,
-        "transcoders": facts.transcoders, "nodes": len(graph.nodes),
-        "edges": graph.n_edges, "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
-        "created": facts.created, "scores": _named(facts.scores),
+        **_told(facts.extra.get("title") or text, text, facts.model, facts.transcoders, facts.created, facts.scores),
+        "nodes": len(graph.nodes), "edges": graph.n_edges,
+        "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
     }  # fmt: skip
 
 
-def _named(scores: Any) -> dict[str, float] | None:
-    return {"replacement": scores[0], "completeness": scores[1]} if scores else None
+def _told(title: Any, prompt: Any, model: Any, transcoders: Any, created: Any, scores: Any) -> dict[str, Any]:
+    named = None if scores is None else dict(zip(("replacement", "completeness"), map(float, scores), strict=True))
+    texts = {"title": title, "prompt": prompt, "model": model, "transcoders": transcoders, "created": created}
+    return {name: str(value) for name, value in texts.items()} | {"scores": named}

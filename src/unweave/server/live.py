@@ -22,9 +22,13 @@ from .jobs import Report
 
 TOKENS_OF_A_FEATURE = 10
 """Promoted and suppressed tokens in a feature's details."""
+RUNS_IN_LINE = 16
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Token = str | Annotated[int, Field(ge=0, lt=1 << 31)]
-PromptText = Annotated[str, Field(max_length=1_000_000)] | list[Annotated[int, Field(ge=0, lt=1 << 31)]]
+PromptText = (
+    Annotated[str, Field(min_length=1, max_length=1_000_000)]
+    | Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1)]
+)
 
 
 class TraceRequest(BaseModel):
@@ -71,6 +75,8 @@ class Live:
     model: ReplacementModel
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while hooks are on the model."""
+    places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RUNS_IN_LINE))
+    """Of requests that wait for the model: the others' threads stay free to answer what needs none."""
 
     @property
     def name(self) -> str:

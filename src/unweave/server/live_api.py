@@ -11,7 +11,7 @@ from ..interventions.naming import check_graph
 from ..page.template import to_bytes
 from .answers import StrictRoute
 from .graphs_api import PROBLEMS
-from .jobs import Job, Report, events
+from .jobs import Busy, Job, Report, events
 from .live import SteerRequest, TraceRequest, name_of, steer, trace
 from .state import Asked, Model, Server, Shared
 
@@ -28,7 +28,10 @@ def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, 
         report(0.99, "saving")
         return {"slug": server.library.add(f"{name_of(wanted)}.graph.safetensors", graph.save)}
 
-    return {"job": server.jobs.start(work).id}
+    try:
+        return {"job": server.jobs.start(work).id}
+    except Busy as error:
+        raise HTTPException(429, str(error), {"Retry-After": "30"}) from error
 
 
 def _job(server: Server, name: str) -> Job:
@@ -59,4 +62,11 @@ def steer_graph(live: Model, asked: Asked, wanted: SteerRequest) -> Response:
         check_graph(asked.graph, asked.path.name, live.model)
     except GraphError as error:
         raise HTTPException(409, str(error)) from error
-    return Response(to_bytes(steer(live, asked.graph, wanted)), media_type="application/json")
+    if not live.places.acquire(blocking=False):
+        raise HTTPException(
+            429, "too many runs wait for the model already; wait until some are done", {"Retry-After": "5"}
+        )
+    try:
+        return Response(to_bytes(steer(live, asked.graph, wanted)), media_type="application/json")
+    finally:
+        live.places.release()

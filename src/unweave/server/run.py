@@ -3,9 +3,10 @@
 import socket
 import webbrowser
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import OptionError
-from .security import App
+from .security import SECONDS_OF_SILENCE, App
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS_TRIED = 8230, 10
@@ -47,11 +48,36 @@ def run(
     app: App, listening: socket.socket, *, open_at: str | None = None, opener: Callable[[str], object] = webbrowser.open
 ) -> None:
     """Serve until Ctrl-C; `open_at` is an address for the browser."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
-    )
     if open_at is not None:  # the socket listens already, so the browser waits in line for the server
         opener(open_at)
-    uvicorn.Server(config).run(sockets=[listening])
+    server_for(app).run(sockets=[listening])
+
+
+def server_for(app: App) -> Any:
+    """The application behind uvicorn; connections that ask for nothing are closed after a while."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Connection(H11Protocol):
+        """One connection. uvicorn's own closes those that idle after an answer, but not those that never ask."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._look(None)
+
+        def _look(self, last: Any) -> None:
+            now = self.cycle
+            if (now is None or now.response_complete) and now is last and self._looked:
+                self.transport.close()
+            elif not self.transport.is_closing():
+                self._looked = True
+                self.loop.call_later(SECONDS_OF_SILENCE, self._look, now)
+
+        _looked = False
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, http=Connection, ws="none", log_level="warning", access_log=False, lifespan="off",
+            timeout_graceful_shutdown=1, server_header=False,
+        )
+    )  # fmt: skip

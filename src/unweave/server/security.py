@@ -1,22 +1,26 @@
 """Who may ask: this machine's own names, this page's own origin, and for every write the token of this start."""
 
+import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 
 from ..page.template import to_bytes
 
-HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+"""This machine's own names, and nothing that a reader of addresses would have to interpret."""
 READING = frozenset({"GET", "HEAD"})
 TOKEN_HEADER = "X-Unweave-Token"
 MOST_UPLOAD = 256 << 20
 """Bytes of an uploaded graph."""
 MOST_BODY = 8 << 20
 """Bytes of any other body."""
+SECONDS_OF_SILENCE = 20.0
+"""After which a request that does not go on is given up."""
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "font-src 'self'; "
@@ -55,21 +59,28 @@ def guarded(app: App, token: str) -> App:
             return
         headers = Headers(scope=scope)
         most = MOST_UPLOAD if scope["path"] == "/api/graphs" else MOST_BODY
-        seen, over, started = 0, False, False
+        seen, over, started, whole, silent = 0, False, False, False, False
 
         async def secured(message: Message) -> None:
             nonlocal started
-            if over and not started:
-                started = True
-                await _refuse(send, 413, _too_large(most))
-            elif not over:
-                started = True
-                await send(_with_headers(message))
+            if started and (over or silent):
+                return
+            refused, started = not started and (over or silent), True
+            await (give_up() if refused else send(_with_headers(message)))
+
+        async def give_up() -> None:
+            said = _too_large(most) if over else f"the request did not go on for {SECONDS_OF_SILENCE:.0f} seconds"
+            await _refuse(send, 413 if over else 408, said)
 
         async def limited() -> Message:
-            nonlocal seen, over
-            message = await receive()
+            nonlocal seen, over, whole, silent
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else SECONDS_OF_SILENCE)
+            except TimeoutError:
+                silent = True
+                return {"type": "http.disconnect"}
             seen += len(message.get("body", b""))
+            whole = whole or not message.get("more_body", False)
             over = over or seen > most
             return {"type": "http.disconnect"} if over else message
 
@@ -80,15 +91,16 @@ def guarded(app: App, token: str) -> App:
         try:
             await app(scope, limited, secured)
         except ClientDisconnect:
-            if over and not started:
-                await _refuse(send, 413, _too_large(most))
+            if (over or silent) and not started:
+                await give_up()
 
     return serve
 
 
 def _problem(method: str, headers: Headers, token: str, most: int) -> tuple[int, str] | None:
-    host = headers.get("host", "")
-    if _hostname(f"//{host}") not in HOSTS:
+    hosts = headers.getlist("host")
+    host = hosts[0] if len(hosts) == 1 else ""
+    if not HOST.fullmatch(host):
         return 403, f"host {host[:80]!r} is not this server; open it as 127.0.0.1 or localhost"
     length = headers.get("content-length", "0")
     if not length.isdecimal():
@@ -105,13 +117,6 @@ def _problem(method: str, headers: Headers, token: str, most: int) -> tuple[int,
     if int(length) > most:
         return 413, _too_large(most)
     return None
-
-
-def _hostname(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
 
 
 def _too_large(most: int) -> str:

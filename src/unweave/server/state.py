@@ -16,6 +16,12 @@ from .library import Library, Stamp
 from .live import Live, decoder_details
 from .security import new_token
 
+NOTHING: dict[str, Any] = {
+    "layer": None, "index": None, "source": "none", "label": "", "density": None, "promoted": [], "suppressed": [],
+    "histogram": None, "quantiles": None, "contexts": [],
+}  # fmt: skip
+"""The details of a feature of which nothing is known."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -36,16 +42,7 @@ class Server:
             FileError: its page is damaged.
             InterventionError: the dictionary has no such feature.
         """
-        found: dict[str, Any] = {
-            "layer": layer,
-            "index": index,
-            "source": "page",
-            "label": "",
-            "density": None,
-            "promoted": [],
-            "suppressed": [],
-        }
-        found |= {"histogram": None, "quantiles": None, "contexts": []}
+        found: dict[str, Any] = {**NOTHING, "layer": layer, "index": index, "source": "page"}
         page = None if self.pages is None else self.pages(layer, index)
         if page is not None:
             return found | page
