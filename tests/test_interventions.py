@@ -506,7 +506,6 @@ REFUSED = {
     "no features": (lambda: ablate([]), "without features"),
     "factor": (lambda: scale("1_2_3", float("nan")), "factor nan is not a finite number"),
     "infinite": (lambda: set_to("1_2_3", float("inf")), "not a finite number"),
-    "where": (lambda: add_direction(torch.ones(D), 1, 1, "attention"), "not at 'attention'"),
     "nan": (lambda: add_direction(torch.full((D,), torch.nan), 1, 1), "not finite"),
 }
 
@@ -516,6 +515,11 @@ def test_changes_that_cannot_be_made(name):
     make, message = REFUSED[name]
     with pytest.raises(InterventionError, match=message):
         make()
+
+
+def test_directions_are_added_at_known_places(unchecked):
+    with pytest.raises(OptionError, match="at 'attention' is unknown; use 'residual' or 'mlp_out'"):
+        add_direction(torch.ones(D), 1, 1, "attention")
 
 
 RUNS = {
@@ -553,7 +557,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_questions_that_cannot_be_asked(tiny, name):
+def test_questions_that_cannot_be_asked(tiny, name, unchecked):
     changes, how, error, message = RUNS[name]
     with pytest.raises(error, match=message):
         unweave.intervene(tiny("llama", "skip"), PROMPT, changes, **how)

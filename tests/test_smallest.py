@@ -218,7 +218,7 @@ def test_controls(swapped):
     )
 
 
-def test_what_cannot_be_searched_is_refused(tiny, swapped):
+def test_what_cannot_be_searched_is_refused(tiny, swapped, unchecked):
     model, _, wanted, found = swapped
     now = int(record(model, PROMPT).logits[-1].argmax())
     with pytest.raises(InterventionError, match=f"'#{now}' is the likeliest token already"):

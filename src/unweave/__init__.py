@@ -2,7 +2,64 @@
 trusted."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_types.py compares
+    from .attribution.attribution import attribute as attribute
+    from .attribution.targets import Difference as Difference
+    from .attribution.targets import Direction as Direction
+    from .errors import UnweaveError as UnweaveError
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.results import Evaluation as Evaluation
+    from .graphs.graph import Edge as Edge
+    from .graphs.graph import Graph as Graph
+    from .graphs.graph import Provenance as Provenance
+    from .graphs.influence import Scores as Scores
+    from .graphs.nodes import Node as Node
+    from .graphs.nodes import NodeKind as NodeKind
+    from .graphs.nodes import NodeTable as NodeTable
+    from .graphs.paths import Path as Path
+    from .graphs.paths import average_path_length as average_path_length
+    from .graphs.paths import strongest_paths as strongest_paths
+    from .graphs.pruning import prune as prune
+    from .graphs.totals import total_effects as total_effects
+    from .interventions.attribution_patching import first_order_effects as first_order_effects
+    from .interventions.attribution_patching import predicted_effects as predicted_effects
+    from .interventions.attribution_patching import write_gradients as write_gradients
+    from .interventions.edits import Feature as Feature
+    from .interventions.edits import Intervention as Intervention
+    from .interventions.edits import ablate as ablate
+    from .interventions.edits import add as add
+    from .interventions.edits import add_direction as add_direction
+    from .interventions.edits import scale as scale
+    from .interventions.edits import set_to as set_to
+    from .interventions.edits import shift as shift
+    from .interventions.generation import Generation as Generation
+    from .interventions.generation import generate as generate
+    from .interventions.interventions import Outcome as Outcome
+    from .interventions.interventions import intervene as intervene
+    from .interventions.interventions import intervene_each as intervene_each
+    from .interventions.smallest import SmallestSet as SmallestSet
+    from .interventions.smallest import matched_controls as matched_controls
+    from .interventions.smallest import smallest_ablation as smallest_ablation
+    from .interventions.smallest import smallest_swap as smallest_swap
+    from .interventions.steering import Sweep as Sweep
+    from .interventions.steering import swap as swap
+    from .interventions.steering import sweep as sweep
+    from .many.lines import TraceOptions as TraceOptions
+    from .many.run import trace_many as trace_many
+    from .models.language_model import LanguageModel as LanguageModel
+    from .models.loading import load_model as load_model
+    from .page.notebook import show as show
+    from .studies.run import run_study as run_study
+    from .studies.studyfile import read_study as read_study
+    from .transcoders.formats import read_transcoders as read_transcoders
+    from .transcoders.formats import write_transcoders as write_transcoders
+    from .transcoders.replacement import ReplacementModel as ReplacementModel
+    from .transcoders.replacement import load as load
+    from .transcoders.transcoders import Transcoders as Transcoders
+    from .validation.validate import validate as validate
+    from .version import __version__ as __version__
 
 _HOMES = {
     "Difference": "attribution.targets",
@@ -66,11 +123,13 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'unweave' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+if not TYPE_CHECKING:  # where it is seen, any misspelt name would be a public one
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'unweave' has no attribute {name!r}")
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

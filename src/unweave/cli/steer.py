@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..base.choices import Mode, choice
 from ..base.parsing import layer_range, target_of, token_ids
 from ..errors import OptionError
 from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
@@ -97,6 +98,7 @@ def steer(
         if option and needed is None:
             raise OptionError(complaint)
     framed = wants_chat(chat, system, ids)
+    chosen = choice("--mode", mode, Mode)
     with progress(f"loading {model}") as report:
         from ..base.files import check_writable
         from ..graphs.interchange import read_graph
@@ -136,7 +138,7 @@ def steer(
             sweepable, changes = [*changes, *swapped], [*changes, *edits.dosed(swapped, swap_factor)]
         watched = [feature for text in watch or () for feature in names.features(text)[0]]
         tokens = [target_of(text) for text in token or ()]
-        how: Any = {"mode": mode, "layers": held}
+        how: Any = {"mode": chosen, "layers": held}
         report(0.0, "running")
         outcome = swept = written = None
         if generate is None or not edits.only_generated(changes):
@@ -154,7 +156,7 @@ def steer(
             )  # fmt: skip
         facts = {
             "prompt": prompt or (traced and traced.prompt),
-            **describe(loaded, recording, changes, mode, held, outcome, tokens, written, swept),
+            **describe(loaded, recording, changes, chosen, held, outcome, tokens, written, swept),
         }
     facts |= {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from ..base.choices import PositionZero, Precision, choice
 from ..base.files import write_atomically
 from ..base.jsontext import parse_json
 from ..errors import GraphError, OptionError
@@ -38,8 +39,8 @@ class Provenance:
     transcoders_kind: str = ""
     transcoders_sha256: str = ""
     dtype: str = "float32"
-    precision: str = "exact"
-    position_zero: str = "error"
+    precision: Precision = "exact"
+    position_zero: PositionZero = "error"
     max_features: int | None = None
     active_features: int | None = None
     """Active features of the prompt; those beyond `max_features` are folded into error nodes."""
@@ -167,7 +168,7 @@ class Graph:
     def _influence(self) -> Float[Tensor, " node"]:
         return influence(self.rows, self.depth, self.logit_weight, self._row_size)
 
-    def scores(self, position_zero: str | None = None) -> Scores:
+    def scores(self, position_zero: PositionZero | None = None) -> Scores:
         """Replacement and completeness of this graph; what pruning removed counts as error.
 
         Args:
@@ -177,9 +178,7 @@ class Graph:
         Raises:
             OptionError: another word, or "error" for a graph computed without those nodes.
         """
-        mode = position_zero or self.provenance.position_zero
-        if mode not in ("error", "drop"):
-            raise OptionError(f"position_zero {mode!r} is unknown; use 'error' or 'drop'")
+        mode = choice("position_zero", position_zero or self.provenance.position_zero, PositionZero)
         if mode == "error" and self.provenance.position_zero == "drop":
             raise OptionError(
                 "this graph was computed with position_zero='drop' and has no errors at position 0 to count"

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..base.choices import Mode
 from ..errors import GraphError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
@@ -16,7 +17,7 @@ from .edits import Change, Intervention, add_direction
 from .interventions import Prompt, record
 from .naming import check_graph
 from .patching import patched
-from .plans import Mode, Plan, held, prompt_edits
+from .plans import Plan, held, prompt_edits
 
 Measure = Callable[[Float[Tensor, " vocab"]], Float[Tensor, ""]]
 """A number from the logits at the last position."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..attribution.promoted import promoted_tokens
+from ..base.choices import Mode
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change, Feature, Push
@@ -18,7 +19,7 @@ def describe(
     model: ReplacementModel,
     recording: Recording,
     changes: list[Change],
-    mode: str,
+    mode: Mode,
     layers: range | None,
     outcome: Outcome | None,
     tokens: list[str | int],

@@ -10,14 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..base.choices import PushPoint, choice
 from ..errors import InterventionError
 from ..graphs.nodes import Node, NodeKind
 from ..transcoders.transcoders import Transcoders
 
 Action = Literal["scale", "set", "add", "shift"]
-PushPoint = str
-"""Where a direction is added: `residual`, after a layer (-1: before layer 0), or `mlp_out`, where the dictionary
-writes."""
 
 EVERYWHERE, GENERATED = "*", "+"
 """In place of a position: every position but the first, and every generated token; generated tokens alone."""
@@ -126,10 +124,10 @@ def add_direction(vector: Float[Tensor, " d"], layer: int, position: int | str, 
     (`mlp_out`).
 
     Raises:
-        InterventionError: another word for `at`, or a vector that is not finite.
+        OptionError: another word for `at`.
+        InterventionError: a vector that is not finite.
     """
-    if at not in ("residual", "mlp_out"):
-        raise InterventionError(f"a direction can be added at 'residual' or 'mlp_out', not at {at!r}")
+    choice("at", at, PushPoint)
     if not bool(torch.isfinite(vector).all()):
         raise InterventionError("the direction to be added has entries that are not finite")
     return Push(vector, layer, position, at)

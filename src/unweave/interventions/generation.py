@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.choices import Mode
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change
 from .interventions import Prompt, record
 from .patching import patched
-from .plans import Held, Mode, check_reach, generation_edits, held, prompt_edits
+from .plans import Held, check_reach, generation_edits, held, prompt_edits
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..attribution.targets import resolve_targets
+from ..base.choices import Mode
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel, Recording
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change, Feature, NodeLike, check_feature, features_of, prompt_positions
 from .patching import Seen, patched
-from .plans import Held, Mode, Plan, check_reach, held, model_writes, prompt_edits, read, read_points
+from .plans import Held, Plan, check_reach, held, model_writes, prompt_edits, read, read_points
 
 TOKENS_PER_PASS = 256
 """Interventions in one forward pass, times tokens of the prompt: enough for full matrix speed, little enough memory."""
@@ -55,7 +56,7 @@ class Outcome:
     model: LanguageModel
     recording: Recording
     changes: tuple[Change, ...]
-    mode: str
+    mode: Mode
     layers: range | None
     raw_logits: Float[Tensor, "pos vocab"]
     """Before a final soft cap."""
@@ -201,7 +202,7 @@ def intervene_each(
 def _outcomes(
     model: ReplacementModel,
     recording: Recording,
-    mode: str,
+    mode: Mode,
     layers: range | None,
     work: list[tuple[Sequence[Sequence[Change]], Plan]],
     hold: Held,

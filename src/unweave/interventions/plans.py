@@ -8,16 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.choices import Mode, choice
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel, Recording
 from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import Gated, JumpReLU, TopK, TranscoderLayer
 from .edits import Change, Feature, Intervention, Push, check_feature, goes_on, prompt_positions
 
-Mode = str
-"""`frozen_attention`, `frozen_norms`, `frozen` or `open`; or, with the dictionary in place of the MLPs,
-`replacement`, `replacement_frozen` or `replacement_open`. See `docs/interventions.md`."""
-MODES = {
+MODES: dict[Mode, str] = {
     "frozen_attention": "attention patterns held, all else live",
     "frozen_norms": "attention patterns and norms held, MLPs live",
     "open": "all live",
@@ -39,17 +37,13 @@ class Held(NamedTuple):
     """Whether MLP outputs are held apart from what features write there, all of which respond."""
 
 
-def held(mode: str, layers: range | None, n_layers: int) -> Held:
+def held(mode: Mode, layers: range | None, n_layers: int) -> Held:
     """What a mode, perhaps constrained to a range of layers, holds fixed.
 
     Raises:
         OptionError: an unknown mode, an empty range or one outside the model, a range in a mode that holds all layers.
     """
-    if mode not in MODES:
-        raise OptionError(
-            f"mode {mode!r} is unknown; use {', '.join(repr(known) for known in list(MODES)[:-1])} or "
-            f"{list(MODES)[-1]!r}"
-        )
+    choice("mode", mode, Mode)
     if mode.startswith("replacement"):
         if layers is not None:
             raise OptionError(

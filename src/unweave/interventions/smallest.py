@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..base.choices import Mode
 from ..errors import InterventionError, OptionError
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
 from .attribution_patching import lead, predicted_effects, write_gradients
 from .edits import Feature, Intervention, ablate, dosed, prompt_positions
 from .interventions import Outcome, Prompt, intervene_each, record, token_ids
-from .plans import Mode, prompt_edits
+from .plans import prompt_edits
 from .steering import activations, swap
 
 Size = Literal["activation", "written"]

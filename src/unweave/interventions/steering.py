@@ -7,13 +7,14 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from ..base.choices import Mode
 from ..errors import InterventionError, OptionError
 from ..graphs.comparison import aligned
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change, Feature, Intervention, NodeLike, check_feature, dosed, features_of, prompt_positions, shift
 from .interventions import Outcome, Prompt, intervene_each, record
-from .plans import Mode, read_points
+from .plans import read_points
 
 MOST_CURVES = 5
 """Tokens of a dose sweep when none are asked for."""

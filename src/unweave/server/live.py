@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from ..attribution.attribution import attribute
 from ..attribution.promoted import logit_effects, with_promoted
+from ..base.choices import Mode, PositionZero
 from ..errors import GraphError, InterventionError
 from ..graphs.graph import Graph
 from ..graphs.interchange import slug_of
@@ -38,7 +39,7 @@ class TraceRequest(BaseModel):
     prompt: PromptText
     max_features: Count | None = None
     targets: list[Token] | None = None
-    position_zero: Literal["error", "drop"] = "error"
+    position_zero: PositionZero = "error"
     node_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     edge_threshold: Annotated[float, Field(gt=0, le=1)] = 0.98
 
@@ -60,7 +61,7 @@ class SteerRequest(BaseModel):
     changes: list[ChangeRequest] = []
     swap_from: PromptText | None = None
     swap_factor: FiniteFloat = 1.0
-    mode: Literal["frozen_attention", "open", "frozen"] = "frozen_attention"
+    mode: Mode = "frozen_attention"
     watch: Annotated[list[str], Field(max_length=10_000)] = []
     tokens: list[Token] = []
     generate: Annotated[int, Field(ge=0, le=1000)] = 0

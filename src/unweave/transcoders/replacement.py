@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.catalogue import PACKAGED, PAIRS, SHIPPED
-from ..errors import InexactAttribution, OptionError, TranscoderError
+from ..base.choices import PositionZero, choice
+from ..errors import InexactAttribution, TranscoderError
 from ..models.frozen import FrozenLayer, FrozenModel, FrozenNorm
 from ..models.language_model import LanguageModel, Recording
 from ..models.loading import load_model
@@ -17,9 +18,6 @@ from ..models.smollm2 import DEFAULT_MODEL
 from .formats import read_transcoders
 from .neurons import NEURONS, neurons
 from .transcoders import Transcoders
-
-PositionZero = str
-"""`error`: position 0's MLP outputs stay as error nodes; `drop`: they become constants, as in the peer."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,7 @@ class ReplacementModel:
             OptionError: an unknown `position_zero`.
             InexactAttribution: the frozen model does not reproduce the model's logits.
         """
-        if position_zero not in ("error", "drop"):
-            raise OptionError(f"position_zero {position_zero!r} is unknown; use 'error' or 'drop'")
+        choice("position_zero", position_zero, PositionZero)
         model = self.language_model
         recording = model.record(model.tokenize(prompt))
         patterns = list(recording.patterns)

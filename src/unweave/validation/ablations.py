@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.choices import Mode
 from ..graphs.totals import total_effects
 from ..interventions.attribution_patching import slope_effects
 from ..interventions.edits import Feature, Intervention, ablate
 from ..interventions.interventions import intervene_each
-from ..interventions.plans import Mode
 from .measured import Measured, Progress, Row
 from .sample import Question, Sample
 
@@ -60,7 +60,7 @@ def measure(
     sample: Sample,
     measured: Measured,
     name: str,
-    modes: Sequence[str],
+    modes: Sequence[Mode],
     count: int,
     progress: Progress,
 ) -> dict[str, list[Row]]:
@@ -70,7 +70,7 @@ def measure(
     position = int(question.graph.nodes.position[question.target])
     before = question.value(question.recording.logits[position])
 
-    def run(mode: str, part: range) -> list[Row]:
+    def run(mode: Mode, part: range) -> list[Row]:
         variants: list[list[Intervention]] = [[ablate(features[number])] for number in part]
         rows = []
         for outcome in intervene_each(question.model, question.recording, variants, mode):

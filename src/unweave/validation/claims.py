@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..base.choices import Mode
 from ..errors import ClaimError, UnweaveError
 from ..graphs.interchange import read_graph
 from ..interventions.edits import Change, Feature, ablate, add, dosed, scale, set_to
@@ -33,7 +34,7 @@ class Verdict:
     name: str
     line: int
     prompt: str
-    mode: str
+    mode: Mode
     checks: tuple[Check, ...]
     before: tuple[str, float]
     """The likeliest token on the unchanged prompt, and its probability."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..base.choices import Mode
 from .ablations import divergence, target_change
 from .measured import Row
 from .pairs import Pairs
@@ -13,7 +14,7 @@ from .perturbations import Travelled
 from .results import Figure, Report
 from .statistics import Statistic, estimate, explained, log_log, mean, same_sign, spearman
 
-MODES = {"frozen_attention": "attention held", "open": "attention live"}
+MODES: dict[Mode, str] = {"frozen_attention": "attention held", "open": "attention live"}
 SIZES = {"influence": "influence", "direct": "direct edge", "activation": "activation", "random": "random order"}
 SIGNED = {"total": "all paths", "edge": "direct edge", "slope": "real model's slope"}
 DISTANCES = (1, 2, 4, 8, 16)

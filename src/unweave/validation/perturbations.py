@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..base.choices import Mode
 from ..interventions.edits import Push, add_direction
 from ..interventions.patching import patched
 from ..interventions.plans import held, prompt_edits
@@ -105,7 +106,7 @@ def _disturbances(local: LocalReplacement, start: int, each: int, seed: int) -> 
     ]
 
 
-def _changes(question: Question, pushes: list[Push], mode: str, start: int) -> Float[Tensor, "layer push pos d"]:
+def _changes(question: Question, pushes: list[Push], mode: Mode, start: int) -> Float[Tensor, "layer push pos d"]:
     """How the residual stream after each layer from `start` on differs from the unchanged one."""
     model, recording = question.model.language_model, question.recording
     plan = prompt_edits(question.model, recording, [[push] for push in pushes])
