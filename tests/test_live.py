@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import threading
 import time
 from contextlib import closing
@@ -200,6 +201,10 @@ def test_steering_is_what_the_library_says(page, traced, tiny, tmp_path):
         assert token["logit_after"] == pytest.approx(float(expected.logits[-1, token["id"]]), abs=1e-5)
     assert [row["node"] for row in facts["watched"]] == nodes
     assert (facts["changes"][0]["action"], facts["changes"][0]["name"]) == ("scale", "pair")
+    assert facts["inactive"] == [] and facts["changed"][0]["supernode"] in ("pair", None)
+    for token in facts["next"]:
+        ratio = token["probability_after"] / token["probability_before"]
+        assert token["log_probability_change"] == pytest.approx(math.log(ratio), abs=1e-4)
     assert facts["generation"]["steered"]["ids"] == list(
         unweave.generate(tiny(), PROMPT, made, "open", max_new_tokens=3).steered.ids
     )

@@ -1,6 +1,7 @@
 """`unweave steer`: what it prints, and that bad input is one line."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -82,6 +83,46 @@ def test_json_says_what_intervene_gives(steer, folders):
         [],
         [f"#{token}" for token in PROMPT],
     )
+
+
+def test_log_probabilities_say_what_probabilities_do(steer, folders):
+    facts = json.loads(steer("--scale", f"{nodes(folders)[0]}=-9", "--token", "#9", "--json")[1])
+    for token in facts["next"]:
+        before, after = token["probability_before"], token["probability_after"]
+        assert token["log_probability_before"] == pytest.approx(math.log(before), abs=1e-5)
+        assert token["log_probability_change"] == pytest.approx(math.log(after / before), abs=1e-4)
+    assert "log-prob" in steer("--scale", f"{nodes(folders)[0]}=-9")[1]
+
+
+def test_features_that_are_not_active_say_so(steer, folders, tmp_path):
+    model, first = unweave.load(*map(str, folders[:2])), nodes(folders, 1)[0]
+    active = {(change.feature.layer, change.feature.index) for change in unweave.intervene(
+        model, PROMPT, [ablate([f"0_{index}_*" for index in range(WIDTHS[0])])]
+    ).changed if change.before}  # fmt: skip
+    idle = next(f"0_{index}_2" for index in range(WIDTHS[0]) if (0, index) not in active)
+    (tmp_path / "names.json").write_text(json.dumps({"Lone Star": [first]}))
+    words = ("--ablate", idle, "--supernodes", "names.json", "--scale", "Lone Star=-2", "--watch", idle)
+    facts = json.loads(steer(*words, "--json")[1])
+    assert facts["inactive"] == [idle]
+    assert {row["node"]: row["supernode"] for row in facts["changed"]} == {idle: None, first: "Lone Star"}
+    out = steer(*words)[1]
+    assert out.count("not active here") == 2 and "Lone Star" in out and "None of them is active" not in out
+    out = steer("--scale", f"{idle}=-2")[1]
+    assert "None of them is active on this prompt" in out and "-0.00" not in out
+
+
+def test_labels_of_the_pages_are_shown(steer, folders, monkeypatch):
+    node = nodes(folders, 1)[0]
+    key = tuple(int(part) for part in node.split("_")[:2])
+
+    class Pages:
+        def labels(self, features):
+            return {feature: "says [Texas]" for feature in features if feature == key}
+
+    monkeypatch.setattr("unweave.features.pages.pages_of", lambda transcoders: Pages())
+    facts = json.loads(steer("--ablate", node, "--watch", node, "--json")[1])
+    assert facts["changed"][0]["label"] == facts["watched"][0]["label"] == "says [Texas]"
+    assert steer("--ablate", node, "--watch", node)[1].count("says [Texas]") == 2
 
 
 def test_modes_and_layers_are_passed_on(steer, folders):

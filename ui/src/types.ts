@@ -100,10 +100,12 @@ export interface SteerRequest {
 export interface SteerFacts {
   tokens?: string[];
   mode?: string;
-  changed?: { node: string; token: string; before: number; after: number; promotes?: string[] }[];
+  changed?: { node: string; token: string; before: number; after: number; promotes?: string[]; label?: string; supernode?: string | null }[];
+  /** Changed features that are not active on this prompt. */
+  inactive?: string[];
   idle?: string[];
   watched?: { node: string; token: string; before: number; after: number }[];
-  next?: { id?: number; text: string; probability_before: number; probability_after: number; logit_change: number }[];
+  next?: { id?: number; text: string; probability_before: number; probability_after: number; logit_change: number; log_probability_change?: number }[];
   kl?: number | null;
   generation?: { default: { text: string }; steered: { text: string } };
   [other: string]: unknown;

@@ -36,6 +36,16 @@ def _token(text: str) -> str:
     return escape(text.replace("\n", "⏎").replace("\t", "⇥")) or "∅"
 
 
+def _number(value: float) -> str:
+    """Two decimals, and no zero below zero."""
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}" if abs(value) >= 0.005 else "0.00"
+
+
 def _table(*headings: tuple[str, str]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
     for heading, justify in headings:
@@ -59,6 +69,7 @@ def _show_changed(facts: dict[str, Any], console: Console) -> None:
     if not changed:
         return
     console.print(f"[bold]Changed[/]  [dim]{len(changed)} feature{'s' if len(changed) > 1 else ''}[/]")
+    labelled = any(change["label"] for change in changed[:SHOWN])
     table = _table(
         ("", "left"),
         ("node", "left"),
@@ -66,22 +77,30 @@ def _show_changed(facts: dict[str, Any], console: Console) -> None:
         ("activation", "right"),
         ("", "left"),
         ("now", "right"),
-        ("promotes", "left"),
+        ("label" if labelled else "promotes", "left"),
     )
     for change in changed[:SHOWN]:
         words = ", ".join(_token(word) for word in change["promotes"])
-        note = "[red]writes nowhere in these layers[/] " if change["node"] in facts["idle"] else ""
-        now = f"[bold]{change['after']:.2f}[/]"
+        said = _token(change["label"]) if change["label"] else f"[dim]promotes[/] {words}" if labelled else words
+        group = f"[bold]{_token(change['supernode'])}[/] " if change["supernode"] else ""
+        note = "[red]not active here[/] " if change["node"] in facts["inactive"] else ""
+        note += "[red]writes nowhere in these layers[/] " if change["node"] in facts["idle"] else ""
         table.add_row(
             "",
             change["node"],
             _token(change["token"]),
-            f"{change['before']:.2f}",
+            _number(change["before"]),
             "→",
-            now,
-            f"{note}[italic]{words}[/]",
+            f"[bold]{_number(change['after'])}[/]",
+            f"{group}{note}[italic]{said}[/]",
         )
     console.print(table)
+    if len(facts["inactive"]) == len(changed):
+        console.print(
+            "  [red]None of them is active on this prompt[/], so switching them off or scaling them does nothing; "
+            "unweave trace lists those that are.",
+            highlight=False,
+        )
     if len(changed) > SHOWN:
         console.print(f"  [dim]and {len(changed) - SHOWN} more, with smaller changes[/]", highlight=False)
 
@@ -98,12 +117,14 @@ def _show_watched(facts: dict[str, Any], console: Console) -> None:
         ("", "left"),
         ("after", "right"),
         ("pre-activation", "right"),
+        ("label" if any(row["label"] for row in facts["watched"]) else "", "left"),
     )
     for row in facts["watched"]:
-        pre = f"[dim]{row['preactivation_before']:.2f} → {row['preactivation_after']:.2f}[/]"
-        table.add_row(
-            "", row["node"], _token(row["token"]), f"{row['before']:.2f}", "→", f"[bold]{row['after']:.2f}[/]", pre
-        )
+        pre = f"[dim]{_number(row['preactivation_before'])} → {_number(row['preactivation_after'])}[/]"
+        before, after = _number(row["before"]), f"[bold]{_number(row['after'])}[/]"
+        note = "[red]not active here[/] " if row["before"] == row["after"] == 0 else ""
+        said = f"{note}[italic]{_token(row['label']) if row['label'] else ''}[/]"
+        table.add_row("", row["node"], _token(row["token"]), before, "→", after, pre, said)
     console.print(table)
 
 
@@ -116,13 +137,15 @@ def _show_next(facts: dict[str, Any], console: Console) -> None:
         ("", "left"),
         ("after", "right"),
         ("", "left"),
+        ("log-prob", "right"),
         ("logit", "right"),
     )
     for token in facts["next"]:
         table.add_row(
             "", f"[bold]{_token(token['text'])}[/]", f"{token['probability_before']:.1%}",
             _bar(token['probability_before'], colour='dim cyan'),
-            f"{token['probability_after']:.1%}", _bar(token['probability_after']), f"{token['logit_change']:+.2f}",
+            f"{token['probability_after']:.1%}", _bar(token['probability_after']),
+            _signed(token['log_probability_change']), f"[dim]{_signed(token['logit_change'])}[/]",
         )  # fmt: skip
     console.print(table)
 

@@ -101,6 +101,7 @@ def steer(
     chosen = choice("--mode", mode, Mode)
     with progress(f"loading {model}") as report:
         from ..base.files import check_writable
+        from ..features.pages import pages_of
         from ..graphs.interchange import read_graph
         from ..interventions import edits, generation, interventions, naming, steering
         from ..interventions.described import describe
@@ -154,10 +155,14 @@ def steer(
                 loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature, seed=seed,
                 progress=report
             )  # fmt: skip
+        pages = pages_of(loaded.transcoders)
         facts = {
             "prompt": prompt or (traced and traced.prompt),
-            **describe(loaded, recording, changes, chosen, held, outcome, tokens, written, swept),
-        }
+            **describe(
+                loaded, recording, changes, chosen, held, outcome, tokens, written, swept,
+                labels=None if pages is None else pages.labels,
+            ),
+        }  # fmt: skip
     facts |= {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
         print_json(facts)

@@ -26,7 +26,7 @@ Prompt = str | Sequence[int] | Tensor | Recording
 
 
 class TokenChange(NamedTuple):
-    """One token's prediction before and after; logits as the model gives them."""
+    """One token's prediction before and after; logits as the model gives them, log-probabilities in nats."""
 
     id: int
     text: str
@@ -34,11 +34,18 @@ class TokenChange(NamedTuple):
     probability_after: float
     logit_before: float
     logit_after: float
+    log_probability_before: float
+    log_probability_after: float
 
     @property
     def logit_change(self) -> float:
-        """Logit after minus logit before."""
+        """Logit after minus logit before; alone it says little, since all logits may rise together."""
         return self.logit_after - self.logit_before
+
+    @property
+    def log_probability_change(self) -> float:
+        """Log-probability after minus before, in nats."""
+        return self.log_probability_after - self.log_probability_before
 
 
 class FeatureChange(NamedTuple):
@@ -100,15 +107,14 @@ class Outcome:
             TargetError: text that is not exactly one token, an id outside the vocabulary.
         """
         before, after = self.baseline[position], self.logits[position]
-        p, q = before.softmax(-1), after.softmax(-1)
+        log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
+        p, q = log_p.exp(), log_q.exp()
         count = min(count, len(p))
         likely = torch.cat([q.topk(count).indices, p.topk(count).indices]).tolist()
         likely = sorted(dict.fromkeys(likely), key=lambda token: -float(q[token]))
         chosen = dict.fromkeys([*token_ids(self.model, self.recording, tokens), *likely])
-        return [
-            TokenChange(i, self.model.token_text(i), float(p[i]), float(q[i]), float(before[i]), float(after[i]))
-            for i in chosen
-        ]
+        columns = (p, q, before, after, log_p, log_q)
+        return [TokenChange(i, self.model.token_text(i), *(float(column[i]) for column in columns)) for i in chosen]
 
 
 def token_ids(model: LanguageModel, recording: Recording, tokens: Sequence[str | int]) -> list[int]:

@@ -134,7 +134,7 @@ def decoder_details(live: Live, layer: int, index: int) -> dict[str, Any]:
     return {"promoted": promoted, "suppressed": suppressed}
 
 
-def steer(live: Live, graph: Graph, wanted: SteerRequest) -> dict[str, Any]:
+def steer(live: Live, graph: Graph, wanted: SteerRequest, labels: effects.Labels | None = None) -> dict[str, Any]:
     """Run the model on the graph's prompt with features changed; the facts of `effects.describe`.
 
     Raises:
@@ -163,7 +163,9 @@ def steer(live: Live, graph: Graph, wanted: SteerRequest) -> dict[str, Any]:
                 live.model, recording, changes, wanted.mode, max_new_tokens=wanted.generate,
                 temperature=wanted.temperature, seed=wanted.seed
             )  # fmt: skip
-        return effects.describe(live.model, recording, changes, wanted.mode, None, outcome, wanted.tokens, written)
+        return effects.describe(
+            live.model, recording, changes, wanted.mode, None, outcome, wanted.tokens, written, labels=labels
+        )
 
 
 def _own_id(graph: Graph, name: str) -> str:

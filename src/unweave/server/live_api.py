@@ -56,7 +56,7 @@ def cancel_job(server: Shared, job: str) -> dict[str, str]:
 
 
 @router.post("/graphs/{slug}/steer")
-def steer_graph(live: Model, asked: Asked, wanted: SteerRequest) -> Response:
+def steer_graph(server: Shared, live: Model, asked: Asked, wanted: SteerRequest) -> Response:
     """What the model says with features changed."""
     try:
         check_graph(asked.graph, asked.path.name, live.model)
@@ -67,6 +67,6 @@ def steer_graph(live: Model, asked: Asked, wanted: SteerRequest) -> Response:
             429, "too many runs wait for the model already; wait until some are done", {"Retry-After": "5"}
         )
     try:
-        return Response(to_bytes(steer(live, asked.graph, wanted)), media_type="application/json")
+        return Response(to_bytes(steer(live, asked.graph, wanted, server.labels)), media_type="application/json")
     finally:
         live.places.release()

@@ -51,6 +51,11 @@ class Server:
         words = (graph.provenance.extra.get("promotes") or {}).get(f"{layer}_{index}")
         return None if words is None else found | {"source": "graph", "promoted": [[word, None] for word in words]}
 
+    def labels(self, features: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        """The labels that feature pages give to some (layer, index)."""
+        pages = {} if self.pages is None else {key: self.pages(*key) for key in features}
+        return {key: label for key, page in pages.items() if page is not None and (label := page.get("label"))}
+
 
 @dataclass(frozen=True)
 class Opened:

@@ -174,7 +174,10 @@ function best(facts: SteerFacts, by: "probability_before" | "probability_after")
 
 function Result({ graph, facts }: { graph: Graph; facts: SteerFacts }) {
   const [before, after] = [best(facts, "probability_before"), best(facts, "probability_after")];
-  const largest = Math.max(1e-9, ...(facts.next ?? []).map((next) => Math.abs(next.logit_change)));
+  // runs of earlier versions kept the change of the logit alone
+  const change = (next: NonNullable<SteerFacts["next"]>[number]): number => next.log_probability_change ?? Math.log(next.probability_after / next.probability_before);
+  const largest = Math.max(1e-9, ...(facts.next ?? []).map((next) => Math.abs(change(next))).filter(Number.isFinite));
+  const names = new Map((facts.changed ?? []).map((item) => [item.node, item.label || item.node]));
   return (
     <div class="result">
       <div class="answers">
@@ -189,13 +192,13 @@ function Result({ graph, facts }: { graph: Graph; facts: SteerFacts }) {
       </div>
       {facts.next && (
         <table class="next">
-          <caption class="hidden">Probabilities of the next token before and after, and the change of its logit</caption>
+          <caption class="hidden">Probabilities of the next token before and after, and the change of its log-probability</caption>
           <thead>
             <tr>
               <th>token</th>
               <th>before</th>
               <th>after</th>
-              <th>logit</th>
+              <th title="Change of the log-probability in nats; the change of the logit stands in each row's title">log-prob</th>
             </tr>
           </thead>
           <tbody>
@@ -208,10 +211,10 @@ function Result({ graph, facts }: { graph: Graph; facts: SteerFacts }) {
                 <td>
                   <span class="bar after" style={{ width: `${next.probability_after * 36}px` }} /> {percent(next.probability_after)}
                 </td>
-                <td class="logit">
-                  <span class={`bar ${next.logit_change < 0 ? "negative" : "positive"}`} style={{ width: `${(Math.abs(next.logit_change) / largest) * 26}px` }} />
-                  {next.logit_change < 0 ? "−" : "+"}
-                  {Math.abs(next.logit_change).toFixed(2)}
+                <td class="logit" title={`logit ${next.logit_change < 0 ? "−" : "+"}${Math.abs(next.logit_change).toFixed(2)}`}>
+                  <span class={`bar ${change(next) < 0 ? "negative" : "positive"}`} style={{ width: `${Math.min(1, Math.abs(change(next)) / largest) * 26}px` }} />
+                  {change(next) < 0 ? "−" : "+"}
+                  {Math.abs(change(next)).toFixed(2)}
                 </td>
               </tr>
             ))}
@@ -240,6 +243,12 @@ function Result({ graph, facts }: { graph: Graph; facts: SteerFacts }) {
             })}
           </ul>
         </>
+      )}
+      {facts.inactive && facts.inactive.length > 0 && (
+        <p class="hint">
+          Not active here: {facts.inactive.slice(0, 5).map((node) => names.get(node) ?? node).join(", ")}
+          {facts.inactive.length > 5 && ` and ${count(facts.inactive.length - 5)} more`}
+        </p>
       )}
       {facts.idle && facts.idle.length > 0 && <p class="hint">Writes nowhere: {facts.idle.join(", ")}</p>}
       {facts.changed && <p class="hint">{facts.changed.length === 1 ? "1 feature changed" : `${count(facts.changed.length)} features changed`}</p>}
