@@ -102,6 +102,7 @@ _HOMES = {
     "prune": "graphs.pruning",
     "read_study": "studies.studyfile",
     "read_transcoders": "transcoders.formats",
+    "response_graph": "response.response",
     "run_study": "studies.run",
     "scale": "interventions.edits",
     "set_to": "interventions.edits",

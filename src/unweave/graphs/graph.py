@@ -57,6 +57,24 @@ class Provenance:
     """Node and edge threshold, if the graph was pruned."""
     unpruned_nodes: int | None = None
     unpruned_edges: int | None = None
+    kind: str = "attribution"
+    """`attribution`: weights are shares of a value; `response`: what a source's presence does, to first order."""
+    units: str = ""
+    """Of a response graph: `neurons` or `features`; the others too."""
+    baseline: str = ""
+    """What taking away means: `zero`, `mean` or `contrast`."""
+    attention: str = ""
+    """`live`, or `held` where patterns do not respond."""
+    instead: str | None = None
+    """The prompt contrasted with, if it was given as text."""
+    instead_ids: tuple[int, ...] = ()
+    instead_places: tuple[int, ...] = ()
+    """For every position the one that stands for it in the other prompt, -1 where there is none."""
+    agreement: float | None = None
+    """Largest difference between effects by paths and by one backward pass, relative to the largest effect."""
+    mediated: float | None = None
+    """Share of the units' effects that passes through other units of the graph."""
+    mediated_by_layer: tuple[float, ...] = ()
     origin: str = "unweave"
     version: str = ""
     created: str = ""
@@ -93,6 +111,8 @@ class Graph:
     full_rank: Float[Tensor, " node"] | None
     """`influence_rank` of the nodes in the graph before pruning; None in an unpruned graph."""
     provenance: Provenance
+    effect: Float[Tensor, " node"] | None = None
+    """Of a response graph: the first-order change of the target when the node is taken away, by all paths."""
 
     def __repr__(self) -> str:
         spans = (self.nodes.features, self.nodes.errors, self.nodes.embeddings, self.nodes.logits)
@@ -118,10 +138,29 @@ class Graph:
         return len(self.rows.column)
 
     def dense(self) -> Float[Tensor, "target source"]:
-        """The weights as one matrix, row = target; float32, or float64 for a float64 graph."""
+        """The weights as one matrix, row = target; float32, or float64 for a float64 graph.
+
+        Of a response graph: the change of the target when the source is taken away, the other units held, which is
+        minus the weight of the edge.
+        """
         matrix = torch.zeros(len(self.nodes), len(self.nodes), dtype=self.rows.value.dtype)
         matrix[self.rows.row_numbers(), self.rows.column.long()] = self.rows.value
-        return matrix
+        return -matrix if self.is_response else matrix
+
+    @property
+    def is_response(self) -> bool:
+        """Whether it is a response graph."""
+        return self.provenance.kind == "response"
+
+    @property
+    def agreement(self) -> float | None:
+        """Largest difference between effects by paths and by one backward pass, relative to the largest effect."""
+        return self.provenance.agreement
+
+    @property
+    def mediated(self) -> float | None:
+        """Share of the units' effects on the target that passes through other units of the graph."""
+        return self.provenance.mediated
 
     def residual(self) -> Float[Tensor, " node"]:
         """How far every target row is from exact: `|sum(weights) + bias - preactivation|`, relative to the
@@ -288,6 +327,7 @@ class Graph:
                 **{name: tensors[name] for name in _NODE_VALUES},
                 full_influence=tensors.get("full_influence"),
                 full_rank=tensors.get("full_rank"),
+                effect=tensors.get("effect"),
                 provenance=provenance,
             )
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
@@ -301,7 +341,7 @@ class Graph:
 
 
 _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
-_FULL = ("full_influence", "full_rank")
+_FULL = ("full_influence", "full_rank", "effect")
 
 
 _EXTRA = {"labels": dict, "promotes": dict, "metadata": dict, "qParams": dict, "title": str, "notes": str}

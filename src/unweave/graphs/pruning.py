@@ -101,6 +101,7 @@ def _subgraph(
         preactivation=graph.preactivation[node],
         removed=(graph.removed + lost.to(dtype))[node],
         removed_size=(graph.removed_size + lost_size.clamp_min(0).to(dtype))[node],
+        effect=None if graph.effect is None else graph.effect[node],
         full_influence=graph.influence()[node],
         full_rank=graph.influence_rank()[node],
         provenance=replace(

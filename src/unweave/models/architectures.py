@@ -94,6 +94,13 @@ class Architecture:
     value: str = "v_proj"
     value_part: Literal["whole", "tail", "each head"] = "whole"
     """Where values are in a projection shared with queries and keys: after them, or after those of each head."""
+    query: str = "q_proj"
+    key: str = "k_proj"
+    query_norm: str | None = None
+    key_norm: str | None = None
+    """Norms of queries and keys, of each head or of all heads together."""
+    score_cap: str | None = None
+    """Config key of the soft cap on attention scores (Gemma 3 has the key and no cap)."""
     output: str = "o_proj"
     mlp: str = "mlp"
     mlp_norm: str | None = "post_attention_layernorm"
@@ -102,6 +109,11 @@ class Architecture:
     """The MLP's linear map from its input to its neurons: the one that is not behind the activation function, where
     there are two."""
     up_part: Literal["whole", "tail"] = "whole"
+    """The upper half where the gate is the lower."""
+    gate: str | None = "gate_proj"
+    """The MLP's linear map that is behind the activation function, where there are two."""
+    activation: str = "act_fn"
+    """The activation function's name in the MLP."""
     down: str = "down_proj"
     parallel: str | None = None
     """Config key that says whether the MLP reads what attention reads, instead of what attention made of it."""
@@ -123,6 +135,7 @@ _GEMMA_NORMS: dict[str, Any] = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
 }
+_HEAD_NORMS: dict[str, Any] = {"query_norm": "q_norm", "key_norm": "k_norm"}
 _GEMMA3_KEYS = _DECODER | _WINDOWS | _GEMMA | frozenset("rope_local_base_freq sliding_window_pattern".split())
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -131,12 +144,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("llama", keys=_DECODER | {"pretraining_tp", "rope_interleaved"}),
         Architecture("mistral", keys=_DECODER | {"sliding_window"}),
         Architecture("qwen2", keys=_DECODER | _WINDOWS),
-        Architecture("qwen3", keys=_DECODER | _WINDOWS),
+        Architecture("qwen3", keys=_DECODER | _WINDOWS, **_HEAD_NORMS),
         Architecture(
             "gemma", keys=_DECODER | {"hidden_activation", "use_bidirectional_attention"}, norm="rms_plus_one"
         ),
-        Architecture("gemma2", keys=_DECODER | _WINDOWS | _GEMMA, softcap="final_logit_softcapping", **_GEMMA_NORMS),
-        Architecture("gemma3_text", keys=_GEMMA3_KEYS, softcap="final_logit_softcapping", **_GEMMA_NORMS),
+        Architecture(
+            "gemma2",
+            keys=_DECODER | _WINDOWS | _GEMMA,
+            softcap="final_logit_softcapping",
+            score_cap="attn_logit_softcapping",
+            **_GEMMA_NORMS,
+        ),
+        Architecture(
+            "gemma3_text", keys=_GEMMA3_KEYS, softcap="final_logit_softcapping", **_GEMMA_NORMS, **_HEAD_NORMS
+        ),
         Architecture(
             "gemma3",
             keys=_GEMMA3_KEYS
@@ -150,6 +171,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             # its model with a vision tower applies none, whatever the config says
             limits={"final_logit_softcapping": _one_of(None)},
             **_GEMMA_NORMS,
+            **_HEAD_NORMS,
         ),
         Architecture(
             "olmo2",
@@ -158,6 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             attention_post_norm="post_attention_layernorm",
             mlp_norm=None,
             mlp_post_norm="post_feedforward_layernorm",
+            **_HEAD_NORMS,
         ),
         Architecture(
             "phi3",
@@ -166,6 +189,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             value_part="tail",
             up="gate_up_proj",
             up_part="tail",
+            gate="gate_up_proj",
+            activation="activation_fn",
         ),
         Architecture(
             "granite",
@@ -184,6 +209,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             limits={"quantization_config": _mxfp4},
             up=None,
+            gate=None,
         ),
         Architecture(
             "starcoder2",
@@ -191,6 +217,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             norm="layer",
             epsilon="norm_epsilon",
             up="c_fc",
+            gate=None,
+            activation="act",
             down="c_proj",
         ),
         Architecture(
@@ -213,6 +241,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             output="c_proj",
             mlp_norm="ln_2",
             up="c_fc",
+            gate=None,
+            activation="act",
             down="c_proj",
         ),
         Architecture(
@@ -231,6 +261,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             value_part="each head",
             output="dense",
             up="dense_h_to_4h",
+            gate=None,
+            activation="act",
             down="dense_4h_to_h",
             parallel="use_parallel_residual",
         ),

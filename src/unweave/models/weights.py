@@ -44,6 +44,23 @@ def attention_weights(row: Architecture, block: Any) -> tuple[Linear, Linear]:
     return values, linear(attention.get_submodule(row.output))
 
 
+def query_key_weights(row: Architecture, block: Any) -> tuple[Linear, Linear]:
+    """The query and key projections of one transformer block of this family."""
+    attention = block.get_submodule(row.attention)
+    if row.value_part == "whole":
+        return linear(attention.get_submodule(row.query)), linear(attention.get_submodule(row.key))
+    shared, queries = linear(attention.get_submodule(row.value)), linear(attention.get_submodule(row.output)).weight
+    channels = torch.arange(len(shared.weight))
+    if row.value_part == "tail":
+        width = queries.shape[1]
+        parts = channels[:width], channels[width : (len(channels) + width) // 2]
+    else:
+        each = channels.view(attention.config.num_attention_heads, 3, -1)
+        parts = each[:, 0].flatten(), each[:, 1].flatten()
+    query, key = (Linear(shared.weight[part], None if shared.bias is None else shared.bias[part]) for part in parts)
+    return query, key
+
+
 def value_channels(row: Architecture, attention: Any) -> Int[Tensor, " channel"] | slice:
     """Which outputs of an attention module's value projection are values; the others are queries and keys."""
     weight, output = (linear(attention.get_submodule(name)).weight for name in (row.value, row.output))
