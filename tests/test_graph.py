@@ -12,9 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unweave
-from unweave.graphs.graph import Graph, Provenance
+from unweave.graphs.graph import Graph
 from unweave.graphs.influence import Rows, influence, keep_share
 from unweave.graphs.nodes import NodeKind, NodeTable
+from unweave.graphs.provenance import Provenance
 
 
 def dense_influence(weights: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .evaluation.results import Evaluation as Evaluation
     from .graphs.graph import Edge as Edge
     from .graphs.graph import Graph as Graph
-    from .graphs.graph import Provenance as Provenance
     from .graphs.influence import Scores as Scores
     from .graphs.nodes import Node as Node
     from .graphs.nodes import NodeKind as NodeKind
@@ -21,6 +20,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .graphs.paths import Path as Path
     from .graphs.paths import average_path_length as average_path_length
     from .graphs.paths import strongest_paths as strongest_paths
+    from .graphs.provenance import Provenance as Provenance
     from .graphs.pruning import prune as prune
     from .graphs.totals import total_effects as total_effects
     from .interventions.attribution_patching import first_order_effects as first_order_effects
@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .models.language_model import LanguageModel as LanguageModel
     from .models.loading import load_model as load_model
     from .page.notebook import show as show
+    from .response.response import response_graph as response_graph
     from .studies.run import run_study as run_study
     from .studies.studyfile import read_study as read_study
     from .transcoders.formats import read_transcoders as read_transcoders
@@ -76,7 +77,7 @@ _HOMES = {
     "NodeTable": "graphs.nodes",
     "Outcome": "interventions.interventions",
     "Path": "graphs.paths",
-    "Provenance": "graphs.graph",
+    "Provenance": "graphs.provenance",
     "ReplacementModel": "transcoders.replacement",
     "Scores": "graphs.influence",
     "SmallestSet": "interventions.smallest",

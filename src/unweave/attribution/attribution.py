@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..base.mapped import release, scratch
 from ..errors import InexactAttribution
-from ..graphs.graph import Graph, Provenance
+from ..graphs.graph import Graph
 from ..graphs.influence import Rows
 from ..graphs.nodes import NodeTable
+from ..graphs.provenance import Provenance
 from ..transcoders.replacement import LocalReplacement, PositionZero, ReplacementModel
 from ..version import __version__
 from .limited import folded_rows, most_influential

@@ -11,9 +11,10 @@ import torch
 from ..base.files import write_atomically
 from ..base.jsontext import parse_json
 from ..errors import FileError, GraphError
-from .graph import Graph, Provenance
+from .graph import Graph
 from .influence import Rows
 from .nodes import Node, NodeKind, NodeTable
+from .provenance import Provenance
 
 FEATURE_TYPES = {
     NodeKind.FEATURE: "cross layer transcoder",

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import GraphError
-from ..graphs.graph import Graph, Provenance
+from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
+from ..graphs.provenance import Provenance
 
 VIEW_VERSION = 1
 MOST_EDGES = 200_000

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InexactAttribution
-from ..graphs.graph import Graph, Provenance
+from ..graphs.graph import Graph
 from ..graphs.influence import Rows
 from ..graphs.nodes import NodeTable
+from ..graphs.provenance import Provenance
 from ..transcoders.neurons import NEURONS, neurons
 from ..version import __version__
 from .asking import Asked, target_unit
