@@ -16,6 +16,7 @@
   + TrainingError         a training that cannot go on
   + GraphError            a graph file that cannot be read or understood, an unknown node
   + FileError             a file that cannot be written, or feature pages that cannot be read
+  + MissingPackage        a package of one of our extras that is not installed
   + EndpointError         a service that labels features and cannot be reached
 
 A message says what failed, on which value, and what to do, in one line.
@@ -84,6 +85,10 @@ class GraphError(UnweaveError):
 
 class FileError(UnweaveError):
     """A file that cannot be written."""
+
+
+class MissingPackage(UnweaveError):
+    """A package that is needed and not installed; the message names the command that installs it."""
 
 
 class EndpointError(UnweaveError):

@@ -1,8 +1,8 @@
 """What a graph takes: memory, disk and the size of passes, from how many features are on; and how to keep under a
 limit."""
 
+import mmap
 import re
-import resource
 import sys
 from typing import NamedTuple
 
@@ -12,6 +12,11 @@ from ..errors import OptionError
 from ..models.frozen import COLUMNS_IN_CACHE
 from ..transcoders.replacement import LocalReplacement
 from . import sources
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 ROWS_IN_MEMORY = 1 << 30
 """Bytes of rows beyond which they are kept in a file while a graph is computed, whatever the memory."""
@@ -70,13 +75,16 @@ def resident() -> int:
     """Bytes of memory this process has now; where that is not known, its peak."""
     try:
         with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
+            return int(file.read().split()[1]) * mmap.PAGESIZE
     except OSError:
         return peak()
 
 
 def peak() -> int:
-    """The most bytes of memory this process has had."""
+    """The most bytes of memory this process has had; 0 where the system does not say, so that limits there count what
+    a graph takes alone."""
+    if resource is None:
+        return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

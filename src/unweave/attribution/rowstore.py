@@ -142,12 +142,18 @@ class RowStore:
                 part = part[self._file.write(part) :]
 
     def _read(self, offset: int, into: memoryview) -> None:
-        assert self._file is not None
         while len(into):
-            done = os.preadv(self._file.fileno(), [into[:_AT_ONCE]], offset)
-            if not done:
+            read = self._at(offset, min(_AT_ONCE, len(into)))
+            if not read:
                 raise FileError(f"{self.path or self.folder}: rows that were written are gone; trace the prompt again")
-            into, offset = into[done:], offset + done
+            into[: len(read)] = read
+            into, offset = into[len(read) :], offset + len(read)
+
+    def _at(self, offset: int, count: int) -> bytes:
+        """At most so many bytes from there; by seeking, because not every system has `os.pread`."""
+        assert self._file is not None
+        self._file.seek(offset)
+        return self._file.read(count)
 
     def _lock(self) -> None:
         assert self._file is not None
@@ -164,7 +170,7 @@ class RowStore:
         """Enter the whole records of a file that was left, if it is about the same; cut off what follows them."""
         assert self._file is not None
         size, end = os.fstat(self._file.fileno()).st_size, 0
-        if os.pread(self._file.fileno(), len(head), 0) == head:
+        if self._at(0, len(head)) == head:
             end = len(head)
             while (after := self._record(end, size)) is not None:
                 end = after
@@ -176,8 +182,7 @@ class RowStore:
 
     def _record(self, begin: int, size: int) -> int | None:
         """Enter the record that begins here; None if there is no whole one."""
-        assert self._file is not None
-        head = os.pread(self._file.fileno(), _HEAD.size, begin)
+        head = self._at(begin, _HEAD.size)
         if len(head) < _HEAD.size:
             return None
         magic, count, length, check = _HEAD.unpack(head)
@@ -186,10 +191,8 @@ class RowStore:
             return None
         found = 0
         for at in range(offset, stop, _AT_ONCE):
-            found = zlib.crc32(os.pread(self._file.fileno(), min(_AT_ONCE, stop - at), at), found)
-        table = torch.frombuffer(bytearray(os.pread(self._file.fileno(), 16 * count, offset)), dtype=torch.int64).view(
-            2, count
-        )
+            found = zlib.crc32(self._at(at, min(_AT_ONCE, stop - at)), found)
+        table = torch.frombuffer(bytearray(self._at(offset, 16 * count)), dtype=torch.int64).view(2, count)
         if found != check or 16 * count + int(table[1].sum()) * self.dtype.itemsize != length:
             return None
         return self._index(table[0], table[1], begin)

@@ -75,8 +75,10 @@ def locked(folder: Path, busy: UnweaveError) -> Iterator[None]:
     Raises:
         FileError: it cannot be made or written.
     """
-    import fcntl  # not on every system
-
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing keeps a second process out
+        fcntl = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
@@ -84,7 +86,8 @@ def locked(folder: Path, busy: UnweaveError) -> Iterator[None]:
         raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise busy from error
         except OSError as error:

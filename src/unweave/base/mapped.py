@@ -24,9 +24,11 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 """What safetensors calls the kinds of number."""
-_NO_RESERVE = (
-    0x4000 if sys.platform == "linux" else 0
-)  # else a file larger than memory would be refused, as if it were to be rewritten
+_PRIVATE: dict[str, int] = {"access": mmap.ACCESS_COPY}
+"""How a file is mapped: what is written to the tensors never reaches it."""
+if sys.platform == "linux":  # else a file larger than memory would be refused, as if it were to be rewritten
+    _NO_RESERVE = 0x4000
+    _PRIVATE = {"flags": mmap.MAP_PRIVATE | _NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
 _maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """The mapping under every mapped tensor, by the address of its storage; nothing else may be released."""
 
@@ -40,9 +42,7 @@ def map_safetensors(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(begin - 8))
-        mapping = mmap.mmap(
-            file.fileno(), 0, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-        )
+        mapping = mmap.mmap(file.fileno(), 0, **_PRIVATE)
     found = {}
     for name, facts in header.items():
         if name == "__metadata__":
@@ -94,5 +94,5 @@ def release(*tensors: Tensor | None) -> None:
     alone."""
     for tensor in tensors:
         mapping = None if tensor is None else _maps.get(tensor.untyped_storage().data_ptr())
-        if mapping is not None and hasattr(mapping, "madvise"):
+        if mapping is not None and hasattr(mapping, "madvise"):  # not on Windows
             mapping.madvise(mmap.MADV_DONTNEED)

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 from ..base.files import write_atomically
+from ..base.optional import require_figures
 from ..errors import OptionError
 from ..interventions.steering import Sweep
 
@@ -18,6 +19,7 @@ def check_plot_suffix(path: Path) -> Path:
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise OptionError(f"cannot plot to {path}; the file name must end in {', '.join(PLOT_SUFFIXES)}")
+    require_figures()
     return path
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import check_writable, write_atomically
+from ..base.optional import require_figures
 from .results import DENSITY_EDGES, Evaluation, TextFigures
 from .table import (
     LAYERS,
@@ -32,7 +33,9 @@ def card_files(folder: str | Path) -> dict[str, Path]:
 
     Raises:
         FileError: the folder cannot be made or written.
+        MissingPackage: what draws the plots is not installed.
     """
+    require_figures()
     names = {"text": "evaluation.md", "facts": "evaluation.json"} | {name: f"evaluation-{name}.svg" for name in PLOTS}
     return {part: check_writable(Path(folder).expanduser() / name) for part, name in names.items()}
 
@@ -107,6 +110,7 @@ def _table(head: Row, rows: Sequence[Row]) -> str:
 
 
 def _plot(path: Path, evaluation: Evaluation, draw: Callable[[Any, Evaluation], None]) -> None:
+    require_figures()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import write_atomically
+from ..base.optional import require_figures
 from .results import Plot
 
 COLOURS = ("#1f5fa8", "#b4551d", "#4a7f3c", "#7a5195", "#888888", "#c2a83e")
@@ -21,6 +22,7 @@ def draw(plot: Plot, path: Path) -> Path:
     Raises:
         FileError: it cannot be written.
     """
+    require_figures()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..base.files import check_writable, write_atomically
+from ..base.optional import require_figures
 from ..errors import FileError
 from ..graphs.graph import Graph
 from .plots import draw
@@ -26,7 +27,9 @@ def check_folder(folder: str | Path, names: Sequence[str]) -> Path:
 
     Raises:
         FileError: it cannot be made or written.
+        MissingPackage: what draws the figures is not installed.
     """
+    require_figures()
     folder = Path(folder).expanduser()
     for name in (INDEX, *(f"{name}.md" for name in names)):
         check_writable(folder / name)

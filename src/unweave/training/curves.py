@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import check_writable, write_atomically
+from ..base.optional import require_figures
 from ..errors import FileError, OptionError
 
 
@@ -49,6 +50,7 @@ def plot(path: str | Path, out: str | Path) -> Path:
     out = check_writable(out)
     if out.suffix not in (".png", ".svg"):
         raise OptionError(f"cannot draw {out.name}; its name must end in .png or .svg")
+    require_figures()
     events = read_log(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
