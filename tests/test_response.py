@@ -214,3 +214,36 @@ def test_layers_have_their_adjoint(tiny, family, held):
         there = float((layer.attention.forward(x, held=held) * g).sum())
         back = float((layer.attention.transpose(g[None], held=held)[0] * x).sum())
         assert there == pytest.approx(back, rel=1e-9)
+
+
+@pytest.mark.parametrize(("family", "kind", "units"), [
+    *((family, "jumprelu", "neurons") for family in FAMILIES),
+    ("gemma2", "clt", "features"), ("llama", "clt", "features"),
+    ("llama", "skip", "features"),
+])  # fmt: skip
+def test_routes_add_up_to_the_edge(tiny, softmax_in_float64, family, kind, units):
+    model = tiny(family, kind, "float64")
+    graph = unweave.response_graph(model, PROMPT, units=units, most=20)
+    matrix = -graph.dense()
+    targets = [len(graph.nodes) - 1, graph.nodes.features.stop - 1]
+    sources = [0, 5, graph.nodes.errors.start + 3, graph.nodes.errors.start + 8, graph.nodes.embeddings.stop - 1]
+    for target in targets:
+        for source in sources:
+            found = graph.routes(graph.nodes[target], graph.nodes[source])
+            assert found.total == pytest.approx(float(matrix[target, source]), rel=1e-7, abs=1e-9)
+
+
+def test_routes_of_a_graph_from_a_file(tiny, tmp_path):
+    model = tiny("llama").language_model
+    graph = unweave.response_graph(model, PROMPT, instead=OTHER, most=20)
+    read = unweave.Graph.load(graph.save(tmp_path / "a.graph.safetensors"))
+    edge = graph.incoming(graph.nodes[len(graph.nodes) - 1])[0]
+    found = unweave.routes(model, read, edge.target, edge.source)
+    assert found.total == pytest.approx(edge.weight, rel=1e-4)
+    assert found.strongest(1)[0][1] == pytest.approx(
+        graph.routes(edge.target, edge.source).strongest(1)[0][1], rel=1e-4
+    )
+    with pytest.raises(unweave.UnweaveError, match="just computed"):
+        read.routes(edge.target, edge.source)
+    with pytest.raises(unweave.UnweaveError, match="pruned"):
+        unweave.routes(model, unweave.prune(read, 0.6), edge.target, edge.source)

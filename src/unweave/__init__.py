@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .models.loading import load_model as load_model
     from .page.notebook import show as show
     from .response.response import response_graph as response_graph
+    from .response.routes import routes as routes
     from .studies.run import run_study as run_study
     from .studies.studyfile import read_study as read_study
     from .transcoders.formats import read_transcoders as read_transcoders
@@ -104,6 +105,7 @@ _HOMES = {
     "read_study": "studies.studyfile",
     "read_transcoders": "transcoders.formats",
     "response_graph": "response.response",
+    "routes": "response.routes",
     "run_study": "studies.run",
     "scale": "interventions.edits",
     "set_to": "interventions.edits",

@@ -1,7 +1,8 @@
 """The attribution graph: nodes, weights, bias, where it came from; saved as safetensors with a JSON header."""
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ class Graph:
     provenance: Provenance
     effect: Float[Tensor, " node"] | None = None
     """Of a response graph: the first-order change of the target when the node is taken away, by all paths."""
+    router: Callable[[Node, Node], Any] | None = field(default=None, repr=False, compare=False)
+    """Of a response graph just computed: how an edge travels; not in files."""
 
     def __repr__(self) -> str:
         spans = (self.nodes.features, self.nodes.errors, self.nodes.embeddings, self.nodes.logits)
@@ -103,6 +106,19 @@ class Graph:
     def mediated(self) -> float | None:
         """Share of the units' effects on the target that passes through other units of the graph."""
         return self.provenance.mediated
+
+    def routes(self, target: Node | str | tuple[int, int, int], source: Node | str | tuple[int, int, int]) -> Any:
+        """How an edge of a response graph travels: straight, by heads, by norms, by the rest of each MLP.
+
+        Raises:
+            GraphError: not a response graph, or one from a file: `unweave.routes(model, graph, target, source)`.
+        """
+        if self.router is None:
+            raise GraphError(
+                "only a response graph that was just computed knows how its edges travel; for one from a file use "
+                "unweave.routes(model, graph, target, source)"
+            )
+        return self.router(self.nodes.find(target), self.nodes.find(source))
 
     def residual(self) -> Float[Tensor, " node"]:
         """How far every target row is from exact: `|sum(weights) + bias - preactivation|`, relative to the

@@ -48,6 +48,8 @@ class Provenance:
     """What taking away means: `zero`, `mean` or `contrast`."""
     attention: str = ""
     """`live`, or `held` where patterns do not respond."""
+    target_unit: str = ""
+    """The id of the unit that is the target, if one is."""
     instead: str | None = None
     """The prompt contrasted with, if it was given as text."""
     instead_ids: tuple[int, ...] = ()

@@ -15,21 +15,14 @@ from ..transcoders.neurons import NEURONS, neurons
 from ..version import __version__
 from .asking import Asked, target_unit
 from .backward import real_gradients
-from .tangents import Cut, Starts
-from .units import Units
+from .setting import Setting
+from .tangents import Cut
 
 AGREEMENT = 1e-3
 """Beyond this, effects by paths are not those of the real model, and no graph is given (float32, float64)."""
 
 
-def agreement_of(
-    asked: Asked,
-    chosen: Units,
-    start: Starts,
-    rests: Float[Tensor, "layer pos d"],
-    tokens: Float[Tensor, "pos d"],
-    by_path: Float[Tensor, " node_source"],
-) -> float:
+def agreement_of(setting: Setting, by_path: Float[Tensor, " node_source"]) -> float:
     """The largest difference between effects by paths and by one backward pass, relative to the largest effect.
 
     The pass is the real model's, by PyTorch's own derivative; the engine's own where that says nothing: patterns held,
@@ -38,6 +31,8 @@ def agreement_of(
     Raises:
         InexactAttribution: beyond `AGREEMENT`.
     """
+    asked, chosen, start = setting.asked, setting.chosen, setting.start
+    rests, tokens = setting.rests, setting.tokens
     basis, tangent = asked.basis, asked.tangent
     real = asked.target is not None and not tangent.held and asked.model.dtype in (torch.float32, torch.float64)
     if real and asked.target is not None:
@@ -64,15 +59,11 @@ def agreement_of(
 
 
 def assembled(
-    asked: Asked,
-    chosen: Units,
+    setting: Setting,
     there: int,
     slopes: Float[Tensor, "target unit"],
     sources: Float[Tensor, "target source"],
     by_path: Float[Tensor, " node_source"],
-    rests: Float[Tensor, "layer pos d"],
-    tokens: Float[Tensor, "pos d"],
-    last: int,
 ) -> Graph:
     """The graph: units, rests, tokens and the target, with the weights of rows.
 
@@ -80,7 +71,8 @@ def assembled(
         there: how many units the prompt has.
         by_path: what each source gives to the target by all paths.
     """
-    model, depth, n = asked.model, len(rests), last + 1
+    asked, chosen, rests, tokens = setting.asked, setting.chosen, setting.rests, setting.tokens
+    model, depth, n = asked.model, len(rests), len(tokens)
     dtype = tokens.dtype
     own = asked.tangent.recording
     target, label, target_tokens, value = _described(asked)
@@ -92,7 +84,7 @@ def assembled(
         error_norms=rests.norm(dim=-1).flatten(),
         embeddings=own.input_ids[:n],
         embedding_norms=own.embeddings[:n].norm(dim=-1),
-        logits=torch.tensor([[target, last]]),
+        logits=torch.tensor([[target, n - 1]]),
         probabilities=torch.ones(1),
     )
     weights = torch.cat([slopes * chosen.taken, sources], dim=1).to(dtype)
@@ -132,6 +124,7 @@ def assembled(
         units=asked.basis.kind,
         baseline=asked.reference.name,
         attention="held" if asked.tangent.held else "live",
+        target_unit="" if asked.unit is None else f"{asked.unit[0]}_{asked.unit[2]}_{asked.unit[1]}",
         instead=asked.instead,
         instead_ids=() if asked.other_ids is None else tuple(asked.other_ids.tolist()),
         instead_places=() if asked.places is None else tuple(asked.places.tolist()),

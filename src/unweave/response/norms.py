@@ -38,9 +38,15 @@ class TangentNorm:
         """The norm before its gain."""
         return TangentNorm(self.frozen.without_gain, self.unit)
 
+    @property
+    def held(self) -> "TangentNorm":
+        """The norm with its denominator held."""
+        return TangentNorm(self.frozen, None)
+
     def forward(self, x: Float[Tensor, "pos d"], positions: slice | Tensor = slice(None)) -> Float[Tensor, "pos d"]:
         """The change of the norm's output for a change of its input; `positions` says where each row is."""
-        answered = x if self.unit is None else self._answered(self._centre(x), self.unit[positions])
+        moved = self._centre(x)
+        answered = moved if self.unit is None else self._answered(moved, self.unit[positions])
         return answered * self.frozen.scale[positions][:, None] * self.frozen.gain
 
     def transpose(self, g: Float[Tensor, "*batch pos d"]) -> Float[Tensor, "*batch pos d"]:
@@ -48,7 +54,8 @@ class TangentNorm:
         n = g.shape[-2]
         scaled = g * self.frozen.gain
         if self.unit is not None:
-            scaled = self._centre(self._answered(scaled, self.unit[:n]))
+            scaled = self._answered(scaled, self.unit[:n])
+        scaled = self._centre(scaled)
         return scaled * self.frozen.scale[:n, None]
 
     def transpose_at(self, g: Float[Tensor, "row d"], positions: Tensor) -> Float[Tensor, "row d"]:

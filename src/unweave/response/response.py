@@ -1,6 +1,7 @@
 """Response graphs: which units a prediction depends on, and what each does to the next, everything else responding."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,8 @@ from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .asking import Asked, Prompt, ask, target_start
 from .assembly import agreement_of, assembled
-from .references import written_outputs
+from .routes import Router
+from .setting import Setting
 from .tangents import Cut, Starts
 from .targets import ResponseTargetSpec
 from .units import Units, strongest
@@ -73,24 +75,16 @@ def response_graph(
     asked = ask(model, prompt, target, instead, units, baseline, attention, position)
     start = target_start(asked)
     chosen, there = _choose(asked, start, most)
-    basis, tangent = asked.basis, asked.tangent
-    cut = basis.cut(chosen)
-    last = int(start.position[0])
-    rests = _rests(asked, chosen)[:, : last + 1]
-    tokens = tangent.recording.embeddings[: last + 1]
-    if asked.reference.embeddings is not None:
-        tokens = tokens - asked.reference.embeddings[: last + 1]
-    else:
-        tokens = tokens.clone()
-    tokens[asked.reference.kept[asked.reference.kept <= last]] = 0
-    slopes, sources = _rows(asked, chosen, start, cut, rests, tokens)
+    setting = Setting.of(asked, chosen, start)
+    slopes, sources = _rows(setting)
     totals = _totals(chosen, slopes)
     by_path = torch.cat([totals * chosen.taken, sources[-1] + totals.to(sources) @ sources[:-1]])
-    agreement = agreement_of(asked, chosen, start, rests, tokens, by_path)
+    agreement = agreement_of(setting, by_path)
+    graph = assembled(setting, there, slopes, sources, by_path)
     direct = slopes[-1] * chosen.taken
-    graph = assembled(asked, chosen, there, slopes, sources, by_path, rests, tokens, last)
-    share = _mediated(chosen, direct, by_path[: len(chosen)], len(tangent.layers))
-    return graph.with_provenance(agreement=agreement, mediated=share[0], mediated_by_layer=share[1])
+    share = _mediated(chosen, direct, by_path[: len(chosen)], len(asked.tangent.layers))
+    graph = graph.with_provenance(agreement=agreement, mediated=share[0], mediated_by_layer=share[1])
+    return replace(graph, router=Router(setting))
 
 
 def _choose(asked: Asked, start: Starts, most: int) -> tuple[Units, int]:
@@ -124,42 +118,21 @@ def _choose(asked: Asked, start: Starts, most: int) -> tuple[Units, int]:
     return chosen, there
 
 
-def _rests(asked: Asked, chosen: Units) -> Float[Tensor, "layer pos d"]:
-    """What is taken away with the rest of each MLP: its output less what the chosen units write, each as taken."""
-    basis, reference = asked.basis, asked.reference
-    made = written_outputs(asked.model, asked.tangent.recording, residual=basis.residual)
-    if reference.outputs is not None:
-        made = made - reference.outputs
-    made[:, reference.kept] = 0
-    for layer in range(len(made)):
-        which = chosen.at(layer)
-        for at in basis.writes(layer) if len(which) else ():
-            rows = basis.vectors(layer, chosen.position[which], chosen.index[which], at)
-            made[at].index_add_(0, chosen.position[which], -rows * chosen.taken[which, None])
-    return made
-
-
-def _rows(
-    asked: Asked,
-    chosen: Units,
-    start: Starts,
-    cut: Cut,
-    rests: Float[Tensor, "layer pos d"],
-    tokens: Float[Tensor, "pos d"],
-) -> tuple[Float[Tensor, "target unit"], Float[Tensor, "target source"]]:
+def _rows(setting: Setting) -> tuple[Float[Tensor, "target unit"], Float[Tensor, "target source"]]:
     """The rows of all units and, last, of the target: derivatives by units, and weights of rests and tokens."""
-    tangent, n, count = asked.tangent, tokens.shape[0], len(chosen)
+    chosen, start, rests, tokens = setting.chosen, setting.start, setting.rests, setting.tokens
+    tangent, n, count = setting.asked.tangent, len(tokens), len(chosen)
     slopes = tokens.new_zeros(count + 1, count)
     sources = tokens.new_zeros(count + 1, len(rests) * n + n)
     reads = tokens.new_zeros(count + 1, tokens.shape[1])
     for layer in chosen.layer.unique().tolist():
         which = chosen.at(layer)
-        reads[which] = asked.basis.reads(layer, chosen.select(which))
+        reads[which] = setting.asked.basis.reads(layer, chosen.select(which))
     reads[-1] = start.vector[0]
     layers, positions = torch.cat([chosen.layer, start.layer]), torch.cat([chosen.position, start.position])
     for names in batches(layers, positions, NUMBERS_AT_ONCE // (n * tokens.shape[1])):
         end = int(positions[names].max()) + 1
-        swept = tangent.sweep(Starts(layers[names], positions[names], reads[names]), cut, rests)
+        swept = tangent.sweep(Starts(layers[names], positions[names], reads[names]), setting.cut, rests)
         slopes[names] = swept.units
         rest = swept.rests.new_zeros(len(names), len(rests), n)
         rest[:, :, :end] = swept.rests

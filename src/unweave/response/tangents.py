@@ -1,6 +1,6 @@
 """The model's derivative on one prompt, and its transpose with chosen units held: one sweep gives rows of a graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,6 +144,24 @@ class TangentModel:
             if batch and not layer.parallel:
                 whole[:batch] += layer.attention.transpose(whole[:batch], held=self.held)
         return Swept(units, rest, whole)
+
+    def walk(self, start: Starts, cut: Cut) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """The sweep of one target, step by step: the layer, the gradient at what its attention adds [1, pos, d], and
+        what its MLP passes back from the residual stream after it (None at the target's own layer)."""
+        n, top, depth = int(start.position[0]) + 1, int(start.layer[0]), len(self.layers)
+        g, units = start.vector.new_zeros(1, n, start.vector.shape[1]), start.vector.new_zeros(1, cut.size)
+        g[0, n - 1] = start.vector[0]
+        for number in range(min(top, depth - 1), -1, -1):
+            layer = self.layers[number]
+            through = None if number == top else self._mlp(number, g, units, cut, None, None)
+            if layer.parallel:
+                if through is not None:
+                    yield number, g, through
+                    g = g + through + layer.attention.transpose(g, held=self.held)
+                continue
+            g = g if through is None else g + through
+            yield number, g, through
+            g = g + layer.attention.transpose(g, held=self.held)
 
     def _pieces(self, x: Tensor, layer: TangentLayer, n: int | None = None) -> tuple[Tensor, ...]:
         """Targets a few at a time, so that gradients at neurons stay small."""

@@ -73,9 +73,10 @@ class Basis:
             made[mine] = part.writes[index[mine] - part.first].cpu()
         return made
 
-    def reads(self, layer: int, units: Units) -> Float[Tensor, "unit d"]:
+    def reads(self, layer: int, units: Units, *, norm_held: bool = False) -> Float[Tensor, "unit d"]:
         """The derivatives of activations by the residual stream before the MLP; none for features that are off."""
         mlp = self.tangent.layers[layer].mlp
+        before = mlp.before.held if norm_held else mlp.before
         if self.transcoders is None:
             rows = torch.zeros(len(units), self.model.d_model, dtype=mlp.output.dtype)
             for part in mlp.parts:
@@ -86,16 +87,16 @@ class Basis:
                 if part.positions is not None:
                     here = torch.searchsorted(part.positions, here)
                 rows[mine] = part.read_rows(here, units.index[mine] - part.first)
-            return mlp.before.transpose_at(rows, units.position)
+            return before.transpose_at(rows, units.position)
         rows = self.transcoders.layers[layer].encoder.select(units.index, mlp.output.dtype)
         rows = rows * (units.activation != 0)[:, None]
         match self.transcoders.read:
             case "mid":
                 return rows
             case "mlp_in":
-                return mlp.before.transpose_at(rows, units.position)
+                return before.transpose_at(rows, units.position)
             case "mlp_in_normalized":
-                return mlp.before.without_gain.transpose_at(rows, units.position)
+                return before.without_gain.transpose_at(rows, units.position)
 
     def cut(self, units: Units) -> Cut:
         """What a sweep holds so that these units are nodes."""
