@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 from conftest import write_tiny_dictionary, write_tiny_model
@@ -60,7 +59,7 @@ def process(words, before=""):
         f"import sys\nsys.argv = {['unweave', 'features', *words]!r}\n{before}\nfrom unweave.cli import "
         f"main\nmain.run()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return fresh.run(code)
 
 
 @pytest.fixture

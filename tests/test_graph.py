@@ -1,8 +1,7 @@
 import os
 import resource
-import subprocess
-import sys
 
+import fresh
 import pytest
 import torch
 from conftest import PROMPT
@@ -244,7 +243,7 @@ for name in ({str(path)!r}, {str(tmp_path / "b.graph.safetensors")!r}):
         resource.getrlimit(resource.RLIMIT_FSIZE)[0] > 20000
         or resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run(code)
     assert done.stdout.count("refused cannot write") == 2, done.stderr
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.graph.safetensors"]

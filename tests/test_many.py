@@ -4,11 +4,11 @@ refused before anything runs."""
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import duckdb
+import fresh
 import pytest
 import torch
 from conftest import PROMPT
@@ -217,9 +217,7 @@ def test_killed_in_the_middle_of_a_write(names, file, tmp_path, where):
     """kill -9 with a graph's temporary file written and not yet renamed; and between a graph and the end of its
     line."""
     path, out = file([{"prompt": [0, number, 7], "id": f"p{number}"} for number in range(8)]), tmp_path / "out"
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, where, str(path), str(out), *names], capture_output=True, text=True
-    )
+    ended = fresh.run(KILLED, [where, path, out, *names])
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     graphs = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     left = [path.name for path in out.iterdir() if path.name.startswith(".p3.graph")]

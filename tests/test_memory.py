@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import fresh
 import pytest
 import torch
 from conftest import DICTIONARIES, FAMILIES, PROMPT
@@ -89,9 +88,8 @@ def test_a_dictionary_is_not_loaded_but_read_by_rows(tmp_path):
 
 def test_the_benchmark_of_accelerators_runs(tmp_path):
     words = ["--device", "cpu", "--shapes", "tiny", "--lengths", "6", "9", "--precision", "exact", "fast", "--profile"]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", BENCHMARKS / "gpu.py", *words], capture_output=True, text=True, check=True
-    )
+    done = fresh.run((BENCHMARKS / "gpu.py").read_text(), words)
+    assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [(one["shape"], one["tokens"]) for one in found] == [("tiny", 6), ("tiny", 6), ("tiny", 9), ("tiny", 9)]
     assert all(one["residual"] <= 1e-4 for one in found[::2])

@@ -1,11 +1,9 @@
 """Rows in memory, in files, under any plan, and after any interruption: the same graph."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from conftest import PROMPT
@@ -13,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unweave
-from unweave.attribution import attribution, budget
+from unweave.attribution import budget, work
 from unweave.attribution.budget import Plan
 from unweave.attribution.rowstore import RowStore
 from unweave.errors import FileError, OptionError
@@ -101,7 +99,7 @@ def graphs(tiny):
 def test_every_plan_gives_the_same_graph(tiny, graphs, kind, most, columns, least, vectors, on_disk, mapped):
     plan = Plan(columns, least, vectors, on_disk, mapped, 0, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attribution, "make_plan", lambda *asked: plan)
+        patch.setattr(work, "make_plan", lambda *asked: plan)
         same(graphs[kind, most], unweave.attribute(tiny("llama", kind), PROMPT, max_features=most), 1e-5)
 
 
@@ -110,7 +108,7 @@ def test_every_plan_gives_the_same_graph(tiny, graphs, kind, most, columns, leas
 )
 @pytest.mark.parametrize("most", [None, 20])
 def test_files_change_no_bit(tiny, graphs, monkeypatch, plan, most):
-    monkeypatch.setattr(attribution, "make_plan", lambda *asked: plan)
+    monkeypatch.setattr(work, "make_plan", lambda *asked: plan)
     graph = unweave.attribute(tiny("llama", "skip"), PROMPT, max_features=most)
     same(graphs["skip", most], graph)
     pruned, wanted = unweave.prune(graph), unweave.prune(graphs["skip", most])
@@ -120,7 +118,7 @@ def test_files_change_no_bit(tiny, graphs, monkeypatch, plan, most):
 
 @pytest.fixture
 def small_passes(monkeypatch):
-    monkeypatch.setattr(attribution, "make_plan", lambda *asked: LARGE._replace(columns=30, least=5, on_disk=True))
+    monkeypatch.setattr(work, "make_plan", lambda *asked: LARGE._replace(columns=30, least=5, on_disk=True))
 
 
 def interrupted(model, prompt, partial, after: int, **options) -> None:
@@ -198,9 +196,9 @@ def changed_weight(model):
 KILLED = """
 import os, signal, sys
 import unweave
-from unweave import attribution
+from unweave.attribution import work
 from unweave.attribution.budget import Plan
-attribution.make_plan = lambda *asked: Plan(30, 5, 0, True, False, 0, 0)
+work.make_plan = lambda *asked: Plan(30, 5, 0, True, False, 0, 0)
 calls = []
 def progress(share):
     calls.append(share)
@@ -213,11 +211,7 @@ unweave.attribute(model, [0, 7, 3, 41, 7, 12], max_features=40, partial=sys.argv
 
 def test_a_killed_process_leaves_rows_that_are_used(tiny, tiny_folders, small_passes, tmp_path):
     partial = tmp_path / "partial"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, tiny_folders("llama", "skip")), str(partial)],
-        env=os.environ,
-        capture_output=True,
-    )
+    done = fresh.run(KILLED, [*tiny_folders("llama", "skip"), partial])
     assert done.returncode == -signal.SIGKILL
     model, computed = tiny("llama", "skip"), []
     add = RowStore.add
@@ -246,8 +240,8 @@ def test_limits_on_memory(tiny, graphs, monkeypatch, kind, most):
         unweave.attribute(model, PROMPT, max_features=most, max_memory="1GB")
     smallest = str(refused.value).split()[-2]
     plans = []
-    make = attribution.make_plan
-    monkeypatch.setattr(attribution, "make_plan", lambda *asked: plans.append(make(*asked)) or plans[-1])
+    make = work.make_plan
+    monkeypatch.setattr(work, "make_plan", lambda *asked: plans.append(make(*asked)) or plans[-1])
     same(graphs[kind, most], unweave.attribute(model, PROMPT, max_features=most, max_memory=f"{smallest} GB"), 1e-5)
     assert plans[0].memory <= float(smallest) * 1e9
 

@@ -4,12 +4,14 @@ is refused."""
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from conftest import LAYERS, VOCAB, D, write_tiny_model
@@ -238,8 +240,11 @@ def options(config: TrainConfig) -> list[str]:
     return [*words, "--text", *config.text]
 
 
+MAIN = "from unweave.cli.main import main; main()"
+
+
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-c", "from unweave.cli.main import main; main()", "train", *words]
+    return [sys.executable, "-c", MAIN, "train", *words]
 
 
 def test_kill_9_loses_at_most_the_last_checkpoint(config, tmp_path):
@@ -262,21 +267,20 @@ def test_kill_9_loses_at_most_the_last_checkpoint(config, tmp_path):
 
 def test_two_processes_follow_one_with_the_joined_batch(config, tmp_path):
     config = replace(config, tokens=6000, buffer=1)
-    torchrun = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "--no-python",
-    ]
-    for mode in ("data", "layers"):
-        words = command(*options(replace(config, parallel=mode)), "--out", str(tmp_path / mode))
-        done = subprocess.run(
-            [*torchrun, *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
-        )
+    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = command(*options(replace(config, parallel="data")), "--out", str(tmp_path / "data"))
+    alone_each = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, "--no-python", *words], capture_output=True, text=True, env=alone_each, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = ["train", *options(replace(config, parallel="layers")), "--out", tmp_path / "layers"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    both = [fresh.start(MAIN, words, meeting | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    for one in both:
+        done = one.done()
         assert done.returncode == 0, done.stderr[-2000:]
     with Display(tmp_path / "one", Console(quiet=True)) as display:
         train(config, tmp_path / "one", display, held_out_figures)
