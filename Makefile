@@ -3,14 +3,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test check bench studies page tools clean
+.PHONY: demo test doctest check bench studies page tools clean
 
 demo: $(STAMP)  ## set up, trace a real prompt, show it
 	$(BIN)/unweave trace "The capital of France is"
 	@echo "Open it in the browser: $(BIN)/unweave serve --model smollm2"
 
-test: check tools  ## set up, lint, check types, run all tests; says which were skipped and why
-	$(BIN)/python -m pytest -q -rs
+test: check tools doctest  ## set up, lint, check types, run all tests on two cores; says which were skipped and why
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile $(PYTEST)
+
+doctest: $(STAMP)  ## run the examples in docstrings
+	$(BIN)/python -m pytest -q --doctest-modules src
 
 check: $(STAMP)
 	$(BIN)/ruff format --check -q .

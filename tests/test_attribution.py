@@ -171,19 +171,19 @@ def test_salient_logits_are_the_fewest_that_hold_the_mass(tiny):
 
 
 def test_fast_precision_stays_within_a_hundredth(tiny, monkeypatch):
-    from unweave.attribution import attribution
+    from unweave.attribution import work
 
     exact = unweave.attribute(tiny("llama", "skip"), PROMPT).dense()
-    monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(work, "has_bfloat16_units", lambda: True)
     fast = unweave.attribute(tiny("llama", "skip"), PROMPT, precision="fast")
     assert fast.provenance.precision == "fast"
     assert 0 < (fast.dense() - exact).norm() / exact.norm() <= 1e-2
 
 
 def test_fast_precision_says_when_it_cannot_be_had(tiny, monkeypatch, caplog):
-    from unweave.attribution import attribution
+    from unweave.attribution import work
 
-    monkeypatch.setattr(attribution, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(work, "has_bfloat16_units", lambda: False)
     assert unweave.attribute(tiny(), PROMPT, precision="fast").provenance.precision == "exact"
     assert "bfloat16 units" in caplog.text
 

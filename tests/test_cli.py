@@ -456,7 +456,7 @@ def test_help_needs_no_torch():
     code = """
 import sys
 sys.argv = ["unweave", "trace", "--help"]
-from unweave.cli import main
+from unweave.cli.main import main
 try:
     main()
 except SystemExit as ended:

@@ -14,7 +14,7 @@ from elsewhere import ELSEWHERE, Elsewhere
 from safetensors.torch import save_file
 
 import unweave
-from unweave.attribution import attribution, budget, estimate
+from unweave.attribution import budget, estimate, work
 from unweave.base import mapped
 from unweave.base.devices import usable_device
 from unweave.errors import ModelError
@@ -171,7 +171,7 @@ def test_rows_are_computed_on_the_device_and_nowhere_else(tiny, monkeypatch, kin
     """With a device that only pretends to be one: no tensor there meets one here, nothing is taken for an array."""
     model = tiny("gemma2", kind)
     wanted = unweave.attribute(model, PROMPT, max_features=most)
-    monkeypatch.setattr(attribution, "usable_device", lambda name: ELSEWHERE)
+    monkeypatch.setattr(work, "usable_device", lambda name: ELSEWHERE)
     with Elsewhere() as elsewhere:
         graph = unweave.attribute(model, PROMPT, max_features=most, device="cuda")
     assert elsewhere.done > 200

@@ -87,21 +87,21 @@ def test_a_neuron_set_to_its_own_value_changes_nothing(neural, how):
 
 
 def test_limits_fold_the_rest_into_errors(neural, monkeypatch):
-    from unweave.attribution import attribution
+    from unweave.attribution import work
 
     model = neural("llama")
     small = unweave.attribute(model, PROMPT, max_features=30)
     assert small.nodes.features == slice(0, 30) and float(small.residual().max()) <= 1e-9
     assert small.scores().replacement < 1
-    monkeypatch.setattr(attribution, "NEURONS_AT_MOST", 100)
+    monkeypatch.setattr(work, "NEURONS_AT_MOST", 100)
     with pytest.raises(OptionError, match="all 720 neurons at once are too many; limit them with max_features"):
         unweave.attribute(model, PROMPT)
 
 
 def test_from_the_command_line(run, tiny_folders, monkeypatch):
-    from unweave.attribution import attribution
+    from unweave.attribution import work
 
-    monkeypatch.setattr(attribution, "DEFAULT_NEURONS", 50)
+    monkeypatch.setattr(work, "DEFAULT_NEURONS", 50)
     model, ids = str(tiny_folders("llama", "relu")[0]), " ".join(map(str, PROMPT))
     code, out, _ = run("trace", ids, "--ids", "-m", model, "-t", "neurons", "--node-threshold", "1", "--json")
     assert code == 0 and '"features": 50' in out
