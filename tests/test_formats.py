@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import unweave
 from unweave.base.hub import Reference
 from unweave.errors import FileError, TranscoderError, TranscoderMismatch
-from unweave.transcoders import formats
+from unweave.transcoders import identity
 from unweave.transcoders.transcoders import JumpReLU, ReLU, TopK
 
 ACTIVATIONS = {"relu": ReLU, "jumprelu": JumpReLU, "topk": TopK, "skip": JumpReLU, "clt": JumpReLU}
@@ -339,7 +339,7 @@ DAMAGE = {
     "no kind": (lambda folder: edit_config(folder, model_kind=...), "model_kind is None"),
     "kind is a list": (
         lambda folder: edit_config(folder, model_kind=["transcoder_set"]),
-        r"model_kind is \['transcoder_set'\]",
+        "model_kind is a list",
     ),
     "unknown input": (
         lambda folder: edit_config(folder, feature_input_hook="hook_z"),
@@ -353,10 +353,16 @@ DAMAGE = {
     "k no number": (lambda folder: edit_config(folder, activation="topk", k="many"), "k is 'many'"),
     "k a list": (lambda folder: edit_layer(folder, 0, k=torch.tensor([3, 4])), r"'k' has shape \[2\]"),
     "k too large": (
-        lambda folder: edit_config(folder, activation="topk", k=31),
+        lambda folder: (
+            edit_config(folder, activation="topk", k=31),
+            *(edit_layer(folder, layer, **{"activation_function.threshold": None}) for layer in range(LAYERS)),
+        ),
         "layer 0 keeps the top 31 of 30 features",
     ),
-    "k zero": (lambda folder: edit_config(folder, activation="topk", k=0), "keeps the top 0"),
+    "k zero": (
+        lambda folder: edit_config(folder, activation="topk", k=0),
+        "k is 0; it must be a whole number of at least 1",
+    ),
     "no thresholds": (
         lambda folder: (
             edit_config(folder, activation="jump_relu"),
@@ -525,4 +531,4 @@ def test_a_folder_that_cannot_be_made(tiny_folders, tmp_path):
 def test_hashes_are_had_without_a_writable_cache(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "file" / "cache"))
-    assert len(formats._sha256(sorted(folder.glob("*.safetensors")))) == 64
+    assert len(identity.sha256_of(sorted(folder.glob("*.safetensors")))) == 64

@@ -278,7 +278,7 @@ def test_plain_transcoders_of_saelens(tmp_path):
         (sparsify, {"transcode": False}, "transcode=False; only TopK transcoders"),
         (sparsify, {"activation": "groupmax"}, "activation='groupmax'"),
         (sparsify, {"embed_skip": True}, "embed_skip=True"),
-        (sparsify, {"k": "many"}, "k='many'"),
+        (sparsify, {"k": "many"}, "k is 'many'"),
         (saelens, {"architecture": "standard"}, "architecture='standard'"),
         (saelens, {"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm'"),
         (

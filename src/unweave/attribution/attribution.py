@@ -118,6 +118,7 @@ def attribute(
         transcoders=model.transcoders.name,
         transcoders_kind=model.transcoders.kind,
         transcoders_sha256=model.transcoders.sha256,
+        transcoders_weights_sha256=model.transcoders.weights_sha256,
         dtype=str(language_model.dtype).removeprefix("torch."),
         precision="exact" if asked.multiply is None else "fast",
         position_zero=position_zero,

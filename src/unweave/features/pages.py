@@ -159,7 +159,7 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     wanted = {"widths": list, "tokens": int, "sha256": str, "transcoders": str, "model": str}
     if not all(isinstance(facts.get(name), kind) for name, kind in wanted.items()):
         raise FileError(f"{path} is damaged: it lacks one of {', '.join(wanted)}; build the pages anew")
-    if transcoders is not None and facts["sha256"] != transcoders.sha256:
+    if transcoders is not None and not transcoders.is_of(facts["sha256"]):
         hashes = f"(sha256 {facts['sha256'][:12]}, this one {transcoders.sha256[:12]})"
         raise TranscoderMismatch(
             f"the feature pages in {place} are of another dictionary, {facts['transcoders']} {hashes}; give "

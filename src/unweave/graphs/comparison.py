@@ -52,9 +52,12 @@ def check_comparable(a: Graph, b: Graph) -> None:
             f"these graphs are of different models ({first.model}, {second.model}), so their features cannot be "
             f"compared"
         )
+    earlier = first.transcoders_weights_sha256 == second.transcoders_sha256 or (
+        second.transcoders_weights_sha256 == first.transcoders_sha256
+    )  # one of the graphs is of a version whose hash covered the weights alone
     for one, other in ((first.transcoders_sha256, second.transcoders_sha256), (first.transcoders, second.transcoders)):
         if one and other:
-            if one != other:
+            if one != other and not earlier:
                 raise GraphError(
                     f"these graphs are of different dictionaries ({first.transcoders}, {second.transcoders}), so "
                     f"their features cannot be compared"

@@ -21,6 +21,8 @@ class Provenance:
     transcoders: str = ""
     transcoders_kind: str = ""
     transcoders_sha256: str = ""
+    transcoders_weights_sha256: str = ""
+    """Of the dictionary's files alone, as graphs of earlier versions have it under the name above."""
     dtype: str = "float32"
     precision: Precision = "exact"
     position_zero: PositionZero = "error"

@@ -103,7 +103,7 @@ def check_graph(graph: Graph, path: str | Path, model: ReplacementModel) -> None
         return
     if facts.model != name and Path(facts.model).expanduser().resolve() != Path(name).expanduser().resolve():
         raise GraphError(f"{path} is a graph of model {facts.model}, not of {name}; give --model {facts.model}")
-    if facts.transcoders_sha256 != model.transcoders.sha256:
+    if not model.transcoders.is_of(facts.transcoders_sha256):
         hashes = f"(sha256 {facts.transcoders_sha256[:12]}, this one {model.transcoders.sha256[:12]})"
         raise GraphError(
             f"{path} was traced with another dictionary, {facts.transcoders} {hashes}; give its --transcoders"

@@ -112,7 +112,8 @@ class Store:
             return
         found = [f"dtype {known['dtype']} (asked: {identity['dtype']})"] if known["dtype"] != identity["dtype"] else []
         for what, name in (("model", "model"), ("dictionary", "transcoders")):
-            if known[f"{name}_sha256"] != identity[f"{name}_sha256"]:
+            ours = (identity[f"{name}_sha256"], identity.get(f"{name}_weights_sha256"))  # the second: earlier versions
+            if known[f"{name}_sha256"] not in ours:
                 renamed = known[name] != identity[name]
                 found.append(
                     f"{what} {known[name]} (asked: {identity[name]})"

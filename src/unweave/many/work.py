@@ -82,6 +82,7 @@ def open_tools(source: Source) -> Tools:
     hashes = {
         "model_sha256": fingerprint(model.language_model),
         "transcoders_sha256": model.transcoders.sha256,
+        "transcoders_weights_sha256": model.transcoders.weights_sha256,
         "dtype": source.dtype,
     }
     return Tools(model, pages, names | hashes, source.max_memory)

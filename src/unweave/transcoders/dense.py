@@ -28,6 +28,8 @@ class DenseLayer:
     bias: Float[Tensor, " d"]
     skip: Float[Tensor, "d d"] | None
     activation: Activation
+    more: tuple[Float[Tensor, " feature"] | None, ...] = ()
+    """By decoder, what is added to activations that are on."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Dictionary:
                 part.decoder_bias.to(device, dtype),
                 None if part.skip is None else part.skip.dense(dtype).to(device),
                 part.activation,
+                tuple(None if added is None else added.to(device, dtype) for added in part.more),
             )
             weights = (
                 layer.encoder,
@@ -87,7 +90,7 @@ class Dictionary:
             part, activation = self.layers[layer], self.encode(layer, x)
             if watch is not None:
                 watch(layer, activation)
-            for at, written in enumerate(_decoded(activation, part.decoders), layer):
+            for at, written in enumerate(_decoded(activation, part.decoders, part.more), layer):
                 pending[at] = pending[at] + written if at in pending else written
             return self._affine(layer, x) + pending.pop(layer)
 
@@ -95,7 +98,7 @@ class Dictionary:
 
     def local(self, layer: int, x: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
         """What one layer puts out on its own: its features, its skip path and its bias, nothing from earlier layers."""
-        (written,) = _decoded(self.encode(layer, x), self.layers[layer].decoders[:1])
+        (written,) = _decoded(self.encode(layer, x), self.layers[layer].decoders[:1], self.layers[layer].more[:1])
         return self._affine(layer, x) + written
 
     def held(
@@ -113,7 +116,7 @@ class Dictionary:
 
 
 def _decoded(
-    activation: Float[Tensor, "token feature"], decoders: tuple[Tensor, ...]
+    activation: Float[Tensor, "token feature"], decoders: tuple[Tensor, ...], more: tuple[Tensor | None, ...] = ()
 ) -> list[Float[Tensor, "token d"]]:
     """What the active features write through each decoder; touches only their rows, which is several times faster
     than a product."""
@@ -122,4 +125,8 @@ def _decoded(
         return [activation.new_zeros(len(activation), decoder.shape[1]) for decoder in decoders]
     value = activation[token, feature]
     starts = torch.searchsorted(token, torch.arange(len(activation), device=token.device))
-    return [embedding_bag(feature, decoder, starts, mode="sum", per_sample_weights=value) for decoder in decoders]
+    values = [value if added is None else value + added[feature] for added in more or [None] * len(decoders)]
+    return [
+        embedding_bag(feature, decoder, starts, mode="sum", per_sample_weights=strength)
+        for decoder, strength in zip(decoders, values, strict=True)
+    ]

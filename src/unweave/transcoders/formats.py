@@ -1,9 +1,6 @@
 """Dictionaries on disk: reading every format, writing the peer's and our compact one. Foreign names end here."""
 
-import hashlib
-import json
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,36 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..base.catalogue import PACKAGED, PAIRS, SHIPPED, shipped_dictionary
-from ..base.files import cache_folder, write_atomically
+from ..base.files import write_atomically
 from ..base.hub import Reference, download, local_folder
 from ..errors import FileError, TranscoderError
 from ..models.recording import ReadPoint, WritePoint
-from .layers import LAYER_FILES, Points, gemma_scope_2_cross_layer, layer_number, points_of, read_layer
+from .configs import read_yaml, refuse_unknown, shown
+from .identity import identity, sha256_of
+from .layers import (
+    LAYER_FILES,
+    Points,
+    activation_name,
+    gemma_scope_2_cross_layer,
+    layer_number,
+    points_of,
+    read_layer,
+    top_k,
+)
+from .sparsify import read_sparsify
 from .stored import SCALE, TensorFile, numbered
-from .transcoders import JumpReLU, Kind, Matrix, ReLU, TopK, TranscoderLayer, Transcoders, check_layers
+from .transcoders import (
+    Activation,
+    JumpReLU,
+    Kind,
+    Matrix,
+    ReLU,
+    Slots,
+    TopK,
+    TranscoderLayer,
+    Transcoders,
+    check_layers,
+)
 
 READ_HOOKS: dict[str, ReadPoint] = {
     "hook_resid_mid": "mid",
@@ -33,6 +53,13 @@ WRITE_HOOKS: dict[str, WritePoint] = {"mlp.hook_out": "mlp_out", "hook_mlp_out":
 GEMMA_3_CHAT = (2, 105, 2364, 107)
 """`<bos><start_of_turn>user` and a line break: circuit-tracer takes no features there from dictionaries for Gemma
 3's instruct models."""
+KEYS = frozenset(
+    "model_kind model_name feature_input_hook feature_output_hook transcoders activation k rectified ignored_prefix "
+    "scan special_load_fn repo_id subfolder revision features_dir license description authors".split()
+)
+"""Of `config.yaml`; those of the second line say where things are, or nothing about what is computed."""
+UNSAID_K = {"facebook/crv-8b-instruct-transcoders": 128}
+"""The k that circuit-tracer assumes for a repository whose config does not say."""
 KINDS: dict[str, Kind] = {"transcoder_set": "per-layer", "cross_layer_transcoder": "cross-layer"}
 
 
@@ -60,7 +87,10 @@ def read_transcoders(name: str) -> Transcoders:
     if pattern or not (folder / "config.yaml").is_file():
         kind, points, files, layers = _foreign(folder, pattern)
     else:
-        config = _config(folder)
+        config = read_yaml(folder / "config.yaml")
+        refuse_unknown(folder / "config.yaml", config, KEYS)
+        if config.get("activation") == "topk" and "k" not in config:
+            config |= {"k": UNSAID_K.get(given.partition("@")[0])}
         kind = KINDS[_word(config, "model_kind", KINDS, folder)]
         read, write = (
             READ_HOOKS[_word(config, "feature_input_hook", READ_HOOKS, folder)],
@@ -69,16 +99,9 @@ def read_transcoders(name: str) -> Transcoders:
         points = Points(read, write, str(config.get("model_name", "")))
         files, layers = _cross_layer(folder, config) if kind == "cross-layer" else _per_layer(folder, config)
     check_layers(str(name), kind, layers)
-    return Transcoders(
-        kind,
-        layers,
-        points.read,
-        points.write,
-        str(name),
-        points.model,
-        _sha256(files),
-        _ignored(config, points.model, folder),
-    )
+    weights, ignored = sha256_of(files), _ignored(config, points.model, folder)
+    whole = identity(weights, kind, points.read, points.write, ignored, layers)
+    return Transcoders(kind, layers, points.read, points.write, str(name), points.model, whole, ignored, weights)
 
 
 def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...]:
@@ -89,7 +112,9 @@ def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...
     if not isinstance(prefix, list) or not all(
         isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in prefix
     ):
-        raise TranscoderError(f"{folder / 'config.yaml'}: ignored_prefix is {prefix!r}; it must be a list of token ids")
+        raise TranscoderError(
+            f"{folder / 'config.yaml'}: ignored_prefix is {shown(prefix)}; it must be a list of token ids"
+        )
     return tuple(prefix)
 
 
@@ -148,33 +173,27 @@ def _foreign(folder: Path, pattern: str) -> tuple[Kind, Points, list[Path], tupl
             f"{folder}: layers disagree on where they read and write, or on the model: "
             f"{' and '.join(map(str, sorted(points)[:2]))}"
         )
+    if files[0].name == "sae.safetensors":
+        kind, layers = read_sparsify(files)
+        return kind, points.pop(), files, layers
     return "per-layer", points.pop(), files, tuple(read_layer(path, {}) for path in files)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise TranscoderError(
-            f"{folder} has no config.yaml; a dictionary folder holds config.yaml and its layers' files"
-        )
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise TranscoderError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise TranscoderError(f"{path} is not a list of keys and values")
-    return config
 
 
 def _word(config: dict[str, Any], key: str, known: dict[str, Any], folder: Path) -> str:
     value = config.get(key)
     if not isinstance(value, str) or value not in known:
-        raise TranscoderError(f"{folder / 'config.yaml'}: {key} is {value!r}; it must be one of {', '.join(known)}")
+        raise TranscoderError(
+            f"{folder / 'config.yaml'}: {key} is {shown(value)}; it must be one of {', '.join(known)}"
+        )
     return value
 
 
 def _per_layer(folder: Path, config: dict[str, Any]) -> tuple[list[Path], tuple[TranscoderLayer, ...]]:
-    files = _listed_files(folder, config) if config.get("transcoders") is not None else numbered(folder, "layer_")
+    if config.get("transcoders") is not None:
+        files = _listed_files(folder, config)
+    else:
+        files = numbered(folder, "layer_")
+        _nothing_else(folder, files)
     return files, tuple(read_layer(file, config) for file in files)
 
 
@@ -206,48 +225,50 @@ def _cross_layer(folder: Path, config: dict[str, Any]) -> tuple[list[Path], tupl
     if config.get("transcoders") is not None:  # Gemma Scope 2's files, one a layer
         files = _listed_files(folder, config)
         return files, tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files))
-    encoders, decoders = numbered(folder, "W_enc_"), numbered(folder, "W_dec_")
+    bundles = not (folder / "W_enc_0.safetensors").is_file() and (folder / "layer_0.safetensors").is_file()
+    encoders = numbered(folder, "layer_" if bundles else "W_enc_")
+    decoders = encoders if bundles else numbered(folder, "W_dec_")
     if len(encoders) != len(decoders):
         raise TranscoderError(f"{folder} has {len(encoders)} encoder files but {len(decoders)} decoder files")
+    _nothing_else(folder, [*encoders, *decoders])
     layers = []
     for number, (enc, dec) in enumerate(zip(encoders, decoders, strict=True)):
-        file, decoder = TensorFile(enc), TensorFile(dec)
-        threshold = file.take(f"threshold_{number}", 1) if f"threshold_{number}" in file else None
-        layers.append(
-            TranscoderLayer(
-                file.matrix(f"W_enc_{number}"), file.take(f"b_enc_{number}", 1), decoder.matrix(f"W_dec_{number}", 3),
-                file.take(f"b_dec_{number}", 1), ReLU() if threshold is None else JumpReLU(threshold),
-                file.matrix(f"W_skip_{number}") if f"W_skip_{number}" in file else None,
-            )
-        )  # fmt: skip
-    return [*encoders, *decoders], tuple(layers)
+        file = TensorFile(enc)
+        decoder = file if bundles else TensorFile(dec)
+        layers.append(_crossing_layer(folder, config, file, decoder, "" if bundles else f"_{number}"))
+        file.finish()
+        decoder.finish()
+    return encoders if bundles else [*encoders, *decoders], tuple(layers)
 
 
-def _sha256(files: list[Path]) -> str:
-    """One hash of all files' bytes, in order; remembered per file by path, size and time of change."""
-    memory_file = cache_folder() / "sha256.json"
-    try:
-        memory = dict(json.loads(memory_file.read_text()))
-    except (OSError, ValueError, TypeError):
-        memory = {}
-    whole, fresh = hashlib.sha256(), {}
-    for path in files:
-        stat = path.stat()
-        key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        if key not in memory:
-            with path.open("rb") as file:
-                memory[key] = fresh[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(memory[key].encode())
-    if fresh:
-        _remember(memory_file, memory)
-    return whole.hexdigest()
+def _crossing_layer(
+    folder: Path, config: dict[str, Any], file: TensorFile, decoder: TensorFile, suffix: str
+) -> TranscoderLayer:
+    """One layer of circuit-tracer's cross-layer sets; bundles have names without a number."""
+    about, named = folder / "config.yaml", activation_name(folder / "config.yaml", config)
+    names = (f"threshold{suffix}", *(() if suffix else ("activation_function.threshold",)))
+    found = next((name for name in names if name in file), None)
+    threshold = None if found is None else file.take(found, 1)
+    if (named is None and config.get("k") is not None) or (threshold is not None and named in ("topk", "relu")):
+        there = "there is a k" if named is None else "the files hold thresholds"
+        raise TranscoderError(f"{about}: activation is {named}, but {there}")
+    if named == "jump_relu" and threshold is None:
+        raise TranscoderError(f"{file.path} has no thresholds, but the config says jump_relu")
+    activation = top_k(about, config) if named == "topk" else ReLU() if threshold is None else JumpReLU(threshold)
+    return TranscoderLayer(
+        file.matrix(f"W_enc{suffix}"), file.take(f"b_enc{suffix}", 1), decoder.matrix(f"W_dec{suffix}", 3),
+        file.take(f"b_dec{suffix}", 1), activation,
+        file.matrix(f"W_skip{suffix}") if f"W_skip{suffix}" in file else None,
+    )  # fmt: skip
 
 
-def _remember(path: Path, memory: dict[str, str]) -> None:
-    """Keep hashes for next time; a cache that cannot be written costs only time."""
-    with suppress(FileError, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda name: Path(name).write_text(json.dumps(memory)))
+def _nothing_else(folder: Path, files: list[Path]) -> None:
+    """Refuse weights in a folder that its format has no place for, such as skip matrices in a file of their own."""
+    strange = sorted({path.name for path in folder.glob("*.safetensors")} - {path.name for path in files})
+    if strange:
+        raise TranscoderError(
+            f"{folder} holds {', '.join(strange[:3])}, which this format does not know; what is in there is not covered"
+        )
 
 
 def write_transcoders(
@@ -280,7 +301,9 @@ def write_transcoders(
         config["ignored_prefix"] = list(transcoders.ignored_prefix)
     if rows is not None and not (compact and transcoders.kind == "per-layer"):
         raise TranscoderError(f"{transcoders.name}: rows can be left out of compact per-layer sets only")
-    if any(type(layer.activation) is not type(first) for layer in transcoders.layers) or (
+    if any(layer.more or getattr(layer.activation, "shift", None) is not None for layer in transcoders.layers):
+        raise TranscoderError(f"{transcoders.name}: shifted activations (post_enc) fit no format that is written")
+    if any(_kind_of(layer.activation) != _kind_of(first) for layer in transcoders.layers) or (
         transcoders.kind == "cross-layer" and transcoders.has_skip and not compact
     ):
         raise TranscoderError(
@@ -300,6 +323,10 @@ def write_transcoders(
     return write_atomically(folder / "config.yaml", lambda path: Path(path).write_text(text)).parent
 
 
+def _kind_of(activation: Activation) -> tuple[Any, ...]:
+    return type(activation), getattr(activation, "k", None), getattr(activation, "rectified", None)
+
+
 def _key_of(table: dict[str, Any], value: Any) -> str:
     return next(key for key, known in table.items() if known == value)
 
@@ -307,9 +334,10 @@ def _key_of(table: dict[str, Any], value: Any) -> str:
 def _layer_files(
     kind: Kind, number: int, layer: TranscoderLayer, compact: bool, rows: Tensor | None
 ) -> list[tuple[str, dict[str, Tensor]]]:
-    def weights(name: str, matrix: Matrix, keep: Tensor | None = None) -> dict[str, Tensor]:
+    def weights(name: str, matrix: Matrix | Slots, keep: Tensor | None = None) -> dict[str, Tensor]:
         if not compact:
-            plain = matrix.stored if matrix.scale is None and matrix.rows is None else matrix.dense(torch.float32)
+            kept = isinstance(matrix, Matrix) and matrix.scale is None and matrix.rows is None
+            plain = matrix.stored if isinstance(matrix, Matrix) and kept else matrix.dense(torch.float32)
             return {name: plain.contiguous()}
         values = matrix.dense(torch.float32) if keep is None else matrix.select(keep, torch.float32)
         scale = (values.abs().amax(-1) / 127).clamp_min(1e-12)

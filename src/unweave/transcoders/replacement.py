@@ -206,16 +206,19 @@ def _split_outputs(
     dtype = recording.final.dtype
     bounds = torch.searchsorted(features.layer, torch.arange(len(frozen.layers) + 1))
     unexplained, constants = [output.clone() for output in outputs], []
+    beyond = [torch.zeros_like(output) for output in outputs] if any(p.more for p in transcoders.layers) else []
     for source in range(len(frozen.layers)):
         span = slice(int(bounds[source]), int(bounds[source + 1]))
         for at in transcoders.writes(source) if span.stop > span.start else ():
-            rows = transcoders.decoder_rows(source, features.index[span], at, dtype) * features.activation[span, None]
-            unexplained[at].index_add_(
-                0, features.position[span], -_written(frozen.layers[at].write, rows, features.position[span])
-            )
+            rows = transcoders.decoder_rows(source, features.index[span], at, dtype)
+            position, write, more = features.position[span], frozen.layers[at].write, transcoders.more(source, at)
+            unexplained[at].index_add_(0, position, -_written(write, rows * features.activation[span, None], position))
+            if more is not None:
+                added = rows * more.to(dtype)[features.index[span], None]
+                beyond[at].index_add_(0, position, _written(write, added, position))
     for number, layer in enumerate(frozen.layers):
         bias = transcoders.layers[number].decoder_bias.to(dtype).expand_as(recording.final)
-        constant = layer.write_linear(bias)
+        constant = layer.write_linear(bias) + (beyond[number] if beyond else 0.0)
         unexplained[number] -= constant
         constant = constant.clone()
         constant[:dropped] += unexplained[number][:dropped]

@@ -56,11 +56,17 @@ class TopK:
 
     k: int
     rectified: bool = False
+    shift: Float[Tensor, " feature"] | None = None
+    """Part of the pre-activation that has no say in which are the largest and positive: sparsify's `post_enc`."""
 
     def __call__(self, pre: Float[Tensor, "pos feature"]) -> Float[Tensor, "pos feature"]:
         """The k largest of each position, unchanged."""
-        kept = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values.relu() if self.rectified else kept.values)
+        judged = pre if self.shift is None else pre - self.shift.to(pre)
+        kept = judged.topk(self.k, dim=-1)
+        values = pre.gather(-1, kept.indices)
+        if self.rectified:
+            values = torch.where(kept.values > 0, values, 0.0)
+        return torch.zeros_like(pre).scatter_(-1, kept.indices, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +138,34 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """Decoders of one layer's features, each a matrix of its own: slot j writes at layer l + j, None nothing."""
+
+    slots: tuple[Matrix | None, ...]
+    rows = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[feature, write, d]."""
+        height, d = next(slot.shape for slot in self.slots if slot is not None)
+        return (height, len(self.slots), d)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """All of them."""
+        out = torch.zeros(self.shape, dtype=dtype)
+        for number, slot in enumerate(self.slots):
+            if slot is not None:
+                out[:, number] = slot.dense(dtype)
+        return out
+
+    def select(self, index: Int[Tensor, " row"], dtype: torch.dtype, slot: int | None = None) -> Tensor:
+        """Some rows of one slot, touching no others on disk."""
+        assert slot is not None
+        part = self.slots[slot]
+        return torch.zeros(len(index), self.shape[2], dtype=dtype) if part is None else part.select(index, dtype)
+
+
+@dataclass(frozen=True)
 class TranscoderLayer:
     """The features that read at one layer.
 
@@ -141,10 +175,12 @@ class TranscoderLayer:
 
     encoder: Matrix
     encoder_bias: Float[Tensor, " feature"]
-    decoder: Matrix
+    decoder: Matrix | Slots
     decoder_bias: Float[Tensor, " d"]
     activation: Activation
     skip: Matrix | None = None
+    more: tuple[Float[Tensor, " feature"] | None, ...] = ()
+    """By slot, what a feature that is on writes beyond its activation, in units of it: a constant, as the bias is."""
 
     @property
     def width(self) -> int:
@@ -186,6 +222,13 @@ class Transcoders:
     ignored_prefix: tuple[int, ...] = ()
     """Tokens of a chat's opening that it was not trained on: where a prompt begins with these, their positions have
     no features."""
+    weights_sha256: str = ""
+    """Of the files alone; what `sha256` was before it covered the configuration."""
+
+    def is_of(self, sha256: str) -> bool:
+        """Whether a recorded hash, or the beginning of one, is this dictionary's; those of earlier versions, which
+        covered the weights alone, are taken too."""
+        return bool(sha256) and any(own.startswith(sha256) for own in (self.sha256, self.weights_sha256))
 
     def __repr__(self) -> str:
         skip = ", skip" if self.has_skip else ""
@@ -281,6 +324,11 @@ class Transcoders:
         if not bool(rows.isfinite().all()):
             raise TranscoderError(f"{self.name}: the decoder of layer {layer} holds NaN or infinite weights")
         return rows
+
+    def more(self, layer: int, at: int) -> Float[Tensor, " feature"] | None:
+        """What features of `layer` write at layer `at` when they are on, beyond their activation; None: nothing."""
+        more = self.layers[layer].more
+        return more[at - layer] if more else None
 
     def check(self, n_layers: int, d_model: int, model: str) -> None:
         """Refuse a dictionary whose shape is not that of a model.

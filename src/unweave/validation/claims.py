@@ -57,7 +57,7 @@ def check_claims(
             a position outside the prompt), a graph or hash of another model or dictionary; with the number of the line.
     """
     sha256 = model.transcoders.sha256
-    if file.transcoders_sha256 is not None and not sha256.startswith(file.transcoders_sha256):
+    if file.transcoders_sha256 is not None and not model.transcoders.is_of(file.transcoders_sha256):
         with _in_claim(file, "transcoders_sha256"):
             raise ClaimError(
                 f"the claims are about dictionary {file.transcoders_sha256[:12]}, {model.transcoders.name} is "
