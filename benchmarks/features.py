@@ -23,7 +23,7 @@ from unweave.corpus.text import token_blocks
 from unweave.features.collect import Collection, Reading, activations, add_batch
 from unweave.features.pages import open_pages, page
 from unweave.models.passes import batches
-from unweave.transcoders.dense import Dictionary
+from unweave.transcoders.dense import DenseTranscoders
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
@@ -48,7 +48,7 @@ def main() -> None:
     model = unweave.load("smollm2")
     sources = [(source, 1.0) for source in named_sources([]).values()]
     found = torch.stack(list(token_blocks(model.language_model, mixed(sources), options.context)))
-    dictionary = Dictionary.load(model.transcoders, torch.float32, model.language_model.device)
+    dictionary = DenseTranscoders.load(model.transcoders, torch.float32, model.language_model.device)
     collection = Collection(
         Reading("smollm2", "", "", (), options.context),
         model.transcoders.widths,

@@ -15,7 +15,7 @@ from unweave.evaluation.prompts import PROMPTS
 from unweave.models.smollm2 import DEFAULT_MODEL
 from unweave.validation.control import Control
 from unweave.validation.figures import pooled
-from unweave.validation.results import Figure, Report, Settings
+from unweave.validation.results import Figure, Settings, TrustReport
 from unweave.validation.validate import validate
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     control, reports = Control.on_text(model), []
     for number, prompt in enumerate(PROMPTS[: args.prompts]):
         path, begin = args.out / f"{number:02d}.validation.json", time.monotonic()
-        if path.is_file() and Report.load(path).settings == settings:
-            reports.append(Report.load(path))
+        if path.is_file() and TrustReport.load(path).settings == settings:
+            reports.append(TrustReport.load(path))
             continue
         graph = unweave.attribute(model, prompt)
         report = validate(model, graph, settings, control=control, keep=args.out / f"{number:02d}.partial", name=prompt)

@@ -108,10 +108,10 @@ def test_edges_equal_what_removing_a_source_does(tiny, kind):
 
 
 def preactivations(model, local, written):
-    mids, _ = local.frozen.run(local.recording.embeddings, written)
+    resid_mid, _ = local.frozen.run(local.recording.embeddings, written)
     out = []
     for layer, position, index in zip(local.features.layer, local.features.position, local.features.index, strict=True):
-        x = local.frozen.layers[layer].read_forward(mids[layer])
+        x = local.frozen.layers[layer].read_forward(resid_mid[layer])
         part = model.transcoders.layers[layer]
         out.append(part.encoder.dense(x.dtype)[index] @ x[position] + part.encoder_bias[index])
     return torch.stack(out)

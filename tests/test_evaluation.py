@@ -31,12 +31,12 @@ from unweave.evaluation.baselines import (
 )
 from unweave.evaluation.card import write_card
 from unweave.evaluation.evaluate import evaluate
-from unweave.evaluation.measures import Errors, Firing, Shift, Targets, Truth
+from unweave.evaluation.measures import Errors, Firing, Shift, TrueOutputs, Truth
 from unweave.evaluation.response import KINDS, Responses
 from unweave.evaluation.results import Evaluation, average, mean_unexplained
 from unweave.evaluation.texts import outputs_on
 from unweave.models.passes import counted, logits_with_output, replaced_logits, run
-from unweave.transcoders.dense import Dictionary
+from unweave.transcoders.dense import DenseTranscoders
 from unweave.transcoders.neurons import neurons as neurons_of
 from unweave.transcoders.transcoders import JumpReLU, Matrix, ReLU, TranscoderLayer, Transcoders
 
@@ -124,7 +124,7 @@ def close(a, b, tolerance=1e-9):
 def test_replacement_agrees_with_a_slow_loop(tiny, family, kind):
     model = tiny(family, kind, "float64")
     language_model, write, ids = model.language_model, model.transcoders.write, text()
-    dictionary = Dictionary.load(model.transcoders, torch.float64, CPU)
+    dictionary = DenseTranscoders.load(model.transcoders, torch.float64, CPU)
     clean = run(language_model, ids, write)
     close(clean.logits, language_model.module(input_ids=ids, use_cache=False).logits)
     _, made = slow_logits(model, ids, ())
@@ -169,7 +169,7 @@ def test_unexplained_variance_by_its_definition(seed):
         torch.randn(5, generator=generator),
         y.square().sum(-1).median(),
     )
-    targets, errors = Targets(median, mean), Errors()
+    targets, errors = TrueOutputs(median, mean), Errors()
     for part in (slice(0, 7), slice(7, 30)):
         errors.add(made[part] - y[part], *targets.add(y[part]))
     found = errors.unexplained(targets)
@@ -265,7 +265,7 @@ def test_random_features_fire_as_often_as_wanted(tiny):
     fit = fit_baselines(model.language_model, text(40, 12), "mlp_out", lambda share: None)
     affine = affine_maps(fit, torch.float32)
     random = random_dictionary(fit, model.transcoders, wanted, affine, seed=1)
-    dictionary = Dictionary.load(random, torch.float32, CPU, "random")
+    dictionary = DenseTranscoders.load(random, torch.float32, CPU, "random")
     assert random.widths == model.transcoders.widths and random.has_skip
     for layer, sample in enumerate(fit.sample):
         active = dictionary.encode(layer, sample.inputs) != 0
@@ -308,7 +308,7 @@ def by_hand(kind, language_model):
 def test_response_to_a_removed_feature_by_hand(tiny, kind):
     model = tiny("llama", "relu", "float64").language_model
     transcoders = by_hand(kind, model)
-    dictionary = Dictionary.load(transcoders, torch.float64, CPU)
+    dictionary = DenseTranscoders.load(transcoders, torch.float64, CPU)
     affine = AffineMaps(
         "affine",
         tuple((torch.eye(D, dtype=torch.float64),) for _ in range(LAYERS)),
@@ -317,9 +317,9 @@ def test_response_to_a_removed_feature_by_hand(tiny, kind):
     clean = run(model, text(), "mlp_out")
     responses = Responses(LAYERS, 0, CPU)
     responses.add(model, clean, dictionary, affine, "mlp_out")
-    mids, inputs, outputs = (
+    resid_mid, inputs, outputs = (
         [counted(series[layer], torch.float64) for layer in range(LAYERS)]
-        for series in (clean.mids, clean.inputs, clean.outputs)
+        for series in (clean.resid_mid, clean.inputs, clean.outputs)
     )
     first = transcoders.layers[0]
     activation = inputs[0] @ first.encoder.stored.T + 50
@@ -327,7 +327,7 @@ def test_response_to_a_removed_feature_by_hand(tiny, kind):
     layer = 2
     before = activation * (writes[0, 0] + (writes[0, 1] if kind == "cross-layer" else 0))
     gain = model.blocks[layer].post_attention_layernorm.weight
-    mid = mids[layer] - before
+    mid = resid_mid[layer] - before
     changed = mid / (mid.square().mean(-1, keepdim=True) + model.epsilon).sqrt() * gain
     with torch.no_grad():
         true = model.blocks[layer].mlp(changed[None])[0] - outputs[layer]
@@ -336,7 +336,7 @@ def test_response_to_a_removed_feature_by_hand(tiny, kind):
     size = true.square().sum()
     live, held, linear = (getattr(one, "feature") for one in responses.figures(layer))  # noqa: B009
     assert live == pytest.approx(float((predicted - true).square().sum() / size), rel=1e-6)
-    frozen = -before / (mids[layer].square().mean(-1, keepdim=True) + model.epsilon).sqrt() * gain
+    frozen = -before / (resid_mid[layer].square().mean(-1, keepdim=True) + model.epsilon).sqrt() * gain
     graph = frozen @ transcoders.layers[layer].skip.stored.T + predicted - skip
     assert held == pytest.approx(float((graph - true).square().sum() / size), rel=1e-6) and held != pytest.approx(
         live, rel=1e-3
@@ -349,8 +349,8 @@ def test_moved_inputs_are_as_far_away_as_said(tiny):
     model = tiny("gemma2", "skip", "float64")
     language_model = model.language_model
     clean = run(language_model, text(), model.transcoders.write)
-    dictionary = Dictionary.load(model.transcoders, torch.float64, CPU)
-    mid, mlp_in = counted(clean.mids[1], torch.float64), counted(clean.inputs[1], torch.float64)
+    dictionary = DenseTranscoders.load(model.transcoders, torch.float64, CPU)
+    mid, mlp_in = counted(clean.resid_mid[1], torch.float64), counted(clean.inputs[1], torch.float64)
     towards, noise = Responses(LAYERS, 0, CPU)._moved(language_model, 1, dictionary, mid)
     gain = 1 + language_model.blocks[1].pre_feedforward_layernorm.weight.detach()
     moved, random = ((one.mlp_in - mlp_in) / gain for one in (towards, noise))

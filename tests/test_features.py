@@ -24,7 +24,7 @@ from unweave.features.score import contexts, detect
 from unweave.features.tally import AFTER, BEFORE, SAMPLED, STRONGEST, TOKENS, bin_edges, priority
 from unweave.features.together import companions
 from unweave.features.write import write_pages
-from unweave.transcoders.dense import Dictionary
+from unweave.transcoders.dense import DenseTranscoders
 
 CONTEXT = 16
 WORDS = (
@@ -73,7 +73,7 @@ def built(model, folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("pages")
     collection = collect(model, reading(model, folders[3]), out, tokens=1500)
     blocks = torch.stack(list(collection.reading.blocks(model.language_model)))[: collection.n_blocks]
-    dictionary = Dictionary.load(model.transcoders, torch.float32, torch.device("cpu"))
+    dictionary = DenseTranscoders.load(model.transcoders, torch.float32, torch.device("cpu"))
     full = {layer: part.numpy() for layer, part in activations(model, dictionary, blocks)}
     write_pages(collection, model, out)
     return collection, blocks.numpy(), full, open_pages(out, model.transcoders)
@@ -200,7 +200,7 @@ def test_going_on_with_something_else_is_refused(model, folders, tmp_path):
 
 def test_memory_does_not_grow_with_the_text(model, folders):
     collection = Collection(reading(model, folders[3]), model.transcoders.widths, 50)
-    dictionary = Dictionary.load(model.transcoders, torch.float32, torch.device("cpu"))
+    dictionary = DenseTranscoders.load(model.transcoders, torch.float32, torch.device("cpu"))
     sizes = []
     for seed in range(12):
         ids = torch.randint(1, 50, (40, CONTEXT), generator=torch.Generator().manual_seed(seed))
@@ -448,7 +448,7 @@ def test_like_finds_what_texts_switch_on(model, built):
     texts = ["the cat sat on a mat", "the cat saw two dogs"]
     found = like(model, pages, texts, limit=10)
     assert len(found) == 10 and all(a.score >= b.score for a, b in pairwise(found))
-    dictionary = Dictionary.load(model.transcoders, torch.float32, torch.device("cpu"))
+    dictionary = DenseTranscoders.load(model.transcoders, torch.float32, torch.device("cpu"))
     for one in found[:3]:
         acts = [
             dict(activations(model, dictionary, model.language_model.tokenize(text)[None]))[one.layer][0, :, one.index]

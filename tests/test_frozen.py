@@ -118,7 +118,7 @@ def test_frozen_model_rebuilds_the_model(tiny, family):
         span = local.layer_slice(source)
         for at in local.transcoders.writes(source):
             written[at] = written[at].index_add(0, local.features.position[span], local.vectors(span, at))
-    mids, final = local.frozen.run(local.recording.embeddings, written)
+    resid_mid, final = local.frozen.run(local.recording.embeddings, written)
     assert torch.allclose(final, local.recording.final, atol=1e-10)
-    for mid, true in zip(mids, local.recording.mids, strict=True):
+    for mid, true in zip(resid_mid, local.recording.resid_mid, strict=True):
         assert torch.allclose(mid, true, atol=1e-10)

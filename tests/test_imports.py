@@ -107,6 +107,16 @@ def test_no_pickle_and_no_file_over_400_lines():
         assert "torch.load" not in text and "import pickle" not in text and "allow_pickle=True" not in text
 
 
+def test_no_two_classes_have_one_name():
+    """Also private ones: a traceback or a search that shows a class's name shows which it is."""
+    homes = {}
+    for name, path in FILES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
 @pytest.mark.parametrize(
     ("code", "absent"), [("import unweave", "transformers torch"), ("import unweave.cli.main", "transformers torch")]
 )

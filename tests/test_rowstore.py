@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import unweave
 from unweave.attribution import budget, work
-from unweave.attribution.budget import Plan
+from unweave.attribution.budget import MemoryPlan
 from unweave.attribution.rowstore import RowStore
 from unweave.errors import FileError, OptionError
 
 FACTS = {"format": "unweave partial graph", "prompt": [1, 2]}
 RECORDS = [{3: [1.0, 2.0], 7: []}, {1: [0.5]}, {9: [4.0, 5.0, 6.0], 2: [-1.0]}]
-LARGE = Plan(6144, 64, 1 << 29, on_disk=False, mapped=False, memory=0, disk=0)
+LARGE = MemoryPlan(6144, 64, 1 << 29, on_disk=False, mapped=False, memory=0, disk=0)
 
 
 def written(path: Path) -> list[int]:
@@ -97,7 +97,7 @@ def graphs(tiny):
     vectors=st.sampled_from([0, 1 << 29]), on_disk=st.booleans(), mapped=st.booleans(),
 )  # fmt: skip
 def test_every_plan_gives_the_same_graph(tiny, graphs, kind, most, columns, least, vectors, on_disk, mapped):
-    plan = Plan(columns, least, vectors, on_disk, mapped, 0, 0)
+    plan = MemoryPlan(columns, least, vectors, on_disk, mapped, 0, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work, "make_plan", lambda *asked: plan)
         same(graphs[kind, most], unweave.attribute(tiny("llama", kind), PROMPT, max_features=most), 1e-5)

@@ -24,7 +24,7 @@ from unweave.studies.bench import Bench, Variant, fill
 from unweave.studies.operand_map import share
 from unweave.studies.overlap import OVERLAP, Overlap
 from unweave.studies.protocols import PROTOCOLS
-from unweave.studies.results import Found, Plot, Report, Result, Step, check, facts, number
+from unweave.studies.results import Found, Plot, Result, Step, StudyReport, check, facts, number
 from unweave.studies.run import run_study
 from unweave.studies.steer import STEER, Steer
 from unweave.studies.studyfile import find_study, read_study, shipped
@@ -293,7 +293,7 @@ def test_verdicts_go_both_ways():
     good, bad = check(figures, {"a": bounds["a"]}), check(figures, bounds)
     assert [one.holds for one in bad] == [True, False]
     step = Step("one", "accuracy", "", Result(figures, ""), good)
-    report = Report("s", "t", "q", "", "m", "d", "0" * 64, "1", (step,))
+    report = StudyReport("s", "t", "q", "", "m", "d", "0" * 64, "1", (step,))
     assert report.holds and report.verdict == "holds: 1 of 1 figures in 1 steps are as wanted"
     failed = replace(report, steps=(replace(step, checks=bad),))
     assert not failed.holds and failed.verdict == "fails: step one: b is not measured, wanted <= 1"

@@ -21,10 +21,10 @@ from unweave.validation import statistics
 from unweave.validation.ablations import feature_of, measure, predictions
 from unweave.validation.control import Control, neuron_graph
 from unweave.validation.figures import ablation_figures
-from unweave.validation.measured import Measured
+from unweave.validation.measured import Measurements
 from unweave.validation.pairs import choose_pairs, measure_pairs
 from unweave.validation.perturbations import KINDS, measure_perturbations
-from unweave.validation.results import Figure, Report, Settings, report_path
+from unweave.validation.results import Figure, Settings, TrustReport, report_path
 from unweave.validation.sample import Question, sample_features
 from unweave.validation.validate import validate
 from unweave.validation.verdict import judge
@@ -171,7 +171,7 @@ def test_a_sample_is_half_the_strongest_and_every_beginning_is_mixed():
 
 def test_ablations_are_measured_on_the_real_model(question):
     sample = sample_features(question.graph.influence(), question.graph.nodes.kind == NodeKind.FEATURE, 10, 0)
-    rows = measure(question, sample, Measured(None, {}), "x", ["frozen_attention", "open"], 10, quiet)
+    rows = measure(question, sample, Measurements(None, {}), "x", ["frozen_attention", "open"], 10, quiet)
     feature = feature_of(question, int(sample.rows[3]))
     outcome = intervene(question.model, PROMPT, [unweave.ablate(feature)], "open")
     target = question.tokens[0]
@@ -194,7 +194,7 @@ def test_a_graph_with_wrong_edges_is_found_out(question):
             graph.influence(), (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer < 2), 12, 0
         )
         pairs = choose_pairs(tested, sample, 2, 0)
-        held, live = measure_pairs(tested, pairs, Measured(None, {}), "x", 2, quiet)
+        held, live = measure_pairs(tested, pairs, Measurements(None, {}), "x", 2, quiet)
         found[name] = statistics.estimate(
             statistics.spearman, pairs.direct.flatten(), torch.tensor(held, dtype=torch.float64).flatten()
         ).value
@@ -204,7 +204,7 @@ def test_a_graph_with_wrong_edges_is_found_out(question):
 
 def test_first_order_predicts_signs_better_than_chance(question):
     sample = sample_features(question.graph.influence(), question.graph.nodes.kind == NodeKind.FEATURE, 40, 0)
-    rows = measure(question, sample, Measured(None, {}), "x", ["frozen_attention"], 40, quiet)
+    rows = measure(question, sample, Measurements(None, {}), "x", ["frozen_attention"], 40, quiet)
     figures = {
         figure.name: figure for figure in ablation_figures(predictions(question, sample, 0), rows, sample.strong)
     }
@@ -214,7 +214,7 @@ def test_first_order_predicts_signs_better_than_chance(question):
 
 
 def test_disturbances_are_the_same_in_both_models_until_an_mlp_responds(question):
-    travelled = measure_perturbations(question, 4, 0, Measured(None, {}), "x", quiet)
+    travelled = measure_perturbations(question, 4, 0, Measurements(None, {}), "x", quiet)
     assert {one.kind for one in travelled} == set(KINDS)
     for one in travelled:
         assert len(one.cosine) == len(one.error) == question.model.language_model.n_layers - one.start
@@ -231,14 +231,14 @@ def report(question):
 
 def test_a_report_is_saved_and_read_back(report, tmp_path):
     path = report.save(tmp_path / "x.validation.json")
-    back = Report.load(path)
+    back = TrustReport.load(path)
     assert json.dumps(back.facts()) == json.dumps(report.facts())
     assert back.complete and back.verdict == report.verdict and back.settings == LITTLE
     assert report_path("a/x.graph.safetensors").name == report_path("a/x.json").name == "x.validation.json"
     (tmp_path / "other.json").write_text('{"format": "something"}')
     for wrong in ("other.json", "absent.json"):
         with pytest.raises(GraphError, match="not a validation report"):
-            Report.load(tmp_path / wrong)
+            TrustReport.load(tmp_path / wrong)
 
 
 def test_figures_of_a_report_are_those_of_its_parts(report, question):
@@ -315,7 +315,7 @@ def test_the_control_is_a_random_dictionary_that_is_on_as_often(question):
 def test_neurons_are_asked_the_same(question):
     model, graph = neuron_graph(question.model, question.graph)
     features = question.graph.nodes.features
-    assert model.transcoders.gated and graph.nodes.features.stop == features.stop - features.start
+    assert model.transcoders.of_neurons and graph.nodes.features.stop == features.stop - features.start
     assert (graph.provenance.input_ids, graph.provenance.target_tokens) == (
         question.graph.provenance.input_ids,
         question.graph.provenance.target_tokens,

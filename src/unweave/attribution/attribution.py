@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..base.mapped import release, scratch
+from ..base.progress import Progress
 from ..errors import InexactAttribution
 from ..graphs.graph import Graph
 from ..graphs.influence import Rows
@@ -25,7 +26,7 @@ from ..version import __version__
 from .limited import folded_rows, most_influential
 from .rowstore import RowStore
 from .targets import LogitTarget, TargetSpec
-from .work import Asked, Progress, Work, prepare
+from .work import Asked, Work, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -244,12 +245,12 @@ def _row_facts(
 ) -> tuple[Tensor, Tensor]:
     """Bias and pre-activation of every row: what constants alone give it, by one forward pass of them; what the
     model gave."""
-    mids, final = local.frozen.run(torch.zeros_like(local.recording.final), list(local.constants))
+    resid_mid, final = local.frozen.run(torch.zeros_like(local.recording.final), list(local.constants))
     bias = local.errors.new_zeros(len(local.features))
     for number, layer in enumerate(local.frozen.layers):
         span = local.layer_slice(number)
         encoder, offset = local.encoders(number, torch.arange(span.start, span.stop))
-        bias[span] = (encoder * layer.read_forward(mids[number])[local.features.position[span]]).sum(-1) + offset
+        bias[span] = (encoder * layer.read_forward(resid_mid[number])[local.features.position[span]]).sum(-1) + offset
     read = local.frozen.final.forward(final)[-1]
     facts = torch.zeros(2, len(nodes), dtype=bias.dtype)
     facts[:, nodes.features] = torch.stack([bias[chosen], local.features.preactivation[chosen]])

@@ -37,7 +37,7 @@ _UNITS = {
 }
 
 
-class Plan(NamedTuple):
+class MemoryPlan(NamedTuple):
     """How the rows of a graph are computed, and what that takes."""
 
     columns: int
@@ -136,7 +136,7 @@ def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
 
 def make_plan(
     local: LocalReplacement, n_logits: int, most: int | None, limit: int | None, resumable: bool, device: torch.device
-) -> Plan:
+) -> MemoryPlan:
     """The fastest way to compute a graph that keeps within a limit on this process's memory.
 
     Args:
@@ -154,7 +154,7 @@ def make_plan(
     if device.type == "cuda":
         columns, room = ACCELERATOR_COLUMNS, torch.cuda.mem_get_info(device)[0] - sizes.tables
     big = sizes.rows > ROWS_IN_MEMORY
-    found: list[Plan] = []
+    found: list[MemoryPlan] = []
     while True:
         for on_disk, mapped, kept in (
             (False, False, True),
@@ -181,7 +181,7 @@ def make_plan(
             top = max(working + held, (rows + sizes.ranking + held) if limited else held)
             memory = int(sizes.base + (sizes.tables if room is not None else device_part) + top)
             disk = (sizes.rows if on_disk else 0) + (sizes.graph if mapped else 0)
-            found.append(Plan(columns, least, sizes.vectors if keeps else 0, on_disk, mapped, memory, disk))
+            found.append(MemoryPlan(columns, least, sizes.vectors if keeps else 0, on_disk, mapped, memory, disk))
             if limit is None or max(memory, peak()) <= limit:
                 return found[-1]
         if least == 1 and columns <= n:

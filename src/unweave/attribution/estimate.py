@@ -18,7 +18,7 @@ SAMPLE = 0.04
 """Share of the work that is done to time it, at most."""
 
 
-class Estimate(NamedTuple):
+class CostEstimate(NamedTuple):
     """What a graph will cost."""
 
     seconds: float
@@ -40,7 +40,7 @@ def estimate(
     max_features: int | None = None, position_zero: str = "error", precision: str = "exact", device: str | None = None,
     max_memory: int | str | None = None,
     resumable: bool = False,
-) -> Estimate:  # fmt: skip
+) -> CostEstimate:  # fmt: skip
     """Predict what `attribute` takes with the same arguments; meant to be within 30% on a machine whose other load
     does not change.
 
@@ -76,7 +76,7 @@ def estimate(
         after = _rows_ranked(asked.most, n_logits) * ranking + (asked.most + n_logits) * folding
     during = _passes(work, rows) if len(rows) else 0.0
     batch = max(asked.plan.least, asked.plan.columns // asked.local.n_positions)
-    return Estimate(
+    return CostEstimate(
         before + during + after, asked.plan.memory, asked.plan.disk, len(rows) + n_logits, len(asked.local.features),
         asked.local.n_positions, batch
     )  # fmt: skip

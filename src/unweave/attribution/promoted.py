@@ -1,11 +1,10 @@
 """What a feature does: the tokens it promotes and suppresses."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..graphs.graph import Graph
 from ..transcoders.replacement import ReplacementModel
 
@@ -45,7 +44,7 @@ def promoted_tokens(model: ReplacementModel, features: list[tuple[int, int]], co
 
 
 def with_promoted(
-    graph: Graph, model: ReplacementModel, most: int = MOST_NAMED, progress: Callable[[float], object] | None = None
+    graph: Graph, model: ReplacementModel, most: int = MOST_NAMED, progress: Progress | None = None
 ) -> Graph:
     """The graph with the tokens that its `most` most influential features promote written into its provenance, under
     `promotes` of `extra`, so that the features have names where the model is not loaded.

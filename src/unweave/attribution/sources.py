@@ -26,7 +26,7 @@ VECTORS_AT_ONCE = 1 << 26
 """Bytes of vectors that are picked at a time."""
 
 
-class Targets(NamedTuple):
+class TargetRows(NamedTuple):
     """Targets of one transposed pass, from the highest layer down: directions in the residual stream before a
     layer's MLP.
 
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """What is written at one layer: decoder rows of features that are on anywhere in the prompt, and error vectors.
 
     Columns stand as they are kept (see `Sources`); those of position p begin at `begin[p]`. A column's vector is the
@@ -90,7 +90,7 @@ class Sources:
     """Where the columns of a (position, layer) start; the embedding of a position stands at the last entry."""
     first_feature: Int[Tensor, "layer pos_plus_one"]
     """The first feature of a (layer, position), as numbered in the graph; at the last entry, of the next layer."""
-    tables: tuple[Table, ...]
+    tables: tuple[SourceTable, ...]
     embeddings: Float[Tensor, "pos d"]
     dropped: int
     """At how many positions from the first on errors are no nodes, being constants."""
@@ -118,7 +118,7 @@ class Sources:
         return Sources(
             local.frozen.to(device), torch.where(layer == layers, -1, layer), place, starts, first_feature, tables,
             local.recording.embeddings.to(device),
-            local.silent if local.position_zero == "drop" else 0, cross,
+            local.n_ignored if local.position_zero == "drop" else 0, cross,
             size <= (VECTORS_KEPT if kept is None else kept),
         )  # fmt: skip
 
@@ -158,7 +158,7 @@ class Sources:
         seen = torch.arange(1, n + 1)
         return features + torch.arange(layers + 1)[:, None] * (seen - self.dropped).clamp_min(0) + seen
 
-    def sweep(self, targets: Targets, work: Workspace, multiply: torch.dtype | None = None) -> Iterator[Block]:
+    def sweep(self, targets: TargetRows, work: Workspace, multiply: torch.dtype | None = None) -> Iterator[Block]:
         """The edges into targets, in blocks of one layer and position; each target's row is independent of the
         others."""
         layers, sizes = torch.unique_consecutive(targets.layer, return_counts=True)
@@ -200,7 +200,7 @@ class Sources:
             begin = stop
 
 
-def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, device: torch.device) -> Table:
+def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, device: torch.device) -> SourceTable:
     """What is written at layer `at`."""
     n, n_features, features = local.n_positions, len(local.features), local.features
     cross = local.transcoders.kind == "cross-layer"
@@ -228,7 +228,7 @@ def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, devi
         if n_features
         else torch.ones_like(scale[position])
     )
-    return Table(
+    return SourceTable(
         torch.cat([*rows, local.errors[at], nothing]).to(device),
         row.to(device, torch.int32),
         factor.to(device),

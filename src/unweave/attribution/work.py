@@ -1,7 +1,7 @@
 """What an attribution works with: the model on one prompt, its targets, and passes of rows."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,12 +9,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..base.devices import usable_device
+from ..base.progress import Progress
 from ..errors import OptionError
 from ..models.frozen import Workspace
 from ..transcoders.replacement import LocalReplacement, PositionZero, ReplacementModel
-from .budget import Plan, make_plan, parse_bytes
+from .budget import MemoryPlan, make_plan, parse_bytes
 from .rowstore import RowStore
-from .sources import Block, Sources, Targets, batches
+from .sources import Block, Sources, TargetRows, batches
 from .targets import LogitTarget, TargetSpec, resolve_position, resolve_targets
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,6 @@ NEURONS_AT_MOST = 20000
 """Without a dictionary nearly every neuron is active; a graph of more has edges beyond any machine's memory."""
 DEFAULT_NEURONS = 1000
 """How many the command line takes where it is not told."""
-
-Progress = Callable[[float], object]
-"""Called with the share of the work that is done."""
 
 
 class Asked(NamedTuple):
@@ -38,7 +36,7 @@ class Asked(NamedTuple):
     """How many features become nodes; None: all."""
     multiply: torch.dtype | None
     device: torch.device
-    plan: Plan
+    plan: MemoryPlan
 
 
 def prepare(
@@ -62,7 +60,7 @@ def prepare(
         max_logits=max_logits, logit_mass=logit_mass,
     )  # fmt: skip
     features = len(local.features)
-    if max_features is None and local.transcoders.gated and features > NEURONS_AT_MOST:
+    if max_features is None and local.transcoders.of_neurons and features > NEURONS_AT_MOST:
         raise OptionError(
             f"all {features} neurons at once are too many; limit them with max_features (--max-features), such as "
             f"{DEFAULT_NEURONS}"
@@ -106,14 +104,14 @@ class Work:
         self.sources = Sources.gather(asked.local, asked.device, asked.plan.vectors_kept)
         self.progress, self.buffers, self.done, self.total, self.share = progress, Workspace(), 0, 1, 0.0
 
-    def logit_targets(self) -> Targets:
+    def logit_targets(self) -> TargetRows:
         """All logits; names count from the number of columns on."""
         position = torch.full((len(self.logits),), self.local.n_positions - 1)
         names = torch.arange(len(self.logits)) + len(self.sources.layer)
         directions = self.local.frozen.final.transpose(torch.stack([t.direction for t in self.logits]), position)
-        return Targets(torch.full_like(position, self.local.n_layers), position, names, directions.to(self.device))
+        return TargetRows(torch.full_like(position, self.local.n_layers), position, names, directions.to(self.device))
 
-    def feature_targets(self, features: Int[Tensor, " feature"]) -> Targets:
+    def feature_targets(self, features: Int[Tensor, " feature"]) -> TargetRows:
         """Features by their numbers, from the highest layer down."""
         active = self.local.features
         order = torch.argsort(
@@ -129,15 +127,15 @@ class Work:
                     self.local.encoders(number, names[here])[0], position[here]
                 )
             )
-        return Targets(layer, position, names, torch.cat(directions).to(self.device))
+        return TargetRows(layer, position, names, torch.cat(directions).to(self.device))
 
-    def passes(self, features: Int[Tensor, " feature"]) -> Iterator[Targets]:
+    def passes(self, features: Int[Tensor, " feature"]) -> Iterator[TargetRows]:
         """Features cut into passes, by position."""
         features = features[torch.argsort(self.local.features.position[features], stable=True)]
         for part in batches(self.local.features.position[features], self.plan.columns, self.plan.least):
             yield self.feature_targets(features[part])
 
-    def blocks(self, targets: Targets) -> Iterator[Block]:
+    def blocks(self, targets: TargetRows) -> Iterator[Block]:
         """The rows of one pass."""
         yield from self.sources.sweep(targets, self.buffers, self.multiply)
         self.advance(targets.layer, targets.position)
@@ -155,7 +153,7 @@ class Work:
         active = self.local.features
         return int(((active.layer[features] + 1) * (active.position[features] + 1)).sum())
 
-    def fill(self, store: RowStore, passes: Iterable[Targets]) -> None:
+    def fill(self, store: RowStore, passes: Iterable[TargetRows]) -> None:
         """Compute what the store lacks; a pass is kept whole or not at all."""
         for targets in passes:
             names, rows = [], []

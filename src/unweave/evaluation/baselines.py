@@ -1,19 +1,19 @@
 """What a dictionary is compared with: mean outputs, affine maps, random features, the strongest of the model's own
 neurons."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..models.language_model import LanguageModel
 from ..models.passes import Step, batches, counted, run
 from ..models.recording import ReadPoint, WritePoint
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from ..transcoders.neurons import neurons
-from ..transcoders.transcoders import Gated, JumpReLU, Matrix, TranscoderLayer, Transcoders
+from ..transcoders.transcoders import JumpReLU, Matrix, NeuronActivation, TranscoderLayer, Transcoders
 
 SAMPLE_TOKENS = 2048
 """Tokens from which medians, thresholds and scales are taken."""
@@ -22,8 +22,6 @@ RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 is taken."""
 OUTLIER = 16.0
 """A token whose squared norm is larger than this many medians weighs less, as in training."""
-
-Progress = Callable[[float], object]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class StrongestNeurons:
     ) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
         """Activations of the neurons that are kept, and of the others."""
         activation = self.neurons.layers[layer].activation
-        assert isinstance(activation, Gated)
+        assert isinstance(activation, NeuronActivation)
         hidden = activation.hidden(x)
         chosen = (hidden.abs() * self._decoder(layer, x).norm(dim=1)).topk(self.count[layer], dim=1).indices
         kept = torch.zeros_like(hidden).scatter_(1, chosen, hidden.gather(1, chosen))
@@ -100,7 +98,7 @@ class StrongestNeurons:
         return self.neurons.layers[layer].decoder.dense(x.dtype).to(x.device)
 
 
-StandIn = Dictionary | AffineMaps | StrongestNeurons
+StandIn = DenseTranscoders | AffineMaps | StrongestNeurons
 """Something with a `name` that makes MLP outputs from what it `read`s; `start()` begins a pass through the layers."""
 
 
@@ -127,7 +125,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Fit:
+class BaselineFit:
     """What the baselines are made from: facts about some text that is not evaluated."""
 
     tokens: int
@@ -145,7 +143,7 @@ def token_weights(y: Float[Tensor, "token d"], median: Float[Tensor, ""]) -> Flo
 
 def fit_baselines(
     model: LanguageModel, blocks: Int[Tensor, "sequence pos"], write: WritePoint, progress: Progress
-) -> Fit:
+) -> BaselineFit:
     """Run the model on some text, once for a small sample and once for the moments of all tokens, position 0
     excluded."""
     dtype, layers = model.engine_dtype, range(model.n_layers)
@@ -158,7 +156,7 @@ def fit_baselines(
         for layer in layers
     )
     median = torch.stack([part.outputs.square().sum(-1).median() for part in sample])
-    kept, tried = ([_Sums() for _ in layers] for _ in range(2))
+    kept, tried = ([_MomentSums() for _ in layers] for _ in range(2))
     done = 0
     for number, ids in enumerate(batches(blocks, model)):
         clean = run(model, ids, write, logits=False)
@@ -168,7 +166,7 @@ def fit_baselines(
         done += len(ids)
         progress(done / len(blocks))
     moments = tuple(_with_ridge(*pair) for pair in zip(kept, tried, strict=True))
-    return Fit(blocks.shape[0] * (blocks.shape[1] - 1), median, moments, sample)
+    return BaselineFit(blocks.shape[0] * (blocks.shape[1] - 1), median, moments, sample)
 
 
 def sample_blocks(blocks: Int[Tensor, "sequence pos"]) -> Int[Tensor, "_ pos"]:
@@ -176,7 +174,7 @@ def sample_blocks(blocks: Int[Tensor, "sequence pos"]) -> Int[Tensor, "_ pos"]:
     return blocks[: max(1, SAMPLE_TOKENS // blocks.shape[1])]
 
 
-class _Sums:
+class _MomentSums:
     """Weighted sums over tokens, in float64."""
 
     def __init__(self, totals: list[Tensor] | None = None) -> None:
@@ -197,7 +195,7 @@ class _Sums:
         return Moments(x, y, xx / total - x[:, None] * x, xy / total - x[:, None] * y, ridge)
 
 
-def _with_ridge(kept: _Sums, tried: _Sums) -> Moments:
+def _with_ridge(kept: _MomentSums, tried: _MomentSums) -> Moments:
     """The moments of all tokens, with the ridge that predicts those of `tried` best from those of `kept`."""
     if tried.totals is None:
         return kept.moments(RIDGES[0])
@@ -212,12 +210,12 @@ def _with_ridge(kept: _Sums, tried: _Sums) -> Moments:
     return kept.moments(best)
 
 
-def mean_outputs(fit: Fit, dtype: torch.dtype) -> AffineMaps:
+def mean_outputs(fit: BaselineFit, dtype: torch.dtype) -> AffineMaps:
     """Every MLP puts out its mean."""
     return AffineMaps("mean output", tuple(() for _ in fit.moments), tuple(part.y.to(dtype) for part in fit.moments))
 
 
-def affine_maps(fit: Fit, dtype: torch.dtype) -> AffineMaps:
+def affine_maps(fit: BaselineFit, dtype: torch.dtype) -> AffineMaps:
     """Every MLP as the affine map of its input that fits best: ridge-regularised normal equations, solved in
     float64."""
     slopes = [_slope(part) for part in fit.moments]
@@ -225,7 +223,7 @@ def affine_maps(fit: Fit, dtype: torch.dtype) -> AffineMaps:
     return AffineMaps("affine", tuple((slope.T.contiguous().to(dtype),) for slope in slopes), bias)
 
 
-def low_rank_maps(fit: Fit, rank: int, dtype: torch.dtype) -> AffineMaps:
+def low_rank_maps(fit: BaselineFit, rank: int, dtype: torch.dtype) -> AffineMaps:
     """Every MLP as the affine map of a given rank that fits best.
 
     Reduced-rank regression: the full map, projected on the leading directions of what it predicts (Izenman 1975).
@@ -249,7 +247,9 @@ def _slope(part: Moments) -> Float[Tensor, "d d"]:
     )
 
 
-def random_dictionary(fit: Fit, like: Transcoders, l0: tuple[float, ...], skip: AffineMaps, seed: int) -> Transcoders:
+def random_dictionary(
+    fit: BaselineFit, like: Transcoders, l0: tuple[float, ...], skip: AffineMaps, seed: int
+) -> Transcoders:
     """A dictionary with as many features and the same L0, whose directions are random.
 
     Encoder and decoder rows are random unit vectors. Each feature's threshold lets it fire on its share of the tokens.
@@ -282,7 +282,9 @@ def random_dictionary(fit: Fit, like: Transcoders, l0: tuple[float, ...], skip: 
     return Transcoders("per-layer", tuple(layers), "mlp_in", like.write, name="random")
 
 
-def strongest_neurons(model: LanguageModel, fit: Fit, l0: tuple[float, ...], write: WritePoint) -> StrongestNeurons:
+def strongest_neurons(
+    model: LanguageModel, fit: BaselineFit, l0: tuple[float, ...], write: WritePoint
+) -> StrongestNeurons:
     """As many of the model's own neurons as a dictionary has active features, the rest at their mean.
 
     Args:

@@ -1,11 +1,12 @@
 """The whole evaluation: baselines fitted, every kind of text measured apart, prompts traced."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..errors import OptionError
 from ..models.passes import batches
 from ..transcoders.replacement import ReplacementModel
@@ -22,9 +23,6 @@ ALONE = 0.1
 """Share of the tokens on which every layer is replaced alone and responses are measured, which cost more."""
 PARTS = {"fit": 0.1, "texts": 0.6, "prompts": 0.2, "neurons": 0.1}
 """About how the time is spent, for the progress bar."""
-
-Progress = Callable[[float, str], object]
-"""Called with the share of the work that is done and what is being done."""
 
 
 def evaluate(
@@ -57,7 +55,7 @@ def evaluate(
     >>> blocks = torch.randint(0, 49152, (8, 128))                             # doctest: +SKIP
     >>> evaluate(unweave.load("smollm2"), {"noise": blocks[:4]}, blocks[4:])   # doctest: +SKIP
     """
-    if model.transcoders.gated:
+    if model.transcoders.of_neurons:
         raise OptionError(
             "neurons stand in for the MLPs exactly, so there is nothing to measure; they are a baseline of every "
             "dictionary: give one (--transcoders)"

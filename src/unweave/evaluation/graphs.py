@@ -1,8 +1,9 @@
 """Scores of whole attribution graphs, honest and as the peer counts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..attribution.attribution import attribute
+from ..base.progress import Progress
 from ..transcoders.neurons import most_neurons, neurons
 from ..transcoders.replacement import ReplacementModel
 from .results import NeuronScores, PromptScores
@@ -12,7 +13,7 @@ NODES, SAMPLED = 300, 5
 
 
 def score_prompts(
-    model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Callable[[float], object]
+    model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Progress
 ) -> tuple[PromptScores, ...]:
     """Trace each prompt (text or token ids) with all its features.
 
@@ -33,7 +34,7 @@ def score_prompts(
 
 
 def score_beside_neurons(
-    model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Callable[[float], object]
+    model: ReplacementModel, prompts: Sequence[str | Sequence[int]], progress: Progress
 ) -> tuple[NeuronScores, ...]:
     """Trace some of the prompts with the dictionary's most influential features, and with as many of the model's own
     neurons.

@@ -11,7 +11,7 @@ from .baselines import token_weights
 from .results import DENSITY_EDGES, Features, Replaced, Unexplained
 
 
-class Targets:
+class TrueOutputs:
     """One layer's true MLP outputs on the tokens seen so far: their number, sums and sums of squares, plain and
     weighted."""
 
@@ -50,7 +50,7 @@ class Errors:
         self.weighted += float((squares * weight).sum())
         self.ratios.append((squares / deviation.clamp_min(1e-30)).cpu())
 
-    def unexplained(self, targets: Targets) -> Unexplained:
+    def unexplained(self, targets: TrueOutputs) -> Unexplained:
         """Fractions of variance unexplained."""
         ratios = torch.cat(self.ratios)
         return Unexplained(

@@ -10,7 +10,7 @@ from ..models.frozen import FrozenNorm
 from ..models.language_model import LanguageModel
 from ..models.passes import Pass, counted, read_at
 from ..models.recording import WritePoint, first_of
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from .baselines import AffineMaps
 from .results import Response
 
@@ -40,14 +40,14 @@ class Responses:
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def add(
-        self, model: LanguageModel, clean: Pass, dictionary: Dictionary, affine: AffineMaps, write: WritePoint
+        self, model: LanguageModel, clean: Pass, dictionary: DenseTranscoders, affine: AffineMaps, write: WritePoint
     ) -> None:
         """Count the tokens of one pass."""
         dtype = model.engine_dtype
         upstream = _Upstream(dictionary, self.generator)
         for layer in range(model.n_layers):
             mid, mlp_in, output = (
-                counted(series[layer], dtype) for series in (clean.mids, clean.inputs, clean.outputs)
+                counted(series[layer], dtype) for series in (clean.resid_mid, clean.inputs, clean.outputs)
             )
             read = read_at(model, layer, dictionary.read, mid, mlp_in)
             activation, before = dictionary.encode(layer, read), dictionary.local(layer, read)
@@ -69,7 +69,7 @@ class Responses:
             upstream.pass_layer(layer, activation, direct, _post_norm(model, layer, output, write))
 
     def _moved(
-        self, model: LanguageModel, layer: int, dictionary: Dictionary, mid: Float[Tensor, "token d"]
+        self, model: LanguageModel, layer: int, dictionary: DenseTranscoders, mid: Float[Tensor, "token d"]
     ) -> list[Changed]:
         """Inputs moved within the space of the norm's output before its gain, the norm's denominators held as in a
         graph."""
@@ -110,7 +110,7 @@ class _Upstream:
     """For every token one random active feature of a random earlier layer, and what it has added to the residual
     stream so far."""
 
-    def __init__(self, dictionary: Dictionary, generator: torch.Generator):
+    def __init__(self, dictionary: DenseTranscoders, generator: torch.Generator):
         self.dictionary, self.generator = dictionary, generator
         self.layer = torch.zeros(0, dtype=torch.int64)
         self.vector = self.index = self.activation = torch.zeros(0)
@@ -157,7 +157,7 @@ class _Upstream:
 def _without(
     model: LanguageModel,
     layer: int,
-    dictionary: Dictionary,
+    dictionary: DenseTranscoders,
     mid: Float[Tensor, "token d"],
     vector: Float[Tensor, "token d"],
     direct: Float[Tensor, "token d"],

@@ -1,19 +1,19 @@
 """All figures on one kind of text: what stands in for the MLPs, and everything that is counted batch by batch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..models.language_model import LanguageModel
 from ..models.passes import Pass, batches, counted, logits_with_output, read_at, replaced_logits, run
 from ..models.recording import WritePoint
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from ..transcoders.replacement import ReplacementModel
 from .baselines import (
     AffineMaps,
-    Fit,
+    BaselineFit,
     StandIn,
     affine_maps,
     fit_baselines,
@@ -23,7 +23,7 @@ from .baselines import (
     sample_blocks,
     strongest_neurons,
 )
-from .measures import Errors, Firing, Shift, Targets, Truth, losses
+from .measures import Errors, Firing, Shift, TrueOutputs, Truth, losses
 from .response import Responses
 from .results import LayerFigures, StandInFigures, TextFigures
 
@@ -36,8 +36,8 @@ class Candidates:
 
     model: LanguageModel
     write: WritePoint
-    fit: Fit
-    dictionary: Dictionary
+    fit: BaselineFit
+    dictionary: DenseTranscoders
     affine: AffineMaps
     all: tuple[StandIn, ...]
 
@@ -47,7 +47,7 @@ class Candidates:
         blocks: Int[Tensor, "sequence pos"],
         seed: int,
         neurons: bool,
-        progress: Callable[[float], object],
+        progress: Progress,
     ) -> "Candidates":
         """Read the dictionary and fit the baselines to some text; of mixtures of experts there are no neurons.
 
@@ -56,7 +56,7 @@ class Candidates:
         """
         language_model, write = model.language_model, model.transcoders.write
         dtype, device = language_model.engine_dtype, language_model.device
-        dictionary = Dictionary.load(model.transcoders, dtype, device)
+        dictionary = DenseTranscoders.load(model.transcoders, dtype, device)
         fit = fit_baselines(language_model, blocks, write, progress)
         affine = affine_maps(fit, dtype)
         firing = [Firing() for _ in dictionary.layers]
@@ -76,7 +76,7 @@ class Candidates:
             mean_outputs(fit, dtype),
             affine,
             *low_rank,
-            Dictionary.load(random, dtype, device, "random"),
+            DenseTranscoders.load(random, dtype, device, "random"),
             *own,
         )
         return Candidates(language_model, write, fit, dictionary, affine, everything)
@@ -87,7 +87,7 @@ def outputs_on(
 ) -> list[Float[Tensor, "token d"]]:
     """What a stand-in makes of the model's own inputs, by layer; counts a dictionary's active features."""
     dtype = model.engine_dtype
-    if isinstance(stand_in, Dictionary) and firing is not None:
+    if isinstance(stand_in, DenseTranscoders) and firing is not None:
         step = stand_in.start(lambda layer, activation: firing[layer].add(activation))
     else:
         step = stand_in.start()
@@ -95,7 +95,7 @@ def outputs_on(
         step(
             layer,
             read_at(
-                model, layer, stand_in.read, counted(clean.mids[layer], dtype), counted(clean.inputs[layer], dtype)
+                model, layer, stand_in.read, counted(clean.resid_mid[layer], dtype), counted(clean.inputs[layer], dtype)
             ),
         )
         for layer in range(model.n_layers)
@@ -108,7 +108,7 @@ class TextCounts:
     def __init__(self, candidates: Candidates, seed: int):
         self.candidates, layers = candidates, range(candidates.model.n_layers)
         fit = candidates.fit
-        self.targets = [Targets(fit.median[layer], fit.moments[layer].y) for layer in layers]
+        self.targets = [TrueOutputs(fit.median[layer], fit.moments[layer].y) for layer in layers]
         self.errors = {stand_in.name: [Errors() for _ in layers] for stand_in in candidates.all}
         self.shifts = {stand_in.name: Shift() for stand_in in candidates.all}
         self.firing = [Firing() for _ in layers]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,21 +17,19 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from ..base.files import write_atomically
+from ..base.progress import Progress
 from ..corpus.documents import mixed, parse_source
 from ..corpus.text import token_blocks
 from ..errors import FileError, TextError
 from ..models.language_model import LanguageModel
 from ..models.passes import batches, counted, read_at, run
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from ..transcoders.replacement import ReplacementModel
 from .tally import LayerTally
 
 STATE = "collecting.safetensors"
 SAVE_EVERY = 180.0
 """Seconds between checkpoints."""
-
-Report = Callable[[float, str], object]
-"""Called with the share of the work that is done and what is being done."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Collection:
 
 
 def collect(
-    model: ReplacementModel, reading: Reading, folder: Path, *, tokens: int, report: Report | None = None
+    model: ReplacementModel, reading: Reading, folder: Path, *, tokens: int, report: Progress | None = None
 ) -> Collection:
     """Read text until `tokens` are counted or it ends; goes on where an earlier run in `folder` was stopped.
 
@@ -147,7 +145,7 @@ def collect(
     if path.is_file():
         collection.restore(path)
         _skip(blocks, collection, say)
-    dictionary = Dictionary.load(model.transcoders, language_model.engine_dtype, language_model.device)
+    dictionary = DenseTranscoders.load(model.transcoders, language_model.engine_dtype, language_model.device)
     begin, first, saved = time.monotonic(), collection.seen, time.monotonic()
     wanted = math.ceil(tokens / (reading.context - 1))
     blocks = islice(blocks, max(0, wanted - collection.n_blocks))
@@ -170,7 +168,7 @@ def discard(folder: Path) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
-def add_batch(collection: Collection, model: ReplacementModel, dictionary: Dictionary, ids: Tensor) -> None:
+def add_batch(collection: Collection, model: ReplacementModel, dictionary: DenseTranscoders, ids: Tensor) -> None:
     """Run one batch of blocks [sequence, pos] and count it."""
     numbers, first = ids.cpu().numpy(), collection.n_blocks
     for layer, activation in activations(model, dictionary, ids):
@@ -179,7 +177,7 @@ def add_batch(collection: Collection, model: ReplacementModel, dictionary: Dicti
 
 
 def activations(
-    model: ReplacementModel, dictionary: Dictionary, ids: Tensor
+    model: ReplacementModel, dictionary: DenseTranscoders, ids: Tensor
 ) -> Iterator[tuple[int, Float[Tensor, "sequence pos feature"]]]:
     """(layer, activations from position 1 on) of a batch of blocks [sequence, pos], layer by layer."""
     language_model = model.language_model
@@ -189,13 +187,13 @@ def activations(
             language_model,
             layer,
             dictionary.read,
-            counted(clean.mids[layer], dtype),
+            counted(clean.resid_mid[layer], dtype),
             counted(clean.inputs[layer], dtype),
         )
         yield layer, dictionary.encode(layer, seen).view(len(ids), ids.shape[1] - 1, -1)
 
 
-def _skip(blocks: Iterator[Tensor], collection: Collection, report: Report) -> None:
+def _skip(blocks: Iterator[Tensor], collection: Collection, report: Progress) -> None:
     """Pass over the blocks that were read before.
 
     Raises:
@@ -221,7 +219,7 @@ def _digest(so_far: str, ids: np.ndarray) -> str:
     return so_far
 
 
-def _say(report: Report, seen: int, first: int, tokens: int, seconds: float) -> None:
+def _say(report: Progress, seen: int, first: int, tokens: int, seconds: float) -> None:
     speed = (seen - first) / max(seconds, 1e-9)
     left = max(0.0, tokens - seen) / max(speed, 1e-9)
     clock = f"{left / 60:.0f} min" if left >= 100 else f"{left:.0f} s"

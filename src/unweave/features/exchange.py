@@ -5,12 +5,13 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..base.files import write_atomically
+from ..base.progress import Progress
 from ..errors import FileError
 from ..graphs.interchange import cantor
 from .pages import Pages, page
@@ -85,7 +86,7 @@ def to_neuronpedia(found: dict[str, Any], model: str, source_set: str) -> dict[s
     }  # fmt: skip
 
 
-def export_peer(pages: Pages, folder: Path, progress: Callable[[float], object] = lambda share: None) -> Path:
+def export_peer(pages: Pages, folder: Path, progress: Progress = lambda share: None) -> Path:
     """All pages in circuit-tracer's packed form: `index.json.gz`, last of all, and `layer_N.bin`.
 
     Raises:

@@ -1,12 +1,13 @@
 """Scoring the labels of many features at once, beside the baseline; and asking an endpoint for labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..errors import TextError
 from ..transcoders.replacement import ReplacementModel
 from .endpoint import Endpoint, detects, proposed
@@ -14,7 +15,6 @@ from .pages import Pages, page
 from .rules import Members, Rule
 from .score import CONTEXT, Detection, Place, contexts, detect, firing_on, summary
 
-Report = Callable[[float], object]
 ASKED = (8, 16)
 """Contexts of each feature that an endpoint judges: in which it fires, and in which it does not."""
 
@@ -51,7 +51,7 @@ def judge(
     pages: Pages,
     blocks: Int[Tensor, "sequence pos"],
     features: Sequence[Place],
-    report: Report = lambda share: None,
+    report: Progress = lambda share: None,
 ) -> tuple[dict[str, Any], dict[Place, Detection]]:
     """How well labels made from evidence pick the contexts of held-out text in which features fire, and the baseline
     beside it.
@@ -98,7 +98,7 @@ def ask_for_labels(
     blocks: Int[Tensor, "sequence pos"] | None,
     features: Sequence[Place],
     seed: int = 0,
-    report: Report = lambda share: None,
+    report: Progress = lambda share: None,
 ) -> list[dict[str, Any]]:
     """Labels by an endpoint, and how well it finds with them the contexts of held-out text in which the features fire.
 

@@ -1,6 +1,6 @@
 """Which features a text switches on, compared with background; and when one feature is on and off across a corpus."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..errors import OptionError
 from ..interventions.edits import Feature, check_feature
 from ..models.passes import batches
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from ..transcoders.replacement import ReplacementModel
 from .collect import activations
 from .pages import Pages
@@ -51,7 +52,7 @@ def like(model: ReplacementModel, pages: Pages, texts: Sequence[str], *, limit: 
     if not texts or limit < 1:
         raise OptionError("give at least one text, and a limit of at least 1")
     language_model = model.language_model
-    dictionary = Dictionary.load(model.transcoders, language_model.engine_dtype, language_model.device)
+    dictionary = DenseTranscoders.load(model.transcoders, language_model.engine_dtype, language_model.device)
     density = pages.densities()
     shares = [np.zeros(width) for width in model.transcoders.widths]
     scores = [np.zeros(width) for width in model.transcoders.widths]
@@ -106,7 +107,7 @@ def when(
     *,
     tokens: int,
     count: int = 8,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """When one feature is on and off across text: how often, its strongest contexts, and near misses.
 
@@ -123,7 +124,7 @@ def when(
     if tokens < 1:
         raise OptionError(f"tokens is {tokens}; give at least 1")
     language_model = model.language_model
-    dictionary = Dictionary.load(model.transcoders, language_model.engine_dtype, language_model.device)
+    dictionary = DenseTranscoders.load(model.transcoders, language_model.engine_dtype, language_model.device)
     rows: list[np.ndarray] = []
     values: list[np.ndarray] = []
     seen = 0

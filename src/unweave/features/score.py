@@ -6,7 +6,7 @@ Beside it stands the simplest label there is, the token that the feature fires o
 Source of the method: Paulo et al. 2024, "Automatically Interpreting Millions of Features in LLMs" (detection).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..errors import TextError
 from ..models.passes import batches
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from ..transcoders.replacement import ReplacementModel
 from .collect import activations
 from .rules import Members, Rule, holds
@@ -75,10 +76,12 @@ def firing_on(
     model: ReplacementModel,
     blocks: Int[Tensor, "sequence pos"],
     features: Sequence[Place],
-    report: Callable[[float], object] = lambda share: None,
+    report: Progress = lambda share: None,
 ) -> dict[Place, np.ndarray]:
     """Where features fire in blocks of tokens, [sequence, pos] each; never at position 0."""
-    dictionary = Dictionary.load(model.transcoders, model.language_model.engine_dtype, model.language_model.device)
+    dictionary = DenseTranscoders.load(
+        model.transcoders, model.language_model.engine_dtype, model.language_model.device
+    )
     wanted: dict[int, list[int]] = {}
     for layer, index in features:
         wanted.setdefault(layer, []).append(index)

@@ -1,9 +1,10 @@
 """Which features fire together, from the even samples of their firings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..base.progress import Progress
 from .tally import priority
 
 CANDIDATES = 24
@@ -11,7 +12,7 @@ CANDIDATES = 24
 
 
 def companions(
-    places: Sequence[np.ndarray], count: int, report: Callable[[float], object] = lambda share: None
+    places: Sequence[np.ndarray], count: int, report: Progress = lambda share: None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each layer the features of all layers that fire together with each of its own, closest first, and how
     closely.

@@ -1,7 +1,6 @@
 """From a collection to pages: Parquet files, one pair a layer, and the text and vocabulary that they share."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from ..attribution.promoted import logit_effects
 from ..base.files import write_atomically
+from ..base.progress import Progress
 from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
 from .collect import Collection
@@ -28,8 +28,6 @@ AT_ONCE = 256
 ROWS = 2048
 """Rows in a group of a Parquet file, the least that is read for one feature."""
 
-Report = Callable[[float, str], object]
-
 
 def write_pages(
     collection: Collection,
@@ -38,7 +36,7 @@ def write_pages(
     *,
     strongest: int = STRONGEST,
     sampled: int = SAMPLED,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Path:
     """Write the pages of a collection; `pages.json` comes last, so a folder without it is not finished.
 

@@ -17,7 +17,7 @@ from .edits import Change, Intervention, add_direction
 from .interventions import Prompt, record
 from .naming import check_graph
 from .patching import patched
-from .plans import Plan, held, prompt_edits
+from .plans import EditPlan, frozen_parts, prompt_edits
 
 Measure = Callable[[Float[Tensor, " vocab"]], Float[Tensor, ""]]
 """A number from the logits at the last position."""
@@ -60,7 +60,7 @@ def write_gradients(
     """
     language_model = model.language_model
     recording = record(model, prompt)
-    hold = held(mode, None, language_model.n_layers)
+    frozen = frozen_parts(mode, None, language_model.n_layers)
     n, layers = len(recording.input_ids), language_model.n_layers
     zeros = torch.zeros(layers, n, language_model.d_model, dtype=language_model.engine_dtype, requires_grad=True)
     pushes = tuple(
@@ -69,7 +69,7 @@ def write_gradients(
         for position in range(n)
     )
     plan = prompt_edits(model, recording, [changes])
-    with torch.enable_grad(), patched(model, Plan(plan.layers, (*plan.pushes, *pushes)), recording, hold) as seen:
+    with torch.enable_grad(), patched(model, EditPlan(plan.layers, (*plan.pushes, *pushes)), recording, frozen) as seen:
         language_model.module(input_ids=recording.input_ids[None].to(language_model.device), use_cache=False)
         logits = seen.logits[0, -1].to(zeros)
         value = measure(logits if raw else language_model.capped(logits))

@@ -7,7 +7,7 @@ from ..attribution.promoted import promoted_tokens
 from ..base.choices import Mode
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
-from .edits import Change, Feature, Push
+from .edits import Change, Feature, SteeringVector
 from .generation import Generation
 from .interventions import Outcome
 from .steering import Sweep
@@ -97,7 +97,7 @@ def describe(
 
 
 def _change_facts(change: Change) -> dict[str, Any]:
-    if isinstance(change, Push):
+    if isinstance(change, SteeringVector):
         return {
             "action": "push",
             "layer": change.layer,
@@ -122,7 +122,7 @@ def _groups(changes: list[Change], n_tokens: int) -> dict[tuple[int, int, int], 
     """The name of the supernode by which a feature (layer, index, position) was changed."""
     found = {}
     for change in changes:
-        if isinstance(change, Push) or change.name is None:
+        if isinstance(change, SteeringVector) or change.name is None:
             continue
         for feature in change.features:
             places = [feature.position % n_tokens] if isinstance(feature.position, int) else range(n_tokens)

@@ -76,7 +76,7 @@ class Intervention:
 
 
 @dataclass(frozen=True, eq=False)
-class Push:
+class SteeringVector:
     """A direction to be added at one layer and position."""
 
     vector: Float[Tensor, " d"]
@@ -85,7 +85,7 @@ class Push:
     at: PushPoint = "residual"
 
 
-Change = Intervention | Push
+Change = Intervention | SteeringVector
 
 
 def ablate(nodes: NodeLike | Iterable[NodeLike], name: str | None = None) -> Intervention:
@@ -119,7 +119,9 @@ def shift(nodes: NodeLike | Iterable[NodeLike], amount: float, name: str | None 
     return Intervention(features_of(nodes), "shift", _number(amount, "amount"), name)
 
 
-def add_direction(vector: Float[Tensor, " d"], layer: int, position: int | str, at: PushPoint = "residual") -> Push:
+def add_direction(
+    vector: Float[Tensor, " d"], layer: int, position: int | str, at: PushPoint = "residual"
+) -> SteeringVector:
     """Add any vector to the residual stream after a layer (-1: before layer 0), or where the dictionary writes
     (`mlp_out`).
 
@@ -130,7 +132,7 @@ def add_direction(vector: Float[Tensor, " d"], layer: int, position: int | str, 
     choice("at", at, PushPoint)
     if not bool(torch.isfinite(vector).all()):
         raise InterventionError("the direction to be added has entries that are not finite")
-    return Push(vector, layer, position, at)
+    return SteeringVector(vector, layer, position, at)
 
 
 def dosed(changes: Sequence[Change], factor: float) -> list[Change]:
@@ -144,7 +146,7 @@ def dosed(changes: Sequence[Change], factor: float) -> list[Change]:
     factor = _number(factor, "factor")
 
     def at_dose(change: Change) -> Change:
-        if isinstance(change, Push):
+        if isinstance(change, SteeringVector):
             return replace(change, vector=change.vector * factor)
         return replace(change, value=factor if change.action == "scale" else change.value * factor)
 
@@ -153,7 +155,9 @@ def dosed(changes: Sequence[Change], factor: float) -> list[Change]:
 
 def only_generated(changes: Sequence[Change]) -> bool:
     """Whether all changes are at generated tokens alone, so that the prompt stays as it is."""
-    places = [place for change in changes for place in ([change] if isinstance(change, Push) else change.features)]
+    places = [
+        place for change in changes for place in ([change] if isinstance(change, SteeringVector) else change.features)
+    ]
     return bool(places) and all(place.position == GENERATED for place in places)
 
 

@@ -1,6 +1,6 @@
 """Writing on after a prompt, default and steered side by side, with a cache of keys and values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,13 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.choices import Mode
+from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change
 from .interventions import Prompt, record
 from .patching import patched
-from .plans import Held, check_reach, generation_edits, held, prompt_edits
+from .plans import FrozenParts, check_reach, frozen_parts, generation_edits, prompt_edits
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def generate(
     max_new_tokens: int = 20,
     temperature: float = 0.0,
     seed: int = 0,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> Generation:
     """Let the model write on, unchanged and steered.
 
@@ -65,7 +66,7 @@ def generate(
     if not 0 <= temperature < float("inf"):
         raise OptionError(f"temperature is {temperature:g}; it must be 0 or above")
     language_model, recording = model.language_model, record(model, prompt)
-    hold = held(mode, layers, language_model.n_layers)
+    frozen = frozen_parts(mode, layers, language_model.n_layers)
     context = getattr(language_model.config, "max_position_embeddings", None)
     if context is not None and len(recording.input_ids) + max_new_tokens > context:
         raise OptionError(
@@ -74,14 +75,14 @@ def generate(
         )
     first, later = prompt_edits(model, recording, [[], changes]), generation_edits(model, changes, row=1)
     if not later:
-        check_reach([[], changes], first, model, hold)
+        check_reach([[], changes], first, model, frozen)
     generator = torch.Generator().manual_seed(seed)
     ends, rows, logits = _end_tokens(language_model), [], []
     module, alive = language_model.module, torch.tensor([True, True])
     with torch.no_grad():
-        with patched(model, first, recording, hold):
+        with patched(model, first, recording, frozen):
             out = module(input_ids=recording.input_ids[None].expand(2, -1).to(language_model.device), use_cache=True)
-        with patched(model, later, None, Held()):
+        with patched(model, later, None, FrozenParts()):
             for number in range(max_new_tokens):
                 logits.append(out.logits[:, -1].to("cpu", language_model.engine_dtype))
                 if not bool(logits[-1][alive].isfinite().all()):

@@ -1,6 +1,6 @@
 """Interventions on the real model: what happens to the prediction when features are changed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..attribution.targets import resolve_targets
 from ..base.choices import Mode
+from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel, Recording
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change, Feature, NodeLike, check_feature, features_of, prompt_positions
-from .patching import Seen, patched
-from .plans import Held, Plan, check_reach, held, model_writes, prompt_edits, read, read_points
+from .patching import Readings, patched
+from .plans import EditPlan, FrozenParts, check_reach, frozen_parts, model_writes, prompt_edits, read, read_points
 
 TOKENS_PER_PASS = 256
 """Interventions in one forward pass, times tokens of the prompt: enough for full matrix speed, little enough memory."""
@@ -182,7 +183,7 @@ def intervene_each(
     layers: range | None = None,
     watch: Sequence[NodeLike] = (),
     batch: int | None = None,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Many interventions on one prompt, each by itself, as batches of one forward pass; outcomes in the order given.
 
@@ -192,16 +193,16 @@ def intervene_each(
     if batch is not None and batch < 1:
         raise OptionError(f"batch is {batch}; it must be at least 1")
     recording = record(model, prompt)
-    hold = held(mode, layers, model.language_model.n_layers)
+    frozen = frozen_parts(mode, layers, model.language_model.n_layers)
     watched = _Watch.over(model, len(recording.input_ids), watch)
     clean = _joined({layer: _clean(model, recording, layer, *places) for layer, places in watched.places.items()})
     size = batch or max(1, TOKENS_PER_PASS // len(recording.input_ids))
     parts = [variants[begin : begin + size] for begin in range(0, len(variants), size)]
     plans = [prompt_edits(model, recording, part) for part in parts]
     for part, plan in zip(parts, plans, strict=True):
-        check_reach(part, plan, model, hold)
+        check_reach(part, plan, model, frozen)
     return _outcomes(
-        model, recording, mode, layers, list(zip(parts, plans, strict=True)), hold, watched, clean, progress
+        model, recording, mode, layers, list(zip(parts, plans, strict=True)), frozen, watched, clean, progress
     )
 
 
@@ -210,14 +211,14 @@ def _outcomes(
     recording: Recording,
     mode: Mode,
     layers: range | None,
-    work: list[tuple[Sequence[Sequence[Change]], Plan]],
-    hold: Held,
+    work: list[tuple[Sequence[Sequence[Change]], EditPlan]],
+    frozen: FrozenParts,
     watched: "_Watch",
     clean: Float[Tensor, "2 watched"],
-    progress: Callable[[float], object] | None,
+    progress: Progress | None,
 ) -> Iterator[Outcome]:
     for number, (part, plan) in enumerate(work):
-        seen = _run(model, recording, plan, hold, watched, len(part))
+        seen = _run(model, recording, plan, frozen, watched, len(part))
         logits = seen.logits.to("cpu", recording.logits.dtype)
         after = _joined(seen.watched).unbind(1) if watched.features else [clean] * len(part)
         for row, (changes, changed) in enumerate(zip(part, _changed(plan, seen, len(part)), strict=True)):
@@ -226,7 +227,7 @@ def _outcomes(
                     "the model's logits are not finite after this intervention; use smaller numbers"
                 )
             both = torch.stack([clean, after[row]], 1)[:, :, watched.order]
-            idle = tuple(change.feature for change in changed if not model_writes(model, change.feature.layer, hold))
+            idle = tuple(change.feature for change in changed if not model_writes(model, change.feature.layer, frozen))
             yield Outcome(
                 model.language_model, recording, tuple(changes), mode, layers, logits[row], changed, idle,
                 watched.features, activations=both[1], preactivations=both[0],
@@ -235,10 +236,12 @@ def _outcomes(
             progress((number + 1) / len(work))
 
 
-def _run(model: ReplacementModel, recording: Recording, plan: Plan, hold: Held, watched: "_Watch", batch: int) -> Seen:
+def _run(
+    model: ReplacementModel, recording: Recording, plan: EditPlan, frozen: FrozenParts, watched: "_Watch", batch: int
+) -> Readings:
     language_model = model.language_model
     ids = recording.input_ids[None].expand(batch, -1).to(language_model.device)
-    with patched(model, plan, recording, hold, watched.places) as seen, torch.no_grad():
+    with patched(model, plan, recording, frozen, watched.places) as seen, torch.no_grad():
         language_model.module(input_ids=ids, use_cache=False)
     return seen
 
@@ -276,7 +279,7 @@ def _clean(
     model: ReplacementModel, recording: Recording, layer: int, position: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
     pre, activation = read(model.transcoders.layers[layer], read_points(model, recording, layer)[position], index)
-    return pre, activation.masked_fill(position < model.transcoders.silent(recording.input_ids), 0.0)
+    return pre, activation.masked_fill(position < model.transcoders.n_ignored_positions(recording.input_ids), 0.0)
 
 
 def _joined(layers: dict[int, tuple[Tensor, Tensor]]) -> Float[Tensor, "2 *batch watched"]:
@@ -288,7 +291,7 @@ def _joined(layers: dict[int, tuple[Tensor, Tensor]]) -> Float[Tensor, "2 *batch
     )
 
 
-def _changed(plan: Plan, seen: Seen, rows: int) -> list[tuple[FeatureChange, ...]]:
+def _changed(plan: EditPlan, seen: Readings, rows: int) -> list[tuple[FeatureChange, ...]]:
     """What was changed, by row of the batch."""
     changed: list[list[FeatureChange]] = [[] for _ in range(rows)]
     for layer, edits in plan.layers.items():

@@ -17,11 +17,11 @@ from ..models.frozen import FrozenNorm
 from ..models.recording import Recording, first_of, with_first
 from ..models.weights import value_channels
 from ..transcoders.replacement import ReplacementModel
-from .plans import Held, Plan, normalized, read, read_points
+from .plans import EditPlan, FrozenParts, normalized, read, read_points
 
 
 @dataclass
-class Seen:
+class Readings:
     """What a hooked forward pass leaves behind."""
 
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -35,11 +35,11 @@ class Seen:
 @contextmanager
 def patched(
     model: ReplacementModel,
-    edits: Plan,
+    edits: EditPlan,
     recording: Recording | None = None,
-    hold: Held | None = None,
+    frozen: FrozenParts | None = None,
     watch: dict[int, tuple[Tensor, Tensor]] | None = None,
-) -> Iterator[Seen]:
+) -> Iterator[Readings]:
     """While this lasts, the model's forward passes are changed; on leaving, also by an exception, all hooks are gone.
 
     Args:
@@ -48,7 +48,7 @@ def patched(
     """
     with ExitStack() as stack:
         patch = _Patch(
-            model, edits, recording, hold or Held(), watch or {}, lambda handle: stack.callback(handle.remove)
+            model, edits, recording, frozen or FrozenParts(), watch or {}, lambda handle: stack.callback(handle.remove)
         )
         patch.install()
         yield patch.seen
@@ -60,17 +60,17 @@ class _Patch:
     def __init__(
         self,
         model: ReplacementModel,
-        edits: Plan,
+        edits: EditPlan,
         recording: Recording | None,
-        hold: Held,
+        frozen: FrozenParts,
         watch: dict[int, tuple[Tensor, Tensor]],
         keep: Callable[[Any], Any],
     ):
-        self.model, self.edits, self.recording, self.hold, self.watch, self.keep = (
+        self.model, self.edits, self.recording, self.frozen, self.watch, self.keep = (
             model,
             edits,
             recording,
-            hold,
+            frozen,
             watch,
             keep,
         )
@@ -79,8 +79,8 @@ class _Patch:
             model.transcoders,
             model.language_model.architecture,
         )
-        self.silent = 0 if recording is None else self.transcoders.silent(recording.input_ids)
-        self.seen = Seen()
+        self.n_ignored = 0 if recording is None else self.transcoders.n_ignored_positions(recording.input_ids)
+        self.seen = Readings()
         self.pending: dict[int, Tensor] = {}
         """By layer, what is still to be added where the dictionary writes."""
         self.inputs: dict[int, Tensor] = {}
@@ -92,15 +92,15 @@ class _Patch:
         }
 
     def _writes(self, layer: int) -> list[int]:
-        return [at for at in self.transcoders.writes(layer) if not self.hold.layers or at in self.hold.layers]
+        return [at for at in self.transcoders.writes(layer) if not self.frozen.layers or at in self.frozen.layers]
 
     def install(self) -> None:
         """Put all hooks in place; those on the same module run in this order."""
         residual = {push.layer for _, _, push in self.edits.pushes if push.at == "residual"}
         for layer, block in enumerate(self.language_model.blocks):
-            if self.hold.patterns:
+            if self.frozen.patterns:
                 self._hold_pattern(layer, block.get_submodule(self.row.attention))
-            if self.hold.norms:
+            if self.frozen.norms:
                 self._hold_norms(layer, block)
             if layer - 1 in residual:
                 self._before(block, lambda x, at=layer - 1: self._pushed(x, at, "residual"))
@@ -116,7 +116,7 @@ class _Patch:
         final = self.language_model.module.get_submodule(self.row.final_norm)
         if self.language_model.n_layers - 1 in residual:
             self._before(final, lambda x: self._pushed(x, self.language_model.n_layers - 1, "residual"))
-        if self.hold.norms and self.recording is not None:
+        if self.frozen.norms and self.recording is not None:
             self._hold_norm(final, self.language_model.frozen_final_norm(self.recording))
         self.keep(self.language_model.module.get_output_embeddings().register_forward_hook(self._see_logits))
 
@@ -177,14 +177,20 @@ class _Patch:
 
     def _read_at(self, layer: int, block: Any) -> None:
         """See what the encoders of a layer see, if anything depends on it."""
-        skips = (self.hold.replaced or layer in self.hold.layers) and self.transcoders.layers[layer].skip is not None
-        if layer not in self.edits.layers and layer not in self.watch and not skips and not self.hold.replaced:
+        skips = (self.frozen.replaced or layer in self.frozen.layers) and self.transcoders.layers[
+            layer
+        ].skip is not None
+        if layer not in self.edits.layers and layer not in self.watch and not skips and not self.frozen.replaced:
             return
 
         def see(x: Tensor) -> None:
             x = x.to("cpu", self.language_model.engine_dtype)
             if self.transcoders.read == "mlp_in_normalized":
-                like = self.recording.mids[layer].expand_as(x) if self.hold.norms and self.recording is not None else x
+                like = (
+                    self.recording.resid_mid[layer].expand_as(x)
+                    if self.frozen.norms and self.recording is not None
+                    else x
+                )
                 x = torch.stack([normalized(self.language_model, layer, *pair) for pair in zip(x, like, strict=True)])
             self._read(layer, x)
 
@@ -198,45 +204,45 @@ class _Patch:
             pre, activation = read(
                 part, x[:, position].flatten(0, 1), index.repeat(len(x)), self._gates(layer, position.repeat(len(x)))
             )
-            activation = activation.view(len(x), -1).masked_fill(position < self.silent, 0.0)
+            activation = activation.view(len(x), -1).masked_fill(position < self.n_ignored, 0.0)
             self.seen.watched[layer] = pre.view(len(x), -1), activation
         edits = self.edits.layers.get(layer)
         if edits is not None:
             activation = edits.clean
-            if not self.hold.layers:
+            if not self.frozen.layers:
                 _, activation = read(part, x[edits.row, edits.position], edits.index)
                 if self.recording is not None:
-                    activation = activation.masked_fill(edits.position < self.silent, 0.0)
+                    activation = activation.masked_fill(edits.position < self.n_ignored, 0.0)
             new = edits.slope * activation + edits.offset
             self.seen.written[layer] = new
             for at, decoder in self.decoders[layer].items():
                 target = self.pending.setdefault(at, torch.zeros_like(x))
                 target.index_put_((edits.row, edits.position), decoder * (new - activation)[:, None], accumulate=True)
-        if self.hold.replaced:
+        if self.frozen.replaced:
             self._respond(layer, x)
         self.inputs[layer] = x
 
     def _respond(self, layer: int, x: Float[Tensor, "batch pos d"]) -> None:
         """What all features of a layer write more, or less, than on the unchanged prompt."""
         assert self.recording is not None
-        silent = self.silent
-        _, clean = self.transcoders.encode(layer, read_points(self.model, self.recording, layer)[silent:])
-        moved = self.transcoders.encode(layer, x[:, silent:].flatten(0, 1))[1].view(len(x), *clean.shape) - clean
+        n_ignored = self.n_ignored
+        _, clean = self.transcoders.encode(layer, read_points(self.model, self.recording, layer)[n_ignored:])
+        moved = self.transcoders.encode(layer, x[:, n_ignored:].flatten(0, 1))[1].view(len(x), *clean.shape) - clean
         index = moved.flatten(0, 1).any(0).nonzero().flatten()
         for at in self._writes(layer) if len(index) else ():
             target = self.pending.setdefault(at, torch.zeros_like(x))
-            target[:, silent:] += moved[..., index] @ self.transcoders.decoder_rows(layer, index, at, x.dtype)
+            target[:, n_ignored:] += moved[..., index] @ self.transcoders.decoder_rows(layer, index, at, x.dtype)
 
     def _gates(self, layer: int, position: Int[Tensor, " entry"]) -> Float[Tensor, "entry d"] | None:
         """Where all is held, what neurons' gates are held at."""
-        if not (self.hold.norms and self.recording is not None and self.transcoders.gated):
+        if not (self.frozen.norms and self.recording is not None and self.transcoders.of_neurons):
             return None
         return read_points(self.model, self.recording, layer)[position]
 
     def _written(self, output: Tensor, at: int, factor: float) -> Tensor:
         """What leaves the place where the dictionary writes at a layer; the residual stream takes it `factor` times."""
         added, x = self.pending.pop(at, None), self.inputs.pop(at, None)
-        if (self.hold.replaced or at in self.hold.layers) and self.recording is not None:
+        if (self.frozen.replaced or at in self.frozen.layers) and self.recording is not None:
             base = self._clean_output(at).expand_as(output)
             skip = self.transcoders.layers[at].skip
             if skip is not None and x is not None:

@@ -12,8 +12,8 @@ from ..base.choices import Mode, choice
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel, Recording
 from ..transcoders.replacement import ReplacementModel
-from ..transcoders.transcoders import Gated, JumpReLU, TopK, TranscoderLayer
-from .edits import Change, Feature, Intervention, Push, check_feature, goes_on, prompt_positions
+from ..transcoders.transcoders import JumpReLU, NeuronActivation, TopK, TranscoderLayer
+from .edits import Change, Feature, Intervention, SteeringVector, check_feature, goes_on, prompt_positions
 
 MODES: dict[Mode, str] = {
     "frozen_attention": "attention patterns held, all else live",
@@ -26,7 +26,7 @@ MODES: dict[Mode, str] = {
 }
 
 
-class Held(NamedTuple):
+class FrozenParts(NamedTuple):
     """What a forward pass holds at its value on the unchanged prompt."""
 
     patterns: bool = False
@@ -37,7 +37,7 @@ class Held(NamedTuple):
     """Whether MLP outputs are held apart from what features write there, all of which respond."""
 
 
-def held(mode: Mode, layers: range | None, n_layers: int) -> Held:
+def frozen_parts(mode: Mode, layers: range | None, n_layers: int) -> FrozenParts:
     """What a mode, perhaps constrained to a range of layers, holds fixed.
 
     Raises:
@@ -50,9 +50,9 @@ def held(mode: Mode, layers: range | None, n_layers: int) -> Held:
                 f"mode {mode!r} replaces the MLPs of all layers; leave the range of layers out, or use "
                 f"'frozen_attention'"
             )
-        return Held(mode != "replacement_open", mode == "replacement_frozen", replaced=True)
+        return FrozenParts(mode != "replacement_open", mode == "replacement_frozen", replaced=True)
     if layers is None:
-        return Held(
+        return FrozenParts(
             mode != "open", mode in ("frozen", "frozen_norms"), range(n_layers) if mode == "frozen" else range(0)
         )
     if not layers or layers.step != 1 or layers.start < 0 or layers.stop > n_layers:
@@ -62,7 +62,7 @@ def held(mode: Mode, layers: range | None, n_layers: int) -> Held:
     if mode == "frozen" and len(layers) < n_layers:
         raise OptionError("mode 'frozen' holds all layers; leave the range of layers out, or use 'frozen_attention'")
     everything = mode == "frozen_norms" or (len(layers) == n_layers and mode != "open")
-    return Held(patterns=mode != "open", norms=everything, layers=layers)
+    return FrozenParts(patterns=mode != "open", norms=everything, layers=layers)
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,18 @@ class LayerEdits:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EditPlan:
     """All that is changed in one batched forward pass."""
 
     layers: dict[int, LayerEdits]
-    pushes: tuple[tuple[int, int, Push], ...]
+    pushes: tuple[tuple[int, int, SteeringVector], ...]
     """(row, position, direction)."""
 
     def __bool__(self) -> bool:
         return bool(self.layers or self.pushes)
 
 
-def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequence[Sequence[Change]]) -> Plan:
+def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequence[Sequence[Change]]) -> EditPlan:
     """The changes at the prompt's own positions, one row of the batch a variant.
 
     Raises:
@@ -102,7 +102,7 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
     entries, pushes = _Entries(), []
     for row, changes in enumerate(variants):
         for change in changes:
-            if isinstance(change, Push):
+            if isinstance(change, SteeringVector):
                 _check_push(change, model.language_model)
                 pushes += [
                     (row, position, change) for position in prompt_positions("the added direction", change.position, n)
@@ -116,7 +116,7 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
     for layer, edits in entries.by_layer(model.language_model.engine_dtype).items():
         x = read_points(model, recording, layer)[edits.position]
         _, clean = read(model.transcoders.layers[layer], x, edits.index)
-        clean = clean.masked_fill(edits.position < model.transcoders.silent(recording.input_ids), 0.0)
+        clean = clean.masked_fill(edits.position < model.transcoders.n_ignored_positions(recording.input_ids), 0.0)
         scaled = (
             ~edits.slope.isnan()
         )  # an addition has slope NaN so far: it moves with the activation, whatever that is
@@ -126,21 +126,21 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
             offset=edits.offset + torch.where(scaled, edits.slope.nan_to_num() * clean, 0.0),
             clean=clean,
         )
-    return Plan(layers, tuple(pushes))
+    return EditPlan(layers, tuple(pushes))
 
 
-def generation_edits(model: ReplacementModel, changes: Sequence[Change], row: int) -> Plan:
+def generation_edits(model: ReplacementModel, changes: Sequence[Change], row: int) -> EditPlan:
     """The changes at every generated token, in one row of the batch: those at positions `*` and `+`."""
     entries, pushes = _Entries(), []
     for change in changes:
-        if isinstance(change, Push):
+        if isinstance(change, SteeringVector):
             pushes += [(row, 0, change)] if goes_on(change.position) else []
             continue
         for feature in change.features:
             if goes_on(feature.position):
                 entries.put(row, 0, feature, change)
     layers = entries.by_layer(model.language_model.engine_dtype)
-    return Plan(
+    return EditPlan(
         {layer: replace(edits, slope=edits.slope.nan_to_num(1.0)) for layer, edits in layers.items()}, tuple(pushes)
     )
 
@@ -171,7 +171,7 @@ class _Entries:
         return layers
 
 
-def _check_push(push: Push, model: LanguageModel) -> None:
+def _check_push(push: SteeringVector, model: LanguageModel) -> None:
     lowest = -1 if push.at == "residual" else 0
     if not lowest <= push.layer < model.n_layers:
         raise InterventionError(
@@ -187,11 +187,11 @@ def read_points(model: ReplacementModel, recording: Recording, layer: int) -> Fl
     """What the encoders of one layer saw on the unchanged prompt."""
     match model.transcoders.read:
         case "mid":
-            return recording.mids[layer]
+            return recording.resid_mid[layer]
         case "mlp_in":
             return recording.mlp_inputs[layer]
         case "mlp_in_normalized":
-            return normalized(model.language_model, layer, recording.mids[layer], recording.mids[layer])
+            return normalized(model.language_model, layer, recording.resid_mid[layer], recording.resid_mid[layer])
 
 
 def normalized(
@@ -205,22 +205,22 @@ def read(
     part: TranscoderLayer,
     x: Float[Tensor, "entry d"],
     index: Int[Tensor, " entry"],
-    held: Float[Tensor, "entry d"] | None = None,
+    frozen_parts: Float[Tensor, "entry d"] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pre-activation and activation of one feature per row of `x`; gates of neurons are those at `held`, if given.
 
     Of a neuron both are its activation, as in a graph.
     """
-    if isinstance(part.activation, Gated):
+    if isinstance(part.activation, NeuronActivation):
         entry = torch.arange(len(x))
-        if held is None:
+        if frozen_parts is None:
             activation = part.activation.hidden(x)[entry, index]
         else:
             now, then = (
                 (rows * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index]
-                for rows in (x, held)
+                for rows in (x, frozen_parts)
             )
-            activation = now * (part.activation.hidden(held)[entry, index] / then)
+            activation = now * (part.activation.hidden(frozen_parts)[entry, index] / then)
         return activation, activation
     if isinstance(part.activation, TopK):  # whether one is among the largest, all must tell
         different, place = torch.unique(x.detach(), dim=0, return_inverse=True)
@@ -234,12 +234,12 @@ def read(
     return pre, single(pre[None])[0]
 
 
-def model_writes(model: ReplacementModel, layer: int, hold: Held) -> bool:
+def model_writes(model: ReplacementModel, layer: int, frozen: FrozenParts) -> bool:
     """Whether features of a layer write anywhere that a mode lets them."""
-    return not hold.layers or any(at in hold.layers for at in model.transcoders.writes(layer))
+    return not frozen.layers or any(at in frozen.layers for at in model.transcoders.writes(layer))
 
 
-def check_reach(part: Sequence[Sequence[Change]], plan: Plan, model: ReplacementModel, hold: Held) -> None:
+def check_reach(part: Sequence[Sequence[Change]], plan: EditPlan, model: ReplacementModel, frozen: FrozenParts) -> None:
     """Refuse a variant none of whose changes can do anything to the prompt.
 
     Raises:
@@ -252,8 +252,8 @@ def check_reach(part: Sequence[Sequence[Change]], plan: Plan, model: Replacement
             raise InterventionError(
                 "all changes are at generated tokens (+), so the prompt stays as it is; use generate (--generate N)"
             )
-        if layers and not pushed and not any(model_writes(model, layer, hold) for layer in layers):
-            names = f"layers {hold.layers.start} to {hold.layers.stop - 1}"
+        if layers and not pushed and not any(model_writes(model, layer, frozen) for layer in layers):
+            names = f"layers {frozen.layers.start} to {frozen.layers.stop - 1}"
             raise InterventionError(
                 f"the changed features (layer {', '.join(map(str, layers))}) write nowhere in the constrained "
                 f"{names}; widen them"

@@ -1,7 +1,7 @@
 """The smallest sets of features, found by search, that change what a model says; and random sets to compare them
 with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..base.choices import Mode
+from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
@@ -76,7 +77,7 @@ def smallest_swap(
     positions: Sequence[int] | None = None,
     max_features: int = 48,
     tries: int = 16,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> SmallestSet | None:
     """The smallest set found of features whose swap for another prompt's makes a token the likeliest; None if none
     does.
@@ -115,7 +116,7 @@ def smallest_ablation(
     positions: Sequence[int] | None = None,
     max_features: int = 48,
     tries: int = 16,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> SmallestSet | None:
     """The smallest set found of active features without which another token is the likeliest; None if there is none.
 
@@ -169,7 +170,7 @@ def _search(
     mode: Mode,
     max_features: int,
     tries: int,
-    progress: Callable[[float], object] | None,
+    progress: Progress | None,
 ) -> SmallestSet | None:
     if not factors or max_features < 1 or tries < 1:
         raise OptionError(

@@ -1,6 +1,6 @@
 """Steering: features of one prompt exchanged for those of another, and the response to a growing dose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..base.choices import Mode
+from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..graphs.comparison import aligned
 from ..models.language_model import Recording
@@ -92,7 +93,7 @@ def _placed(model: ReplacementModel, nodes: Sequence[NodeLike], n_positions: int
 def activations(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos feature"]:
     """The activations of one layer's features on a prompt; 0 at the first positions, where the dictionary has none."""
     found = model.transcoders.encode(layer, read_points(model, recording, layer))[1]
-    found[: model.transcoders.silent(recording.input_ids)] = 0
+    found[: model.transcoders.n_ignored_positions(recording.input_ids)] = 0
     return found
 
 
@@ -123,7 +124,7 @@ def sweep(
     tokens: Sequence[str | int] = (),
     mode: Mode = "frozen_attention",
     layers: range | None = None,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> Sweep:
     """The same changes at many doses (see `dosed`): what the model predicts at each.
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..base.files import write_atomically
 from ..errors import FileError, OptionError, PromptError
-from .lines import Job, TraceOptions
+from .lines import PromptJob, TraceOptions
 from .work import Traced
 
 INDEX = "index.parquet"
@@ -50,7 +50,7 @@ class Store:
     """What a folder holds, for the one process that writes there."""
 
     folder: Path
-    jobs: Sequence[Job]
+    jobs: Sequence[PromptJob]
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By id, the last line of the journal about it."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Store:
     """When the index was written last."""
 
     @staticmethod
-    def open(folder: Path, jobs: Sequence[Job], options: TraceOptions) -> "Store":
+    def open(folder: Path, jobs: Sequence[PromptJob], options: TraceOptions) -> "Store":
         """Read what is there, clear away what a killed process left half-written.
 
         Raises:
@@ -122,7 +122,7 @@ class Store:
                 )
         self.check(found)
 
-    def done(self, job: Job) -> bool:
+    def done(self, job: PromptJob) -> bool:
         """Whether a prompt's graph is there, whole; prompts that failed are tried again."""
         record = self.records.get(job.id)
         if record is None or record.get("error") is not None:
@@ -131,7 +131,7 @@ class Store:
             return (self.folder / record["file"]).stat().st_size == record["bytes"]
         return False
 
-    def keep(self, job: Job, traced: Traced) -> dict[str, Any]:
+    def keep(self, job: PromptJob, traced: Traced) -> dict[str, Any]:
         """Write a graph and the journal's line about it; from time to time the index.
 
         Raises:
@@ -198,7 +198,7 @@ class Store:
         self.written = time.monotonic()
         return path
 
-    def _ours(self, path: Path, job: Job) -> bool:
+    def _ours(self, path: Path, job: PromptJob) -> bool:
         """Whether a file may be written: nothing is there, or a graph of the same prompt (of a process that was
         killed)."""
         if self.records.get(job.id, {}).get("file") is not None or not path.exists():

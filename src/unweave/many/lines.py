@@ -53,7 +53,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class PromptJob:
     """A request under the name that its graph has."""
 
     id: str
@@ -87,7 +87,7 @@ class _Line(BaseModel):
     system: str | None = None
 
 
-def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options: TraceOptions) -> list[Job]:
+def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options: TraceOptions) -> list[PromptJob]:
     """The prompts of a JSONL file, or of a list of texts and mappings as its lines hold; equal ones once.
 
     Raises:
@@ -101,7 +101,7 @@ def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options
             "the prompts",
             ((number, {"prompt": line} if isinstance(line, str) else line) for number, line in enumerate(source, 1)),
         )
-    found: dict[str, Job] = {}
+    found: dict[str, PromptJob] = {}
     for number, content in lines:
         try:
             job = _job(number, content, options)
@@ -137,7 +137,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             raise PromptError(f"{path}, line {number}: not JSON: {error}") from error
 
 
-def _job(number: int, content: Any, options: TraceOptions) -> Job:
+def _job(number: int, content: Any, options: TraceOptions) -> PromptJob:
     line = _Line.model_validate(content)
     if (line.prompt is None) == (line.messages is None):
         raise ValueError("give either prompt or messages")
@@ -160,7 +160,7 @@ def _job(number: int, content: Any, options: TraceOptions) -> Job:
         request, name = Request(plain, ids=tuple(line.prompt or ())), " ".join(map(str, line.prompt or ()))
     json.dumps(asdict(request), ensure_ascii=False).encode()  # half a surrogate pair is no text
     digest = request.digest()
-    return Job(f"{slug_of(name)}-{digest[:8]}" if line.id is None else str(line.id), number, request, digest)
+    return PromptJob(f"{slug_of(name)}-{digest[:8]}" if line.id is None else str(line.id), number, request, digest)
 
 
 def _reason(error: ValueError) -> str:

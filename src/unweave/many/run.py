@@ -1,7 +1,7 @@
 """Tracing many prompts into a folder: what is there already stays, what fails is noted, the rest goes on."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,13 @@ from typing import Any
 
 from ..attribution.budget import parse_bytes
 from ..base.files import locked
+from ..base.progress import Progress
 from ..errors import FileError, OptionError, UnweaveError
 from ..models.smollm2 import DEFAULT_MODEL
 from .folder import INDEX, Store
 from .lines import TraceOptions, read_prompts
 from .work import Source
 from .workers import parse_workers, work
-
-Progress = Callable[[float, str], object]
-"""Called with the share of the prompts that are done, and in words."""
 
 
 @dataclass(frozen=True)

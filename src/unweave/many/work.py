@@ -118,7 +118,7 @@ def trace(tools: Tools, request: Request, digest: str) -> Traced:
 def _trace(tools: Tools, request: Request, digest: str) -> tuple[dict[str, Any], bytes]:
     asked, model = request.options, tools.model
     targets: list[TargetSpec] = [*asked.targets] if asked.minus is None else [Difference(asked.targets[0], asked.minus)]
-    most = DEFAULT_NEURONS if asked.max_features is None and model.transcoders.gated else asked.max_features
+    most = DEFAULT_NEURONS if asked.max_features is None and model.transcoders.of_neurons else asked.max_features
     begin = time.perf_counter()
     graph = attribute(
         model, prompt_of(model.language_model, request), targets or None, position=asked.position,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import ModelError, OptionError, UnweaveError
-from .lines import Job
+from .lines import PromptJob
 from .work import Source, Tools, Traced, open_tools, trace
 
 CPUS_OF_A_WORKER = 4
@@ -27,7 +27,7 @@ RETRIES = 1
 Identify = Callable[[dict[str, str]], object]
 """Called with what each worker has loaded, before it is given a prompt; raises if that is something else than it
 should be."""
-Found = Generator[tuple[Job, Traced], None, None]
+Found = Generator[tuple[PromptJob, Traced], None, None]
 
 
 def parse_workers(text: str | int) -> tuple[bool, int | None]:
@@ -48,7 +48,7 @@ def parse_workers(text: str | int) -> tuple[bool, int | None]:
     return kind == "ray", int(count)
 
 
-def work(source: Source, jobs: Sequence[Job], workers: str | int, identify: Identify) -> Found:
+def work(source: Source, jobs: Sequence[PromptJob], workers: str | int, identify: Identify) -> Found:
     """Trace prompts, and yield what became of each as it is done.
 
     Raises:
@@ -86,8 +86,8 @@ class _Worker(NamedTuple):
     connection: Connection
 
 
-def _in_processes(source: Source, jobs: Sequence[Job], count: int, identify: Identify) -> Found:
-    waiting, busy = deque(jobs), dict[Connection, tuple[_Worker, Job | None]]()
+def _in_processes(source: Source, jobs: Sequence[PromptJob], count: int, identify: Identify) -> Found:
+    waiting, busy = deque(jobs), dict[Connection, tuple[_Worker, PromptJob | None]]()
     threads = max(1, torch.get_num_threads() // count)
     gpus = torch.cuda.device_count() if source.device == "cuda" else 0
 
@@ -163,7 +163,7 @@ def _serve(source: Source, connection: Connection) -> None:
     connection.send(tools.identity)
     with suppress(EOFError, OSError):
         while True:
-            job: Job = connection.recv()
+            job: PromptJob = connection.recv()
             connection.send(trace(tools, job.request, job.digest))
 
 
@@ -198,11 +198,11 @@ class _Actor:
         except UnweaveError as error:
             return type(error)(str(error))
 
-    def trace(self, job: Job) -> Traced:
+    def trace(self, job: PromptJob) -> Traced:
         return trace(self._open(), job.request, job.digest)
 
 
-def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Identify) -> Found:
+def _on_ray(source: Source, jobs: Sequence[PromptJob], count: int | None, identify: Identify) -> Found:
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
@@ -223,7 +223,7 @@ def _on_ray(source: Source, jobs: Sequence[Job], count: int | None, identify: Id
         own = replace(source, threads=max(1, int(cpus)))
         kind: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)
         actors = [kind.remote(own) for _ in range(number)]
-        waiting, busy = deque(jobs), dict[Any, tuple[Any, Job | None]]()
+        waiting, busy = deque(jobs), dict[Any, tuple[Any, PromptJob | None]]()
         for actor in actors:
             busy[actor.identity.remote()] = (actor, None)
         while busy:

@@ -251,13 +251,13 @@ class FrozenModel:
 
         Returns the residual stream before every MLP, and after the last layer.
         """
-        x, mids = start, []
+        x, resid_mid = start, []
         for layer, added in zip(self.layers, written, strict=True):
             attended = x + layer.attention.forward(x) + layer.attention.constant
             mid = x if layer.parallel else attended
-            mids.append(mid)
+            resid_mid.append(mid)
             x = attended + layer.skip_forward(mid) + layer.constant() + added
-        return mids, x
+        return resid_mid, x
 
     def to(self, device: torch.device) -> "FrozenModel":
         """The same on another device."""

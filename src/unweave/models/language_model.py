@@ -238,7 +238,7 @@ class LanguageModel:
             patterns=series("pattern"),
             attention_inputs=series("input"),
             attention_outputs=series("attention"),
-            mids=series("mid"),
+            resid_mid=series("mid"),
             mlp_inputs=series("mlp_in"),
             mlp_outputs=series("mlp_out"),
             final=saved["final", 0],
@@ -268,7 +268,7 @@ class LanguageModel:
 
     def frozen_mlp_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
         """What stands before and (if anything does) after one layer's MLP, frozen as it was in the recording."""
-        return self.before_mlp(layer, recording.mids[layer]), self.after_mlp(layer, recording.mlp_outputs[layer])
+        return self.before_mlp(layer, recording.resid_mid[layer]), self.after_mlp(layer, recording.mlp_outputs[layer])
 
     def before_mlp(self, layer: int, mid: Float[Tensor, "pos d"]) -> FrozenNorm:
         """What stands between the residual stream and one layer's MLP, frozen as it is for `mid`."""

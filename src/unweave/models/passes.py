@@ -32,7 +32,7 @@ class Pass:
     ids: Int[Tensor, "sequence pos"]
     entered: tuple[Float[Tensor, "sequence pos d"], ...]
     """What enters each block."""
-    mids: tuple[Float[Tensor, "sequence pos d"], ...]
+    resid_mid: tuple[Float[Tensor, "sequence pos d"], ...]
     """The residual stream that each MLP (or its norm) reads."""
     inputs: tuple[Float[Tensor, "sequence pos d"], ...]
     """What each MLP sees: the norm's output."""
@@ -84,10 +84,10 @@ def run(model: LanguageModel, ids: Int[Tensor, "sequence pos"], write: WritePoin
             .remove
         )
         made = _logits(model, ids) if logits else _hidden_only(model, ids)
-    entered, mids, inputs, outputs = (
+    entered, resid_mid, inputs, outputs = (
         tuple(saved[name, layer] for layer in range(model.n_layers)) for name in ("entered", "mid", "input", "output")
     )
-    return Pass(ids, entered, mids, inputs, outputs, made, tuples[0])
+    return Pass(ids, entered, resid_mid, inputs, outputs, made, tuples[0])
 
 
 def read_at(

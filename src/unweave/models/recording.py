@@ -17,7 +17,7 @@ class Recording:
     patterns: tuple[Float[Tensor, "heads pos pos"], ...]
     attention_inputs: tuple[Float[Tensor, "pos d"], ...]
     attention_outputs: tuple[Float[Tensor, "pos d"], ...]
-    mids: tuple[Float[Tensor, "pos d"], ...]
+    resid_mid: tuple[Float[Tensor, "pos d"], ...]
     """The residual stream that the MLP (or its norm) reads: after attention, or beside it in a parallel block."""
     mlp_inputs: tuple[Float[Tensor, "pos d"], ...]
     mlp_outputs: tuple[Float[Tensor, "pos d"], ...]

@@ -44,7 +44,7 @@ def vocabulary() -> dict[str, int]:
     }
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """Rows of sentences."""
 
     tokens: Int[Tensor, "row next"]
@@ -81,7 +81,7 @@ def sentences(behaviour: str, held_out: bool = False) -> tuple[Sentence, ...]:
 
 def rows(
     count: int, length: int, seed: int, other: float, held_out: bool = False, hidden: float = 0.0, late: bool = False
-) -> Rows:
+) -> TokenRows:
     """Rows of taught sentences, begun by the start token and cut where a row is full; the same for the same seed.
 
     Args:
@@ -116,7 +116,7 @@ def rows(
         tokens.append(row[: length + 1])
         determined.append(certain[:length])
         lines.append(line[:length])
-    return Rows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other), torch.tensor(lines))
+    return TokenRows(torch.tensor(tokens), torch.tensor(determined).float().clamp(min=other), torch.tensor(lines))
 
 
 def _lines(couplet: Sentence, number: int) -> list[int]:

@@ -19,14 +19,14 @@ from ..training.checkpoint import read_state, unreadable, write_state
 from .config import OrganismConfig
 from .model import build, write_model
 from .muon import muon_step
-from .sentences import Rows, rows, visible
+from .sentences import TokenRows, rows, visible
 
 PARTS = 2
 """Into which the rows of a step are split, each worked on by one thread."""
 ROWS_OF_STEP = 1_000_003
 """Rows are drawn anew for each step, from a seed made of the training's and the step's number."""
 
-Report = Callable[[int, float, float], None]
+StepReport = Callable[[int, float, float], None]
 """(steps done, mean loss of answers in nats, tokens a second)."""
 
 
@@ -71,7 +71,7 @@ def rate_at(config: OrganismConfig, step: int) -> float:
     return rising * (min(1.0, (config.steps - step) / (config.cool * config.steps)) if config.cool else 1.0)
 
 
-def gradients(module: Any, drawn: Rows) -> tuple[tuple[Tensor, ...], float]:
+def gradients(module: Any, drawn: TokenRows) -> tuple[tuple[Tensor, ...], float]:
     """Gradients of a model's parameters on some rows, and the mean loss of their answers in nats."""
     weights = drawn.weights.flatten()
     wanted = (weights > 0).nonzero()[:, 0]
@@ -106,7 +106,7 @@ def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) ->
         hidden=config.hidden * late,
         late=late,
     )
-    parts = [Rows(*part) for part in zip(*(tensor.chunk(PARTS) for tensor in drawn), strict=True)]
+    parts = [TokenRows(*part) for part in zip(*(tensor.chunk(PARTS) for tensor in drawn), strict=True)]
     found, losses = zip(*pool.map(lambda part: gradients(state.module, part), parts), strict=True)
     loss = sum(losses) / len(parts)
     if not math.isfinite(loss):
@@ -130,7 +130,7 @@ def take_step(state: State, config: OrganismConfig, pool: ThreadPoolExecutor) ->
     return loss
 
 
-def train_organism(config: OrganismConfig, folder: str | Path, report: Report = lambda *_: None) -> Path:
+def train_organism(config: OrganismConfig, folder: str | Path, report: StepReport = lambda *_: None) -> Path:
     """Train in a folder, or go on with the training that is there; returns the folder of the model.
 
     Raises:

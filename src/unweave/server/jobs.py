@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
 
+from ..base.progress import Progress
 from ..errors import UnweaveError
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[float, str], None]
-"""Called with the share that is done and what is being done; raises `Cancelled` when the work is to stop."""
-Work = Callable[[Report], dict[str, Any]]
+Work = Callable[[Progress], dict[str, Any]]
 
 ENDS = frozenset({"done", "failed", "cancelled"})
 JOBS_KEPT = 100
@@ -36,7 +35,7 @@ class Busy(UnweaveError):
 
 
 @dataclass
-class Job:
+class LiveJob:
     """One piece of work; `event` and `facts` are its present state, `version` grows with every change."""
 
     id: str
@@ -66,17 +65,17 @@ class Job:
 class Jobs:
     """All jobs of a server: those in line, and the last hundred that have ended."""
 
-    _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
+    _jobs: OrderedDict[str, LiveJob] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "unweave-job"))
 
-    def start(self, work: Work) -> Job:
+    def start(self, work: Work) -> LiveJob:
         """Put work in line.
 
         Raises:
             Busy: the line is full.
         """
-        job = Job(token_hex(8))
+        job = LiveJob(token_hex(8))
         with self._lock:
             ended = [name for name, other in self._jobs.items() if other.event in ENDS]
             if len(self._jobs) - len(ended) >= JOBS_IN_LINE:
@@ -87,11 +86,11 @@ class Jobs:
         self._pool.submit(_run, job, work)
         return job
 
-    def find(self, name: str) -> Job | None:
+    def find(self, name: str) -> LiveJob | None:
         """A job by its id."""
         return self._jobs.get(name)
 
-    def cancel(self, job: Job) -> str:
+    def cancel(self, job: LiveJob) -> str:
         """Ask a job to stop, and say how it stands; one that waits stops at once."""
         job.stop.set()
         if job.event == "progress" and job.facts.get("title") == "waiting":
@@ -105,7 +104,7 @@ class Jobs:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run(job: Job, work: Work) -> None:
+def _run(job: LiveJob, work: Work) -> None:
     try:
         job.report(0.0, "starting")
         job.change("done", work(job.report))
@@ -122,7 +121,7 @@ def _run(job: Job, work: Work) -> None:
         )
 
 
-async def events(job: Job) -> AsyncIterator[bytes]:
+async def events(job: LiveJob) -> AsyncIterator[bytes]:
     """The job's state now and after each change, as server-sent events, until it ends; a comment now and then keeps
     the line open."""
     seen, silent = -1, 0.0

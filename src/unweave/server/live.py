@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from ..attribution.attribution import attribute
 from ..attribution.promoted import logit_effects, with_promoted
 from ..base.choices import Mode, PositionZero
+from ..base.progress import Progress
 from ..errors import GraphError, InterventionError
 from ..graphs.graph import Graph
 from ..graphs.interchange import slug_of
@@ -19,7 +20,6 @@ from ..interventions import described as effects
 from ..interventions import edits, generation, interventions, steering
 from ..interventions.naming import Names, check_graph
 from ..transcoders.replacement import ReplacementModel
-from .jobs import Report
 
 TOKENS_OF_A_FEATURE = 10
 """Promoted and suppressed tokens in a feature's details."""
@@ -93,7 +93,7 @@ class Live:
         return graph.provenance.origin == "unweave"
 
 
-def trace(live: Live, wanted: TraceRequest, report: Report) -> Graph:
+def trace(live: Live, wanted: TraceRequest, report: Progress) -> Graph:
     """Trace a prompt, prune, name the features.
 
     Raises:

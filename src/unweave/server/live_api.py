@@ -6,12 +6,13 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
+from ..base.progress import Progress
 from ..errors import GraphError
 from ..interventions.naming import check_graph
 from ..page.template import to_bytes
 from .answers import StrictRoute
 from .graphs_api import PROBLEMS
-from .jobs import Busy, Job, Report, events
+from .jobs import Busy, LiveJob, events
 from .live import SteerRequest, TraceRequest, name_of, steer, trace
 from .state import Asked, Model, Server, Shared
 
@@ -23,7 +24,7 @@ def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, 
     """Trace a prompt in the background."""
     live.model.language_model.tokenize(wanted.prompt)  # refuses at once what cannot be run
 
-    def work(report: Report) -> dict[str, Any]:
+    def work(report: Progress) -> dict[str, Any]:
         graph = trace(live, wanted, report)
         report(0.99, "saving")
         return {"slug": server.library.add(f"{name_of(wanted)}.graph.safetensors", graph.save)}
@@ -34,7 +35,7 @@ def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, 
         raise HTTPException(429, str(error), {"Retry-After": "30"}) from error
 
 
-def _job(server: Server, name: str) -> Job:
+def _job(server: Server, name: str) -> LiveJob:
     job = server.jobs.find(name)
     if job is None:
         raise HTTPException(404, f"no job {name!r}; it ended long ago, or the server was started anew")

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from .bench import Bench
 from .protocol import FieldName, Options, Protocol
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 
 
 class Accuracy(Options):
@@ -36,7 +36,7 @@ def run(bench: Bench, options: Accuracy) -> Result:
     )
     foil = said[0][0].foil is not None
     columns = ("prompt", "answer", *(("foil",) if foil else ()), "the model's likeliest", "p of the answer", "right")
-    tables = [Table("All variants", columns, rows)]
+    tables = [ResultTable("All variants", columns, rows)]
     plots = []
     if options.by is not None:
         groups: dict[str, list[bool]] = defaultdict(list)
@@ -45,7 +45,7 @@ def run(bench: Bench, options: Accuracy) -> Result:
         shares = {name: sum(part) / len(part) for name, part in groups.items()}
         tables.insert(
             0,
-            Table(
+            ResultTable(
                 f"Right answers by {options.by}",
                 (options.by, "right", "variants"),
                 tuple((n, s, len(groups[n])) for n, s in shares.items()),

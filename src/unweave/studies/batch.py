@@ -2,18 +2,19 @@
 with features set."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..errors import StudyError
 from ..interventions.attribution_patching import Measure, write_gradients
 from ..interventions.interventions import record
 from ..interventions.patching import patched
-from ..interventions.plans import LayerEdits, Plan
+from ..interventions.plans import EditPlan, LayerEdits
 from ..interventions.steering import activations
 from ..models.passes import read_at, run
 from ..transcoders.replacement import ReplacementModel
@@ -61,7 +62,7 @@ def activations_at(
     model: ReplacementModel,
     ids: Int[Tensor, "prompt pos"],
     places: Sequence[Place],
-    progress: Callable[[float], object] = lambda share: None,
+    progress: Progress = lambda share: None,
 ) -> Float[Tensor, "prompt place"]:
     """Activations of features at positions on many prompts."""
     found = torch.zeros(len(ids), len(places), dtype=model.language_model.engine_dtype)
@@ -92,7 +93,7 @@ def _dense(
     clean = run(language_model, ids.to(language_model.device), transcoders.write, logits=False)
     for layer, position in sorted({place[:2] for place in places}):
         mid, mlp_in = (
-            part[layer][:, position].to("cpu", language_model.engine_dtype) for part in (clean.mids, clean.inputs)
+            part[layer][:, position].to("cpu", language_model.engine_dtype) for part in (clean.resid_mid, clean.inputs)
         )
         x = read_at(language_model, layer, transcoders.read, mid, mlp_in)
         yield [c for c, place in enumerate(places) if place[:2] == (layer, position)], transcoders.encode(layer, x)[1]
@@ -113,7 +114,7 @@ def logits_with(
     language_model, found = model.language_model, []
     most = AT_ONCE if edits is None or not edits.places else min(AT_ONCE, EDITS // len(edits.places) * ids.shape[1])
     for part in parts(ids, most):
-        plan = Plan({}, ()) if edits is None else _plan(edits, part)
+        plan = EditPlan({}, ()) if edits is None else _plan(edits, part)
         with patched(model, plan) as seen, torch.no_grad():
             language_model.module(input_ids=ids[part].to(language_model.device), use_cache=False)
         found.append(language_model.capped(seen.logits[:, list(positions)].to("cpu", language_model.engine_dtype)))
@@ -123,7 +124,7 @@ def logits_with(
     return logits
 
 
-def _plan(edits: Edits, part: slice) -> Plan:
+def _plan(edits: Edits, part: slice) -> EditPlan:
     layers, values = {}, edits.values[part]
     rows = len(values)
     for layer in sorted({place[0] for place in edits.places}):
@@ -132,7 +133,7 @@ def _plan(edits: Edits, part: slice) -> Plan:
         offset = values[:, here].flatten()
         row = torch.arange(rows).repeat_interleave(len(here))
         layers[layer] = LayerEdits(row, position, index, torch.zeros_like(offset), offset, torch.zeros_like(offset))
-    return Plan(layers, ())
+    return EditPlan(layers, ())
 
 
 def ablated(places: Sequence[Place], prompts: int, dtype: torch.dtype) -> Edits:

@@ -3,7 +3,7 @@ gets right."""
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..errors import StudyError
 from ..graphs.comparison import aligned
 from ..interventions.interventions import record
@@ -90,7 +91,7 @@ class Said(NamedTuple):
         return self.lead > 0
 
 
-class Pair(NamedTuple):
+class PromptPair(NamedTuple):
     """Two variants that differ in one field."""
 
     here: Variant
@@ -106,7 +107,7 @@ class Bench:
     chat: bool = False
     system: str | None = None
     seed: int = 0
-    progress: Callable[[float], object] = lambda share: None
+    progress: Progress = lambda share: None
     results: dict[str, Result] = field(default_factory=dict)
     """Of the steps that were run, by their names."""
     _said: dict[Variant, Said] = field(default_factory=dict)
@@ -217,7 +218,7 @@ class Bench:
         draw, edges = random.Random(self.seed), [place * len(variants) // most for place in range(most + 1)]
         return [variants[draw.randrange(*stretch)] for stretch in pairwise(edges)]
 
-    def pairs(self, name: str, most: int, *, right: bool = True) -> list[Pair]:
+    def pairs(self, name: str, most: int, *, right: bool = True) -> list[PromptPair]:
         """Pairs of variants that differ in one field (and in what depends on it) and have other answers, spread evenly.
 
         Each variant is paired with the next that fits, the last with the first.
@@ -241,7 +242,7 @@ class Bench:
                 and all(there.fields[field] == here.fields[field] for field in fixed)
                 and self.token(there.answer) != self.token(here.answer)
             )
-            found += [Pair(here, there) for there in fits][:1]
+            found += [PromptPair(here, there) for there in fits][:1]
         if not found:
             raise StudyError(
                 f"of {len(pool)} variants that the model answers rightly no two differ in {name} and its answer alone"

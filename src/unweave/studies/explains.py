@@ -20,7 +20,7 @@ from ..interventions.edits import EVERYWHERE, Feature
 from .batch import Edits, logits_with, matched, share, strengths
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
-from .results import Found, Plot, Result, Table
+from .results import Found, Plot, Result, ResultTable
 
 Unit = tuple[int, int]
 """A feature wherever it is: (layer, index)."""
@@ -299,7 +299,7 @@ def _result(
         f"Given another answer, the model recites the same explanation in {left['told']}. {verdict}"
     )
     heads = ("switched off", "features", "answer", "explanation", "size by that of the set")
-    table = Table(
+    table = ResultTable(
         f"What stays right of {len(nothing.answer)} answers and explanations (95% intervals)", heads, tuple(rows)
     )
     kinds = [(what, name) for name in ("answer", "explanation") for what in ("answer", "explanation")]

@@ -17,7 +17,7 @@ from .batch import Edits, Place, logits_with, matched, share, strengths, tokens
 from .bench import Bench
 from .operands import sampled
 from .protocol import Options, Protocol, StepName
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 from .templates import DIGIT, FAMILIES, OTHER, SIZE, SUM
 
 NEAR = 10
@@ -207,7 +207,10 @@ def _result(
     data = {"labels": labels, "series": bars, "ylabel": "share of sums", "ylim": [0, 1]}
     plot = Plot("families", "bars", "What is left of the answer without families of features", data)
     return Result(
-        figures, summary, (Table("Sums without families of features (95% intervals)", heads, tuple(rows)),), (plot,)
+        figures,
+        summary,
+        (ResultTable("Sums without families of features (95% intervals)", heads, tuple(rows)),),
+        (plot,),
     )
 
 

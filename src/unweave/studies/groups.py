@@ -125,12 +125,12 @@ class Activity:
         places = torch.tensor([positions(self.bench, variant, self.at) for variant in variants])
         row = torch.arange(len(variants))[:, None]
         layers = []
-        for layer, (mids, inputs) in enumerate(zip(seen.mids, seen.inputs, strict=True)):
-            mid, mlp_in = (x.to("cpu", dtype)[row, places].flatten(0, 1) for x in (mids, inputs))
+        for layer, (resid_mid, inputs) in enumerate(zip(seen.resid_mid, seen.inputs, strict=True)):
+            mid, mlp_in = (x.to("cpu", dtype)[row, places].flatten(0, 1) for x in (resid_mid, inputs))
             activation = dictionary.encode(layer, read_at(language_model, layer, dictionary.read, mid, mlp_in))[1]
             layers.append(activation.view(*places.shape, -1))
-        silent = torch.tensor([dictionary.silent(one) for one in ids.cpu()])[:, None]
-        whole = torch.cat(layers, -1).masked_fill((places < silent)[..., None], 0.0)
+        n_ignored = torch.tensor([dictionary.n_ignored_positions(one) for one in ids.cpu()])[:, None]
+        whole = torch.cat(layers, -1).masked_fill((places < n_ignored)[..., None], 0.0)
         self._kept.update(zip(variants, whole, strict=True))
 
 

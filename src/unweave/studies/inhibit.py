@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 
-from ..attribution.sources import Sources, Targets
+from ..attribution.sources import Sources, TargetRows
 from ..errors import StudyError
 from ..interventions.interventions import intervene_each
 from ..models.frozen import Workspace
@@ -19,7 +19,7 @@ from .batch import share
 from .bench import Bench, Variant
 from .groups import Activity, Places, dose, positions, random_like, right, starts, strongest, written
 from .protocol import FieldName, Options, Protocol
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 
 
 class Inhibit(Options):
@@ -49,7 +49,7 @@ class Inhibit(Options):
     mode: Literal["frozen_attention", "open"] = "open"
 
 
-class Seen(NamedTuple):
+class Inhibited(NamedTuple):
     """One prompt: summed edges into the default features, and their activations."""
 
     prompt: str
@@ -67,7 +67,7 @@ class Seen(NamedTuple):
 
 def run(bench: Bench, options: Inhibit) -> Result:
     """Find both kinds of features, add up the edges between them, and take the inhibiting ones out."""
-    if bench.model.transcoders.gated:
+    if bench.model.transcoders.of_neurons:
         raise StudyError(
             "this step reads edges into features that are not active, which neurons do not have; give a dictionary"
         )
@@ -106,7 +106,7 @@ def _look(
     bench: Bench, options: Inhibit, variant: Variant, own: Tensor, held: Tensor, ever: Tensor, defaults: Tensor,
     norms: Tensor, begins: Sequence[int],
     usual: float, draw: random.Random,
-) -> Seen:  # fmt: skip
+) -> Inhibited:  # fmt: skip
     model, here, there = (
         bench.model,
         positions(bench, variant, options.at),
@@ -124,7 +124,7 @@ def _look(
     outcomes = intervene_each(model, bench.record(variant), doses, options.mode, watch=_ids(defaults, there, begins))
     (before, after), *others = [one.activations.sum(1).tolist() for one in outcomes]
     like = sum(rest) / max(1, len(rest)) * len(inhibiting)
-    return Seen(
+    return Inhibited(
         variant.prompt,
         float(sum(inhibiting)),
         float(like),
@@ -170,7 +170,7 @@ def edges_into(local: LocalReplacement, features: Sequence[tuple[int, int, int]]
         for at, here, index in wanted
     ]
     for block in (
-        sources.sweep(Targets(layer, position, torch.arange(len(wanted)), torch.cat(rows)), Workspace())
+        sources.sweep(TargetRows(layer, position, torch.arange(len(wanted)), torch.cat(rows)), Workspace())
         if wanted
         else ()
     ):
@@ -186,7 +186,7 @@ def edges_into(local: LocalReplacement, features: Sequence[tuple[int, int, int]]
     }
 
 
-def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[Seen]) -> Result:
+def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[Inhibited]) -> Result:
     def mean(values: Sequence[float]) -> float:
         known = [value for value in values if value == value]
         return sum(known) / len(known) if known else float("nan")
@@ -229,7 +229,7 @@ def _result(bench: Bench, options: Inhibit, defaults: Tensor, seen: Sequence[See
     series = {"default features": [*(value / usual for value in means), 1.0]}
     bars = {"labels": labels, "series": series, "ylabel": "share of usual activation"}
     plot = Plot("default", "bars", f"Activation of the default features, by {options.field}", bars)
-    return Result(figures, summary, (Table("Prompts", columns, rows),), (plot,))
+    return Result(figures, summary, (ResultTable("Prompts", columns, rows),), (plot,))
 
 
 INHIBIT = Protocol(

@@ -19,7 +19,7 @@ from .batch import Edits, Place, all_activations, logits_with, matched, share, t
 from .batch import right as answered
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
-from .results import Found, Plot, Result, Table
+from .results import Found, Plot, Result, ResultTable
 from .templates import between
 
 SMALL = 0.05
@@ -169,12 +169,12 @@ def run(bench: Bench, options: Middle) -> Result:
         "random features",
     )
     tables = (
-        Table(
+        ResultTable(
             f"Exchanges of {len(chosen)} features of {options.hidden} at dose {dose:g} (95% intervals)",
             heads,
             tuple(rows_),
         ),
-        Table(
+        ResultTable(
             "Beside it",
             ("what is exchanged", "features", "share", "of"),
             (
@@ -321,7 +321,7 @@ def _donor(right: Sequence[Variant], one: Exchange, options: Middle) -> int:
 
 def _strongest(
     bench: Bench, carriers: Carriers, chosen: list[int], right: Sequence[Variant], means: Tensor, values: Sequence[str]
-) -> Table:
+) -> ResultTable:
     order = sorted(chosen, key=lambda number: -float(carriers.size[number]))[:20]
     words = bench.words(right[0])
     rows = tuple(
@@ -332,7 +332,7 @@ def _strongest(
         )
         for number in order
     )  # fmt: skip
-    return Table(
+    return ResultTable(
         "The largest of the exchanged features",
         ("feature", "on", "variance between values", "size", "most active for"),
         rows,

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..errors import StudyError
 from .batch import Edits, Place, all_activations, logits_with, right, share, tokens
-from .bench import Bench, Pair, Variant
+from .bench import Bench, PromptPair, Variant
 from .families import number_of_tokens
 from .operands import whole_number
 from .protocol import FieldName, Options, Protocol
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 
 FIGURES = {
     "between": "share of answers strictly between both sums, the features being half-way",
@@ -98,24 +98,24 @@ def run(bench: Bench, options: Midway) -> Result:
     return Result(
         figures,
         summary,
-        (Table("Answers while the features move", heads, rows),),
+        (ResultTable("Answers while the features move", heads, rows),),
         (Plot("moves", "lines", "How far the answer moves with the features", data),),
     )
 
 
-def _pairs(bench: Bench, options: Midway) -> list[Pair]:
+def _pairs(bench: Bench, options: Midway) -> list[PromptPair]:
     """Variants answered rightly, each with the one whose first number is so much larger, all else the same; up and
     down in turn."""
     by_fields = {_key(variant, options.first, 0): variant for variant in bench.variants}
     partners = [(one, by_fields.get(_key(one, options.first, options.apart))) for one in bench.variants]
-    some = bench.some([Pair(one, other) for one, other in partners if other is not None], 2 * options.pairs)
+    some = bench.some([PromptPair(one, other) for one, other in partners if other is not None], 2 * options.pairs)
     if not some:
         raise StudyError(f"no two variants differ by {options.apart} in {options.first} alone")
     good = set(right(bench, [side for pair in some for side in pair]))
     kept = bench.some([pair for pair in some if pair.here in good and pair.there in good], options.pairs)
     if not kept:
         raise StudyError(f"of {len(some)} pairs of variants the model answers none rightly on both sides")
-    return [pair if number % 2 == 0 else Pair(pair.there, pair.here) for number, pair in enumerate(kept)]
+    return [pair if number % 2 == 0 else PromptPair(pair.there, pair.here) for number, pair in enumerate(kept)]
 
 
 def _key(variant: Variant, first: str, more: int) -> tuple:

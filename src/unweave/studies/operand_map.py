@@ -14,7 +14,7 @@ from ..interventions.interventions import intervene_each
 from ..interventions.smallest import active_features
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 
 Key = tuple[int, int]
 """Layer and number of a feature."""
@@ -71,7 +71,9 @@ def run(bench: Bench, options: OperandMap) -> Result:
     rows = tuple(
         (name, *(one[part] for part in parts), kind) for name, one, kind in zip(names, explained, kinds, strict=True)
     )
-    table = Table("Share of variance explained by each, adjusted for chance", ("feature", *parts, "depends on"), rows)
+    table = ResultTable(
+        "Share of variance explained by each, adjusted for chance", ("feature", *parts, "depends on"), rows
+    )
     counted = (
         ", ".join(f"{kinds.count(kind)} on {'the ' * (kind == 'sum')}{kind}" for kind in parts if kind in kinds)
         or "none on any of these"

@@ -16,8 +16,8 @@ from ..interventions.edits import Feature
 from .batch import Place, Strengths, activations_at, right, strengths, tokens
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
-from .results import Found, Plot, Result, Table
-from .templates import DIGIT, FAMILIES, OPERAND, OTHER, SIZE, SUM, Fit, fits, wavelengths
+from .results import Found, Plot, Result, ResultTable
+from .templates import DIGIT, FAMILIES, OPERAND, OTHER, SIZE, SUM, TemplateFit, fits, wavelengths
 
 FIGURES = {
     "strongest": "how many features were classified: those with the largest mean effect on the answer",
@@ -128,7 +128,7 @@ def _at(words: Sequence[str], position: int, bench: Bench, variant: Variant, opt
     return words[position].strip()
 
 
-def _figures(kinds: list[Fit], effect: Tensor, covered: float, waves: Tensor) -> dict[str, float]:
+def _figures(kinds: list[TemplateFit], effect: Tensor, covered: float, waves: Tensor) -> dict[str, float]:
     count = Counter(kind.family for kind in kinds)
 
     def fit(family: str) -> float:
@@ -155,7 +155,7 @@ def _figures(kinds: list[Fit], effect: Tensor, covered: float, waves: Tensor) ->
     }
 
 
-def _summary(kinds: list[Fit], effect: Tensor, prompts: int) -> str:
+def _summary(kinds: list[TemplateFit], effect: Tensor, prompts: int) -> str:
     count = Counter(kind.family for kind in kinds)
     shares = _shares(kinds, effect)
     what = ", ".join(
@@ -168,14 +168,14 @@ def _summary(kinds: list[Fit], effect: Tensor, prompts: int) -> str:
     )
 
 
-def _shares(kinds: list[Fit], effect: Tensor) -> dict[str, float]:
+def _shares(kinds: list[TemplateFit], effect: Tensor) -> dict[str, float]:
     return {
         family: float(effect[torch.tensor([kind.family == family for kind in kinds])].sum() / effect.sum())
         for family in FAMILIES
     }
 
 
-def _families(kinds: list[Fit], effect: Tensor) -> Table:
+def _families(kinds: list[TemplateFit], effect: Tensor) -> ResultTable:
     shares, rows = _shares(kinds, effect), []
     for family in FAMILIES:
         here = [kind for kind in kinds if kind.family == family]
@@ -185,10 +185,12 @@ def _families(kinds: list[Fit], effect: Tensor) -> Table:
         means = [sum(kind.by_family[of] for kind in here) / len(here) if here else None for of in FAMILIES[:-1]]
         rows.append((family, len(here), shares[family], templates if family != OTHER else "", *means))
     heads = ("family", "features", "share of effects", "templates", *(f"mean R2 of {of}" for of in FAMILIES[:-1]))
-    return Table("What activations depend on", heads, tuple(rows))
+    return ResultTable("What activations depend on", heads, tuple(rows))
 
 
-def _list(places: list[Place], kinds: list[Fit], effect: Tensor, at: dict[int, str], waves: Tensor) -> Table:
+def _list(
+    places: list[Place], kinds: list[TemplateFit], effect: Tensor, at: dict[int, str], waves: Tensor
+) -> ResultTable:
     rows = tuple(
         (
             Feature(*place).id,
@@ -202,7 +204,7 @@ def _list(places: list[Place], kinds: list[Fit], effect: Tensor, at: dict[int, s
         )
         for place, kind, size, wave in zip(places, kinds, effect.tolist(), waves.tolist(), strict=True)
     )
-    return Table(
+    return ResultTable(
         "The strongest features",
         ("feature", "on", "effect", "family", "template", "R2", "wavelength", *(f"R2 of {of}" for of in FAMILIES[:-1])),
         rows,
@@ -224,7 +226,7 @@ def _heat(
     rows: list[int],
     columns: list[int],
     places: list[Place],
-    kinds: list[Fit],
+    kinds: list[TemplateFit],
     at: dict[int, str],
     options: Operands,
 ) -> list[Plot]:
@@ -254,7 +256,7 @@ def _heat(
     return plots
 
 
-def _bars(places: list[Place], kinds: list[Fit], n_layers: int) -> Plot:
+def _bars(places: list[Place], kinds: list[TemplateFit], n_layers: int) -> Plot:
     count = Counter((kind.family, place[0]) for place, kind in zip(places, kinds, strict=True))
     series = {family: [count[family, layer] for layer in range(n_layers)] for family in FAMILIES}
     data = {"labels": list(range(n_layers)), "series": series, "xlabel": "layer", "ylabel": "features", "stacked": True}

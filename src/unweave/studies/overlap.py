@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from .bench import Bench
 from .protocol import Options, Protocol, StepName
-from .results import Found, Result, Table, mean
+from .results import Found, Result, ResultTable, mean
 
 
 class Overlap(Options):
@@ -35,7 +35,7 @@ def run(bench: Bench, options: Overlap) -> Result:
         f"over union); "
         f"sets of the same step share {figures['within']:.1%}."
     )
-    return Result(figures, summary, (Table("Common features", (first, second, "share"), rows),))
+    return Result(figures, summary, (ResultTable("Common features", (first, second, "share"), rows),))
 
 
 def common(one: Found, other: Found) -> float:

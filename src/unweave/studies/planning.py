@@ -12,15 +12,15 @@ from pydantic import Field, FiniteFloat
 from ..errors import StudyError
 from ..interventions.edits import Change
 from ..interventions.patching import patched
-from ..interventions.plans import held, prompt_edits
+from ..interventions.plans import frozen_parts, prompt_edits
 from .batch import Share, share
 from .bench import Bench, Variant
 from .groups import Activity, Dose, Places, dose, positions, random_like, starts, strongest, written
 from .protocol import FieldName, Options, Protocol
-from .results import Found, Plot, Result, Table
+from .results import Found, Plot, Result, ResultTable
 
 
-class Plan(Options):
+class Planning(Options):
     """What a study file can say."""
 
     word: FieldName
@@ -50,7 +50,7 @@ class Plan(Options):
     mode: Literal["frozen_attention", "open"] = "open"
 
 
-class Target(NamedTuple):
+class PlanningTarget(NamedTuple):
     """A prompt, and the word that is put into it."""
 
     variant: Variant
@@ -67,7 +67,7 @@ class Ways:
     ids: tuple[str, ...]
 
 
-def run(bench: Bench, options: Plan) -> Result:
+def run(bench: Bench, options: Planning) -> Result:
     """Find each word's features, take them out, put another word's in, and read the lines."""
     words: dict[str, list[Variant]] = {}
     for variant in bench.variants:
@@ -100,14 +100,14 @@ def run(bench: Bench, options: Plan) -> Result:
     return _result(bench, options, lines, words, read, targets, suppressed, injected)
 
 
-def _targets(bench: Bench, options: Plan, words: dict[str, list[Variant]]) -> list[Target]:
+def _targets(bench: Bench, options: Planning, words: dict[str, list[Variant]]) -> list[PlanningTarget]:
     """Prompts whose line is written rightly, each with another word drawn at random."""
     draw, found = random.Random(bench.seed), []
     some = bench.some([variant for part in words.values() for variant in part], 2 * options.targets)
     for variant in some:
         if _lines(bench, options, variant, [[]]) == [variant.answer]:
             other = draw.choice([word for word in words if word != variant.fields[options.word]])
-            found.append(Target(variant, other))
+            found.append(PlanningTarget(variant, other))
         if len(found) == options.targets:
             break
     if not found:
@@ -115,12 +115,12 @@ def _targets(bench: Bench, options: Plan, words: dict[str, list[Variant]]) -> li
     return found
 
 
-def _lines(bench: Bench, options: Plan, variant: Variant, variants: Sequence[Sequence[Change]]) -> list[str]:
+def _lines(bench: Bench, options: Planning, variant: Variant, variants: Sequence[Sequence[Change]]) -> list[str]:
     """What the model writes up to the end of the line, with each of some changes at the prompt: all at once, the
     likeliest tokens."""
     model, recording = bench.model, bench.record(variant)
     language_model, rows = model.language_model, []
-    hold = held(options.mode, None, language_model.n_layers)
+    hold = frozen_parts(options.mode, None, language_model.n_layers)
     with torch.no_grad():
         with patched(model, prompt_edits(model, recording, variants), recording, hold):
             out = language_model.module(
@@ -138,7 +138,7 @@ def _lines(bench: Bench, options: Plan, variant: Variant, variants: Sequence[Seq
 
 
 def _ways(
-    bench: Bench, options: Plan, variant: Variant, one: Dose, drawn: Sequence[Dose], factors: Sequence[float]
+    bench: Bench, options: Planning, variant: Variant, one: Dose, drawn: Sequence[Dose], factors: Sequence[float]
 ) -> Ways:
     """The line at the first dose at which it ends on another word (or the last dose), and what the other changes
     give at that dose."""
@@ -175,16 +175,16 @@ def _read(activity: Activity, words: dict[str, list[Variant]]) -> float:
 
 
 def _result(
-    bench: Bench, options: Plan, lines: dict[str, str], words: dict[str, list[Variant]], read: dict[str, float],
-    targets: Sequence[Target], suppressed: Sequence[Ways], injected: Sequence[Ways],
+    bench: Bench, options: Planning, lines: dict[str, str], words: dict[str, list[Variant]], read: dict[str, float],
+    targets: Sequence[PlanningTarget], suppressed: Sequence[Ways], injected: Sequence[Ways],
 ) -> Result:  # fmt: skip
     endings = {line.split()[-1] for line in lines.values()}
 
-    def off(target: Target, line: str) -> bool:
+    def off(target: PlanningTarget, line: str) -> bool:
         """It ends on another of the words."""
         return bool(line) and line.split()[-1] in endings - {target.variant.answer.split()[-1]}
 
-    def towards(target: Target, line: str) -> bool:
+    def towards(target: PlanningTarget, line: str) -> bool:
         return line == lines[target.other]
 
     def counts(ways: Sequence[Ways], hit) -> tuple[Share, Share, Share]:
@@ -255,10 +255,10 @@ def _result(
         Found(f"plan of {t.variant.fields[options.word]}", bench.text(t.variant), way.ids)
         for t, way in zip(targets, suppressed, strict=True)
     )
-    return Result(figures, summary, (Table("Lines", columns, rows),), plots, found)
+    return Result(figures, summary, (ResultTable("Lines", columns, rows),), plots, found)
 
 
-def _kept(options: Plan, words: dict[str, list[Variant]], target: Target, line: str) -> str:
+def _kept(options: Planning, words: dict[str, list[Variant]], target: PlanningTarget, line: str) -> str:
     """Which of the sides a line's last word shares with the planned one."""
     ending = line.split()[-1] if line else ""
     other = next((some[0] for some in words.values() if some[0].answer.split()[-1] == ending), None)
@@ -269,7 +269,7 @@ def _kept(options: Plan, words: dict[str, list[Variant]], target: Target, line: 
     ) or "neither" * bool(options.sides)
 
 
-def _follows(targets: Sequence[Target], lines: dict[str, str], ways: Sequence[Ways]) -> Plot:
+def _follows(targets: Sequence[PlanningTarget], lines: dict[str, str], ways: Sequence[Ways]) -> Plot:
     """Word by word, how often a line has the word of the old line and that of the line put in."""
     length = min(len(line.split()) for line in lines.values())
     shares: dict[str, list[float]] = {"the word put in": [], "the planned word": []}
@@ -299,7 +299,7 @@ def _follows(targets: Sequence[Target], lines: dict[str, str], ways: Sequence[Wa
 PLAN = Protocol(
     "whether a word to be written later is active before its line, and the line follows when it is taken out or "
     "another put in",
-    Plan,
+    Planning,
     {
         "read": "share of prompts whose planned word has the nearest mean of features at the place",
         "read_before": "the same at the place before",

@@ -14,7 +14,7 @@ from ..errors import FileError
 from ..graphs.graph import Graph
 from .plots import draw
 from .protocols import PROTOCOLS
-from .results import Report, Step, Table, facts, number, rounded
+from .results import ResultTable, Step, StudyReport, facts, number, rounded
 
 FACTS = ".study.json"
 INDEX = "index.md"
@@ -36,7 +36,7 @@ def check_folder(folder: str | Path, names: Sequence[str]) -> Path:
     return folder
 
 
-def write_report(report: Report, folder: Path) -> Path:
+def write_report(report: StudyReport, folder: Path) -> Path:
     """Write a report and bring the folder's index up to date; returns the page.
 
     Each file is written whole or not at all, the page and its facts last; plots and graphs of an earlier run go.
@@ -77,7 +77,7 @@ def _write(path: Path, text: str) -> Path:
     return write_atomically(path, lambda temporary: Path(temporary).write_text(text.rstrip() + "\n", encoding="utf-8"))
 
 
-def _write_graphs(report: Report, folder: Path) -> list[Path]:
+def _write_graphs(report: StudyReport, folder: Path) -> list[Path]:
     """Each traced graph, with what was found as its supernodes, the verdict as its note, and a title for the
     library."""
     graphs = [graph for step in report.steps for graph in step.result.graphs]
@@ -103,7 +103,7 @@ def _write_graphs(report: Report, folder: Path) -> list[Path]:
     return paths
 
 
-def _write_claims(report: Report, folder: Path) -> list[Path]:
+def _write_claims(report: StudyReport, folder: Path) -> list[Path]:
     """The sets that were found as claims, which `unweave validate --claims` checks."""
     claims = [claim for step in report.steps for claim in step.result.claims]
     if not claims:
@@ -123,7 +123,9 @@ def _write_claims(report: Report, folder: Path) -> list[Path]:
     ]
 
 
-def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence[str], claims: Sequence[str]) -> str:
+def page_of(
+    report: StudyReport, images: dict[tuple[str, str], str], graphs: Sequence[str], claims: Sequence[str]
+) -> str:
     """The report as Markdown."""
     source = f" Source: {report.source}." if report.source else ""
     parts = [
@@ -145,7 +147,7 @@ def page_of(report: Report, images: dict[tuple[str, str], str], graphs: Sequence
         for check in step.checks
     ]
     if wanted:
-        parts.append(_table(Table("", ("step", "figure", "measured", "wanted", "", "meaning"), tuple(wanted))))
+        parts.append(_table(ResultTable("", ("step", "figure", "measured", "wanted", "", "meaning"), tuple(wanted))))
     for step in report.steps:
         parts += _section(step, images)
     if report.stopped:
@@ -174,7 +176,7 @@ def _section(step: Step, images: dict[tuple[str, str], str]) -> list[str]:
     return parts + [_table(table) for table in step.result.tables if table.rows]
 
 
-def _table(table: Table) -> str:
+def _table(table: ResultTable) -> str:
     rows = table.rows[:MOST_ROWS]
     numeric = [all(isinstance(row[place], int | float | None) for row in rows) for place in range(len(table.columns))]
     lines = [

@@ -11,7 +11,7 @@ from ..validation.claimfile import Bound
 PlotKind = Literal["bars", "lines", "heat"]
 
 
-class Check(NamedTuple):
+class StepCheck(NamedTuple):
     """One figure of a step beside what was wanted of it."""
 
     figure: str
@@ -20,7 +20,7 @@ class Check(NamedTuple):
     holds: bool
 
 
-class Table(NamedTuple):
+class ResultTable(NamedTuple):
     """Rows under column names; numbers stay numbers."""
 
     title: str
@@ -58,7 +58,7 @@ class Result:
     figures: dict[str, float]
     """By the names that the protocol promises; NaN where there was nothing to measure."""
     summary: str
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ResultTable, ...] = ()
     plots: tuple[Plot, ...] = ()
     found: tuple[Found, ...] = ()
     claims: tuple[dict[str, Any], ...] = ()
@@ -74,7 +74,7 @@ class Step:
     protocol: str
     note: str
     result: Result
-    checks: tuple[Check, ...]
+    checks: tuple[StepCheck, ...]
 
     @property
     def holds(self) -> bool:
@@ -83,7 +83,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class StudyReport:
     """A study that was run."""
 
     study: str
@@ -121,10 +121,10 @@ class Report:
         return "fails: " + "; ".join([*failed, *([self.stopped] if self.stopped else [])])
 
 
-def check(figures: dict[str, float], expect: dict[str, Bound]) -> tuple[Check, ...]:
+def check(figures: dict[str, float], expect: dict[str, Bound]) -> tuple[StepCheck, ...]:
     """Each wanted figure beside the measured one; one that could not be measured (NaN) is never as wanted."""
     return tuple(
-        Check(name, figures[name], bound.text, bound.low <= figures[name] <= bound.high)
+        StepCheck(name, figures[name], bound.text, bound.low <= figures[name] <= bound.high)
         for name, bound in expect.items()
     )
 
@@ -160,7 +160,7 @@ def rounded(value: Any) -> Any:
     return [rounded(part) for part in value]
 
 
-def facts(report: Report) -> dict[str, Any]:
+def facts(report: StudyReport) -> dict[str, Any]:
     """A report as plain data, fit for JSON; without times, so that the same study gives the same file."""
     steps = [
         {

@@ -8,13 +8,13 @@ from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
 from .bench import Bench
 from .protocols import PROTOCOLS
-from .results import Report, Step, check
+from .results import Step, StudyReport, check
 from .studyfile import Study
 
 
 def run_study(
     study: Study, model: ReplacementModel, *, only: Sequence[str] = (), progress: Callable[..., object] | None = None
-) -> Report:
+) -> StudyReport:
     """Run a study on a model with a dictionary.
 
     Every step is run, also after one that failed, until one cannot be run at all: then the report says why.
@@ -43,7 +43,7 @@ def run_study(
         bench.results[plan.name] = result
         steps.append(Step(plan.name, plan.protocol, plan.note, result, check(result.figures, plan.expect)))
     facts = (model.language_model.name, model.transcoders.name, model.transcoders.sha256, __version__)
-    return Report(
+    return StudyReport(
         study.name,
         study.title,
         study.question,

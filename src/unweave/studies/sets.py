@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..interventions.smallest import Controls, SmallestSet, matched_controls
 from ..models.language_model import Recording
 from .bench import Bench, Variant
-from .results import Found, Plot, Table, mean
+from .results import Found, Plot, ResultTable, mean
 
 COLUMNS = (
     "features",
@@ -72,7 +72,7 @@ def table(
     title: str,
     *,
     extra: tuple[str, Sequence[str | float]] | None = None,
-) -> Table:
+) -> ResultTable:
     """All searches, one a row."""
     rows = []
     for place, search in enumerate(searches):
@@ -104,7 +104,7 @@ def table(
                 kl,
             )
         rows.append((*search.labels, *cells, *(() if extra is None else (extra[1][place],))))
-    return Table(title, (*heads, *COLUMNS, *(() if extra is None else (extra[0],))), tuple(rows))
+    return ResultTable(title, (*heads, *COLUMNS, *(() if extra is None else (extra[0],))), tuple(rows))
 
 
 def _token(bench: Bench, probabilities: object, token: int) -> str:

@@ -14,7 +14,7 @@ from ..validation.statistics import Estimate, estimate
 from .bench import Bench, Variant
 from .groups import Activity, Places, right, starts
 from .protocol import FieldName, Options, Protocol
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 
 
 class Shared(Options):
@@ -136,7 +136,7 @@ def _result(bench: Bench, options: Shared, same: Tensor, other: Tensor, cluster:
     return Result(
         figures,
         summary,
-        (Table("Intersection over union by layer, with 95% intervals over meanings", columns, tuple(rows)),),
+        (ResultTable("Intersection over union by layer, with 95% intervals over meanings", columns, tuple(rows)),),
         (plot,),
     )
 

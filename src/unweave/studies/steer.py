@@ -19,7 +19,7 @@ from ..interventions.interventions import intervene_each
 from ..interventions.smallest import active_features
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol
-from .results import Plot, Result, Table
+from .results import Plot, Result, ResultTable
 
 Key = tuple[int, int]
 """Layer and number of a feature."""
@@ -69,7 +69,7 @@ def run(bench: Bench, options: Steer) -> Result:
         "range": ratio[-1] - ratio[0], "controls_range": others[-1] - others[0], "rising": min(rising),
         "text": max(text), "variants": float(len(testing)),
     }  # fmt: skip
-    turned = Table(
+    turned = ResultTable(
         f"{len(testing)} variants that the features were not found with",
         (
             "dose",
@@ -119,7 +119,7 @@ def run(bench: Bench, options: Steer) -> Result:
     return Result(
         figures,
         summary,
-        (turned, Table("The features", ("feature", "for", "adds to the difference", "promotes"), members)),
+        (turned, ResultTable("The features", ("feature", "for", "adds to the difference", "promotes"), members)),
         (plot,),
     )
 

@@ -44,7 +44,7 @@ class _Step(BaseModel):
     expect: dict[str, Limits] = {}
 
 
-class _File(BaseModel):
+class _StudyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: Text
     question: Text
@@ -62,7 +62,7 @@ class _File(BaseModel):
     steps: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _has_variants(self) -> "_File":
+    def _has_variants(self) -> "_StudyFile":
         if self.instances and (self.grid or self.variants != ({},)):
             raise ValueError("give 'instances' (behaviours of the organism) or 'variants' and 'grid', not both")
         if not self.instances and not self.grid and self.variants == ({},):
@@ -142,7 +142,7 @@ def read_study(path: str | Path) -> Study:
             at, first = first_error(error, root, place)
             raise fail(at, worded(first, list(model.model_fields), whole=not first["loc"])) from error
 
-    content: _File = validated(_File, data)
+    content: _StudyFile = validated(_StudyFile, data)
     try:
         rows, at_row = _rows(content)
     except OptionError as error:
@@ -216,7 +216,7 @@ def read_study(path: str | Path) -> Study:
     return Study(path.stem, path, *head, tuple(variants), tuple(steps))
 
 
-def _rows(content: _File) -> tuple[list[dict[str, str]], list[tuple[str | int, ...]]]:
+def _rows(content: _StudyFile) -> tuple[list[dict[str, str]], list[tuple[str | int, ...]]]:
     """Each variant's fields, and where in the file it comes from.
 
     Raises:

@@ -10,7 +10,7 @@ from ..interventions.interventions import intervene_each
 from ..interventions.smallest import smallest_swap
 from ..interventions.steering import swap
 from . import sets
-from .bench import Bench, Pair
+from .bench import Bench, PromptPair
 from .protocol import FieldName, Options, Protocol
 from .results import Result
 
@@ -66,7 +66,7 @@ def run(bench: Bench, options: Swap) -> Result:
     )
 
 
-def _whole(bench: Bench, options: Swap, pair: Pair, positions: list[int] | None) -> float | str:
+def _whole(bench: Bench, options: Swap, pair: PromptPair, positions: list[int] | None) -> float | str:
     """The first dose at which a swap of all features brings the other answer."""
     recording, goal = bench.record(pair.here), bench.token(pair.there.answer)
     changes = swap(bench.model, recording, bench.record(pair.there), positions=positions)
@@ -77,7 +77,7 @@ def _whole(bench: Bench, options: Swap, pair: Pair, positions: list[int] | None)
     return next((factor for factor, top in zip(options.factors, tops, strict=True) if top == goal), "none")
 
 
-def _claim(bench: Bench, pair: Pair, options: Swap, size: int, factor: float, name: str) -> dict[str, Any]:
+def _claim(bench: Bench, pair: PromptPair, options: Swap, size: int, factor: float, name: str) -> dict[str, Any]:
     answer = bench.word(bench.token(pair.there.answer))
     return {
         "name": f"a swap of {size} features ({name}) makes {answer!r} the answer", "prompt": bench.text(pair.here),

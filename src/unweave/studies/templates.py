@@ -33,7 +33,7 @@ class Template(NamedTuple):
     """Share of the variance, corrected for the number of functions."""
 
 
-class Fit(NamedTuple):
+class TemplateFit(NamedTuple):
     """What one feature's activation depends on."""
 
     family: str
@@ -138,7 +138,7 @@ def wavelengths(grids: Float[Tensor, "feature a b"]) -> Float[Tensor, " feature"
     return size / torch.maximum(torch.minimum(down, size - down), across)
 
 
-def fits(maps: Maps, a: Numbers, b: Numbers) -> list[Fit]:
+def fits(maps: Maps, a: Numbers, b: Numbers) -> list[TemplateFit]:
     """What each feature's activation depends on.
 
     An exact sum or operand is taken only if it explains clearly more than last digits and rough size do.
@@ -147,12 +147,12 @@ def fits(maps: Maps, a: Numbers, b: Numbers) -> list[Fit]:
     return [_fit({name: float(found[row]) for name, found in shares.items()}) for row in range(len(maps))]
 
 
-def _fit(shares: dict[str, float]) -> Fit:
+def _fit(shares: dict[str, float]) -> TemplateFit:
     best = {family: max(shares[t.name] for t in TEMPLATES if t.family == family) for family in FAMILIES[:-1]}
     coarse = DIGIT if best[DIGIT] >= best[SIZE] else SIZE
     exact = SUM if best[SUM] >= best[OPERAND] else OPERAND
     family = exact if best[exact] > best[coarse] + MARGIN else coarse
     if best[family] < LEAST:
-        return Fit(OTHER, OTHER, best[family], best)
+        return TemplateFit(OTHER, OTHER, best[family], best)
     template = next(t.name for t in TEMPLATES if t.family == family and shares[t.name] >= best[family] - CLOSE)
-    return Fit(family, template, shares[template], best)
+    return TemplateFit(family, template, shares[template], best)

@@ -14,7 +14,7 @@ from ..interventions.attribution_patching import first_order_effects
 from ..interventions.smallest import active_features
 from .bench import Bench, Variant
 from .protocol import FieldName, Options, Protocol, StepName
-from .results import Result, Table, mean
+from .results import Result, ResultTable, mean
 
 KEEP = (0.6, 0.9)
 """Thresholds of nodes and edges for the graphs that are kept."""
@@ -73,7 +73,10 @@ def run(bench: Bench, options: Trace) -> Result:
     )
     kept = [place for place in range(6) if place < 4 or (place == 4 and shares) or (place == 5 and percentiles)]
     tables.insert(
-        0, Table("Traced prompts", tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+        0,
+        ResultTable(
+            "Traced prompts", tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+        ),
     )
     summary = (
         f"In {len(variants)} traced prompt{'s' * (len(variants) > 1)} features account for "
@@ -126,7 +129,7 @@ def _percentile(bench: Bench, variant: Variant, graph: Graph, features: list[str
     return sum(below) / len(below) / len(active)
 
 
-def _strongest(bench: Bench, graph: Graph) -> Table:
+def _strongest(bench: Bench, graph: Graph) -> ResultTable:
     influence, effect = graph.influence(), first_order_effects(bench.model, graph)
     rows = influence[graph.nodes.features].topk(min(LISTED, graph.nodes.features.stop)).indices.tolist()
     nodes = [graph.nodes[row] for row in rows]
@@ -141,7 +144,7 @@ def _strongest(bench: Bench, graph: Graph) -> Table:
         )
         for node, words in zip(nodes, promoted, strict=True)
     )
-    return Table(
+    return ResultTable(
         "Strongest features of the first graph",
         ("feature", "on", "influence", "first-order effect", "promotes"),
         content,

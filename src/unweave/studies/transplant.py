@@ -16,7 +16,7 @@ from .batch import share
 from .bench import Bench, Variant
 from .groups import Activity, Do, Dose, Places, dose, positions, random_like, right, starts, strongest, written
 from .protocol import FieldName, Options, Protocol
-from .results import Found, Plot, Result, Table
+from .results import Found, Plot, Result, ResultTable
 
 EXAMPLES = 40
 """Prompts in the table."""
@@ -61,7 +61,7 @@ class Transplant(Options):
     mode: Literal["frozen_attention", "open"] = "open"
 
 
-class Target(NamedTuple):
+class TransplantTarget(NamedTuple):
     """A prompt that is to be changed, and the prompts that say how."""
 
     variant: Variant
@@ -98,7 +98,7 @@ def run(bench: Bench, options: Transplant) -> Result:
     return _result(bench, options, factors, targets, ended)
 
 
-def chosen(bench: Bench, options: Transplant) -> list[Target]:
+def chosen(bench: Bench, options: Transplant) -> list[TransplantTarget]:
     """Prompts answered rightly whose counterpart is too, each with a new value drawn at random, spread evenly.
 
     Raises:
@@ -123,7 +123,7 @@ def chosen(bench: Bench, options: Transplant) -> list[Target]:
                 mine = [here] if options.own else mine
                 if mine and theirs:
                     found.append(
-                        Target(
+                        TransplantTarget(
                             here,
                             value,
                             mine,
@@ -159,7 +159,7 @@ def _sources(
     return draw.sample(found, min(len(found), options.sources))
 
 
-def difference(activity: Activity, target: Target) -> Float[Tensor, "place feature"]:
+def difference(activity: Activity, target: TransplantTarget) -> Float[Tensor, "place feature"]:
     """How much more active each feature is on the prompts with the new value than on those with the old, on the
     mean."""
     return activity.of(target.new).mean(0) - activity.of(target.old).mean(0)
@@ -169,7 +169,7 @@ def _changed(
     bench: Bench,
     options: Transplant,
     activity: Activity,
-    target: Target,
+    target: TransplantTarget,
     amounts: Tensor,
     norms: Tensor,
     factors: Sequence[float],
@@ -197,7 +197,11 @@ def _changed(
 
 
 def _result(
-    bench: Bench, options: Transplant, factors: Sequence[float], targets: Sequence[Target], ended: Sequence[Ended]
+    bench: Bench,
+    options: Transplant,
+    factors: Sequence[float],
+    targets: Sequence[TransplantTarget],
+    ended: Sequence[Ended],
 ) -> Result:
     place = factors.index(options.factor)
 
@@ -271,14 +275,14 @@ def _result(
     )
     tables = (
         _by_value(bench, options, targets, ended, place),
-        Table(f"What became of {len(rows)} prompts", columns, tuple(rows)),
+        ResultTable(f"What became of {len(rows)} prompts", columns, tuple(rows)),
     )
     return Result(figures, summary, tables, (plot,), found)
 
 
 def _by_value(
-    bench: Bench, options: Transplant, targets: Sequence[Target], ended: Sequence[Ended], place: int
-) -> Table:
+    bench: Bench, options: Transplant, targets: Sequence[TransplantTarget], ended: Sequence[Ended], place: int
+) -> ResultTable:
     """Shares by old and new value, if there are few."""
     groups: dict[tuple[str, str], list[bool]] = {}
     for one, end in zip(targets, ended, strict=True):
@@ -290,7 +294,7 @@ def _by_value(
         if len(groups) <= 20
         else ()
     )
-    return Table(f"By {options.field}", ("from", "to", "as wanted", "prompts"), rows)
+    return ResultTable(f"By {options.field}", ("from", "to", "as wanted", "prompts"), rows)
 
 
 def _listed(words: Sequence[str]) -> str:

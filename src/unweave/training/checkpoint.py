@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training is."""
 
     step: int = 0
@@ -34,7 +34,7 @@ class Checkpoint:
     """What a file holds."""
 
     config: TrainConfig
-    progress: Progress
+    progress: TrainingProgress
     tensors: dict[str, Tensor]
 
 
@@ -80,7 +80,7 @@ def unreadable(path: Path, error: Exception) -> TrainingError:
     return TrainingError(f"cannot read the checkpoint {path}: {error}; remove it to start afresh")
 
 
-def write_checkpoint(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Tensor]) -> None:
+def write_checkpoint(path: Path, config: TrainConfig, progress: TrainingProgress, tensors: dict[str, Tensor]) -> None:
     """Replace the checkpoint of a dictionary's training.
 
     Raises:
@@ -98,7 +98,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     about, tensors = read_state(path)
     try:
         return Checkpoint(
-            config_from(json.loads(about["config"]), str(path)), Progress(**json.loads(about["progress"])), tensors
+            config_from(json.loads(about["config"]), str(path)),
+            TrainingProgress(**json.loads(about["progress"])),
+            tensors,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise unreadable(path, error) from error

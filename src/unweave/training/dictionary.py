@@ -18,7 +18,7 @@ from .statistics import LayerStatistics
 
 
 @dataclass(frozen=True)
-class Dictionary:
+class TrainableTranscoders:
     """Parameters by name, and what they need to be read.
 
     `encoder.3`, `encoder_bias.3` (and `log_threshold.3` of jumprelu) read at layer 3; `decoder_bias.7` and `skip.7`
@@ -82,7 +82,7 @@ def sparse(dense: Float[Tensor, "token feature"]) -> Activations:
     return Activations(dense[tokens, features], Pattern.of(tokens, features, len(dense), dense.shape[1]))
 
 
-def finished(dictionary: Dictionary, layer: int) -> Sparse:
+def finished(dictionary: TrainableTranscoders, layer: int) -> Sparse:
     """The activation function that is saved."""
     config = dictionary.config
     width = dictionary.widths[layer]
@@ -103,7 +103,7 @@ def start(
     init: Transcoders | None,
     device: torch.device,
     layers: range,
-) -> Dictionary:
+) -> TrainableTranscoders:
     """First parameters: random encoders, zero decoders, least-squares skip and bias; or those of a dictionary to go
     on from.
 
@@ -133,7 +133,7 @@ def start(
     if init is not None:
         _go_on(config, statistics, init, parameters, thresholds, layers)
     on_device = {name: value.to(device).contiguous().requires_grad_() for name, value in parameters.items()}
-    return Dictionary(
+    return TrainableTranscoders(
         config, tuple(part.to(device) for part in statistics), on_device, thresholds.to(device), layers, widths
     )
 
@@ -190,7 +190,7 @@ def _go_on(
                 parameters[f"log_threshold.{layer}"][:rows] = old.activation.threshold.float().clamp_min(1e-6).log()
 
 
-def to_transcoders(dictionary: Dictionary, name: str) -> Transcoders:
+def to_transcoders(dictionary: TrainableTranscoders, name: str) -> Transcoders:
     """The dictionary as files hold it: scales folded into the weights, thresholds fixed."""
     config, n = dictionary.config, len(dictionary.statistics)
 
@@ -226,7 +226,7 @@ def to_transcoders(dictionary: Dictionary, name: str) -> Transcoders:
 
 
 def select(
-    dictionary: Dictionary, layer: int, x: Float[Tensor, "token d"], k: float, dense: bool, kth: Any
+    dictionary: TrainableTranscoders, layer: int, x: Float[Tensor, "token d"], k: float, dense: bool, kth: Any
 ) -> Activations:
     """Activations of one layer on normalised inputs, differentiable in the encoder.
 
@@ -270,7 +270,7 @@ def select(
 
 
 def _batch_threshold(
-    dictionary: Dictionary, layer: int, pre: Float[Tensor, "token feature"], k: float, kth: Any
+    dictionary: TrainableTranscoders, layer: int, pre: Float[Tensor, "token feature"], k: float, kth: Any
 ) -> Tensor:
     """The value that leaves k features a token on average, and its running mean.
 

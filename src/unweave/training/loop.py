@@ -18,12 +18,12 @@ from ..models.recorder import batches, record
 from ..transcoders.formats import read_transcoders
 from ..transcoders.transcoders import Transcoders
 from . import parallel
-from .checkpoint import Progress, check_same, path_of, read_checkpoint
+from .checkpoint import TrainingProgress, check_same, path_of, read_checkpoint
 from .config import TrainConfig
-from .dictionary import Dictionary, start, to_transcoders
+from .dictionary import TrainableTranscoders, start, to_transcoders
 from .state import export, restore, restored, save_state
 from .statistics import LayerStatistics, measure
-from .step import Measured, precision_of, schedule, take_step
+from .step import StepFigures, precision_of, schedule, take_step
 from .tokens import Blocks, prepare
 
 RECORDED_AT_ONCE = 32
@@ -37,10 +37,10 @@ class Watcher(Protocol):
     def stage(self, title: str) -> None:
         """What is done now, before the first step."""
 
-    def step(self, config: TrainConfig, progress: Progress, measured: Measured, rate: float) -> None:
+    def step(self, config: TrainConfig, progress: TrainingProgress, measured: StepFigures, rate: float) -> None:
         """After each step."""
 
-    def evaluated(self, progress: Progress, figures: dict[str, Any]) -> None:
+    def evaluated(self, progress: TrainingProgress, figures: dict[str, Any]) -> None:
         """After each evaluation."""
 
 
@@ -56,10 +56,10 @@ class Training:
     model: LanguageModel
     processes: parallel.Processes
     blocks: Blocks
-    dictionary: Dictionary
+    dictionary: TrainableTranscoders
     optimizer: torch.optim.Adam
     silent: Tensor
-    progress: Progress
+    progress: TrainingProgress
 
     @property
     def sequences(self) -> int:
@@ -121,7 +121,7 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
     training = Training(
         config, folder, model, processes, blocks, dictionary, optimizer,
         silent=torch.zeros(model.n_layers, max(dictionary.widths), dtype=torch.int64, device=model.device),
-        progress=Progress() if kept is None else kept.progress,
+        progress=TrainingProgress() if kept is None else kept.progress,
     )  # fmt: skip
     if kept is not None:
         restore(kept, training.dictionary, optimizer, training.silent)
@@ -176,7 +176,7 @@ def _run(training: Training, watcher: Watcher, evaluate: Evaluate) -> Path:
     return _finish(training, watcher, evaluate)
 
 
-def _buffer(training: Training) -> Iterator[Measured]:
+def _buffer(training: Training) -> Iterator[StepFigures]:
     """Record the next sequences and take the steps they give."""
     config, model, processes = training.config, training.model, training.processes
     count = training.sequences * config.buffer
@@ -218,7 +218,7 @@ def _buffer(training: Training) -> Iterator[Measured]:
     training.progress.blocks += count
 
 
-def _stand_in(dictionary: Dictionary) -> Callable[[int, Tensor], Tensor]:
+def _stand_in(dictionary: TrainableTranscoders) -> Callable[[int, Tensor], Tensor]:
     earlier: dict[int, Tensor] = {}
 
     def replace(layer: int, x: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def _stand_in(dictionary: Dictionary) -> Callable[[int, Tensor], Tensor]:
     return replace
 
 
-def _step(training: Training, inputs: list[Tensor], targets: list[Tensor]) -> Measured:
+def _step(training: Training, inputs: list[Tensor], targets: list[Tensor]) -> StepFigures:
     config, progress, processes = training.config, training.progress, training.processes
     group = processes if config.parallel == "data" else parallel.Processes()
     plan, precision = (

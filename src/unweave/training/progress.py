@@ -9,7 +9,7 @@ from torch import Tensor
 from ..evaluation.measures import Shift, Truth
 from ..models.language_model import LanguageModel
 from ..models.passes import batches, counted, replaced_logits, run
-from ..transcoders.dense import Dictionary
+from ..transcoders.dense import DenseTranscoders
 from ..transcoders.transcoders import Transcoders
 
 
@@ -18,7 +18,7 @@ def held_out_figures(
 ) -> dict[str, Any]:
     """Plain FVU (mean, and `by_layer`), active features, and cross-entropy, KL and top-1 agreement with all MLPs
     replaced; position 0 excluded."""
-    dictionary, dtype = Dictionary.load(transcoders, torch.float32, model.device), torch.float32
+    dictionary, dtype = DenseTranscoders.load(transcoders, torch.float32, model.device), torch.float32
     n, shift, model_loss = model.n_layers, Shift(), 0.0
     missed, squares, active, tokens = torch.zeros(n), torch.zeros(n), torch.zeros(n), 0
     sums = [torch.zeros(model.d_model, device=model.device) for _ in range(n)]

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..transcoders.formats import write_transcoders
 from ..transcoders.transcoders import Transcoders
-from .checkpoint import Checkpoint, Progress, path_of, read_checkpoint, write_checkpoint
+from .checkpoint import Checkpoint, TrainingProgress, path_of, read_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .dictionary import Dictionary, to_transcoders
+from .dictionary import TrainableTranscoders, to_transcoders
 from .statistics import LayerStatistics
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -21,8 +21,8 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")
 def save_state(
     path: Path,
     config: TrainConfig,
-    progress: Progress,
-    dictionary: Dictionary,
+    progress: TrainingProgress,
+    dictionary: TrainableTranscoders,
     optimizer: torch.optim.Adam,
     silent: Tensor,
 ) -> None:
@@ -43,7 +43,7 @@ def save_state(
     write_checkpoint(path, config, progress, tensors)
 
 
-def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> Dictionary:
+def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> TrainableTranscoders:
     """The dictionary of a checkpoint; `layers` None: those the model has."""
     tensors = kept.tensors
     n = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("statistics."))
@@ -59,7 +59,7 @@ def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> Di
         for name, value in tensors.items()
         if name.startswith("parameter.")
     }
-    return Dictionary(
+    return TrainableTranscoders(
         kept.config,
         tuple(statistics),
         parameters,
@@ -69,7 +69,7 @@ def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> Di
     )
 
 
-def restore(kept: Checkpoint, dictionary: Dictionary, optimizer: torch.optim.Adam, silent: Tensor) -> None:
+def restore(kept: Checkpoint, dictionary: TrainableTranscoders, optimizer: torch.optim.Adam, silent: Tensor) -> None:
     """Put a checkpoint's moments and counts where they belong."""
     for name, parameter in dictionary.parameters.items():
         if f"adam.step.{name}" in kept.tensors:

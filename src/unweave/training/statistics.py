@@ -48,7 +48,7 @@ def measure(
     Raises:
         ModelError: inputs or outputs that are not finite.
     """
-    sums: dict[int, _Sums] = {}
+    sums: dict[int, _LayerSums] = {}
     for inputs, outputs in batches:
         for layer, x, y in zip(layers, inputs, outputs, strict=True):
             if not bool(x.isfinite().all() and y.isfinite().all()):
@@ -56,12 +56,12 @@ def measure(
                     f"the MLP of layer {layer} gives values that are not finite; its model cannot be trained on"
                 )
             if layer not in sums:
-                sums[layer] = _Sums(float(y.square().sum(-1).median().clamp_min(1e-12)), x.shape[1])
+                sums[layer] = _LayerSums(float(y.square().sum(-1).median().clamp_min(1e-12)), x.shape[1])
             sums[layer].add(x, y, outlier)
     return {layer: part.finish() for layer, part in sums.items()}
 
 
-class _Sums:
+class _LayerSums:
     """Running weighted second moments of [inputs, 1, outputs] in float64; the median is the first batch's."""
 
     def __init__(self, median: float, d: int):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import TrainingError
 from . import parallel
 from .config import TrainConfig
-from .dictionary import Dictionary, select
+from .dictionary import TrainableTranscoders, select
 from .sparse import Activations
 
 ALONE = parallel.Processes()
@@ -52,7 +52,7 @@ def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepFigures:
     """What one step saw, by trained layer."""
 
     fvu: Float[Tensor, " layer"]
@@ -66,10 +66,10 @@ class Measured:
 
 
 def take_step(
-    dictionary: Dictionary, optimizer: torch.optim.Adam, inputs: list[Float[Tensor, "token d"]],
+    dictionary: TrainableTranscoders, optimizer: torch.optim.Adam, inputs: list[Float[Tensor, "token d"]],
     targets: list[Float[Tensor, "token d"]],
     silent: Int[Tensor, "layer feature"], plan: Schedule, precision: torch.dtype, processes: parallel.Processes = ALONE,
-) -> Measured:  # fmt: skip
+) -> StepFigures:  # fmt: skip
     """Change the parameters by one batch, joined with those of the other processes.
 
     Raises:
@@ -98,10 +98,10 @@ def take_step(
 
 
 def losses(
-    dictionary: Dictionary, inputs: list[Float[Tensor, "token d"]], targets: list[Float[Tensor, "token d"]],
+    dictionary: TrainableTranscoders, inputs: list[Float[Tensor, "token d"]], targets: list[Float[Tensor, "token d"]],
     silent: Int[Tensor, "layer feature"],
     k: tuple[float, ...], sparsity: float, dense: bool, kth: Any, processes: int = 1,
-) -> Measured:  # fmt: skip
+) -> StepFigures:  # fmt: skip
     """Add the gradients of one batch to the parameters' `.grad`; inputs and targets are in the model's units, by
     trained layer.
 
@@ -150,7 +150,7 @@ def losses(
         row += len(xs[layer]) * processes
         row[counts > 0] = 0
     share = torch.stack([torch.tensor(len(dead[layer]) / dictionary.widths[layer]) for layer in order])
-    return Measured(torch.stack(fvu), torch.stack(l0).float(), share, penalty)
+    return StepFigures(torch.stack(fvu), torch.stack(l0).float(), share, penalty)
 
 
 PUSH = 1e-3
@@ -158,7 +158,9 @@ PUSH = 1e-3
 gradient."""
 
 
-def _revival(dictionary: Dictionary, layer: int, dead: Tensor, x: Tensor, missed: Tensor, weight: Tensor) -> Tensor:
+def _revival(
+    dictionary: TrainableTranscoders, layer: int, dead: Tensor, x: Tensor, missed: Tensor, weight: Tensor
+) -> Tensor:
     """How well the strongest dead features alone would make what is still missing, and how far they are from firing."""
     encoder, bias = (
         dictionary.parameters[f"encoder.{layer}"][dead],
@@ -175,7 +177,7 @@ def _revival(dictionary: Dictionary, layer: int, dead: Tensor, x: Tensor, missed
     ).relu().mean()
 
 
-def _penalty(dictionary: Dictionary, leaves: dict[int, Activations], sparsity: float) -> float:
+def _penalty(dictionary: TrainableTranscoders, leaves: dict[int, Activations], sparsity: float) -> float:
     """sum over features of tanh(c |decoder| a), the norm over all layers that the feature writes at; its gradient is
     added."""
     config, total = dictionary.config, 0.0

@@ -11,7 +11,7 @@ from torch.nn.functional import embedding_bag
 from ..errors import TranscoderError
 from ..models.passes import Step
 from ..models.recording import ReadPoint
-from .transcoders import Activation, Gated, Transcoders
+from .transcoders import Activation, NeuronActivation, Transcoders
 
 Watch = Callable[[int, Float[Tensor, "token feature"]], None]
 """Called with each layer's activations as they are computed."""
@@ -33,7 +33,7 @@ class DenseLayer:
 
 
 @dataclass(frozen=True)
-class Dictionary:
+class DenseTranscoders:
     """A whole dictionary in memory, in the dtype and on the device of the computation."""
 
     name: str
@@ -43,7 +43,7 @@ class Dictionary:
     @staticmethod
     def load(
         transcoders: Transcoders, dtype: torch.dtype, device: torch.device, name: str = "dictionary"
-    ) -> "Dictionary":
+    ) -> "DenseTranscoders":
         """Read all weights of a dictionary.
 
         Raises:
@@ -74,12 +74,12 @@ class Dictionary:
                     f"{transcoders.name}: layer {number} holds NaN or infinite weights; nothing can be measured with it"
                 )
             layers.append(layer)
-        return Dictionary(name, transcoders.read, tuple(layers))
+        return DenseTranscoders(name, transcoders.read, tuple(layers))
 
     def encode(self, layer: int, x: Float[Tensor, "token d"]) -> Float[Tensor, "token feature"]:
         """Activations of one layer's features."""
         part = self.layers[layer]
-        assert not isinstance(part.activation, Gated)  # neurons are not evaluated
+        assert not isinstance(part.activation, NeuronActivation)  # neurons are not evaluated
         return part.activation(torch.addmm(part.encoder_bias, x, part.encoder.T))
 
     def start(self, watch: Watch | None = None) -> Step:

@@ -285,7 +285,7 @@ def write_transcoders(
         FileError: the folder cannot be written.
         TranscoderError: a cross-layer set with skip matrices or a set of mixed kinds, which no format holds.
     """
-    if transcoders.gated:
+    if transcoders.of_neurons:
         raise TranscoderError("neurons are part of the model and are not written; give a dictionary")
     folder = Path(folder).expanduser()
     first = transcoders.layers[0].activation

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import UnsupportedModel
 from ..models.language_model import LanguageModel
 from ..models.weights import linear
-from .transcoders import Gated, Matrix, TranscoderLayer, Transcoders, check_layers
+from .transcoders import Matrix, NeuronActivation, TranscoderLayer, Transcoders, check_layers
 
 NEURONS = "neurons"
 """What stands for them where a dictionary is named."""
@@ -45,7 +45,7 @@ def neurons(model: LanguageModel) -> Transcoders:
                 bias,
                 Matrix(down.weight.T),
                 out,
-                Gated(_Hidden(model, mlp, mlp.get_submodule(row.down))),
+                NeuronActivation(_Hidden(model, mlp, mlp.get_submodule(row.down))),
             )
         )
         for tensor in (

@@ -54,7 +54,7 @@ class LocalReplacement:
     constants: tuple[Float[Tensor, "pos d"], ...]
     """What each MLP adds whatever the features: decoder biases, and dropped outputs of position 0."""
     position_zero: PositionZero
-    silent: int
+    n_ignored: int
     """How many positions at the start have no features."""
     logits_error: float
     """Largest difference between its logits and the model's."""
@@ -142,15 +142,15 @@ class ReplacementModel:
         patterns = list(recording.patterns)
         recording = replace(recording, patterns=())
         frozen, outputs = _freeze(model, self.transcoders, recording, patterns)
-        silent = self.transcoders.silent(recording.input_ids)
-        features = _encode(self.transcoders, recording, frozen, silent)
+        n_ignored = self.transcoders.n_ignored_positions(recording.input_ids)
+        features = _encode(self.transcoders, recording, frozen, n_ignored)
         errors, constants = _split_outputs(
-            self.transcoders, recording, frozen, features, outputs, silent if position_zero == "drop" else 0
+            self.transcoders, recording, frozen, features, outputs, n_ignored if position_zero == "drop" else 0
         )
         return LocalReplacement(
-            model, self.transcoders, recording, frozen, features, errors, constants, position_zero, silent,
+            model, self.transcoders, recording, frozen, features, errors, constants, position_zero, n_ignored,
             logits_error=_check_exact(model, recording, frozen, outputs),
-            unexplained=_unexplained(self.transcoders, recording, frozen, outputs, errors, silent),
+            unexplained=_unexplained(self.transcoders, recording, frozen, outputs, errors, n_ignored),
         )  # fmt: skip
 
 
@@ -173,20 +173,20 @@ def _freeze(
         )
         output = recording.mlp_outputs[number] if post is None else post.forward(recording.mlp_outputs[number])
         layers.append(layer)
-        outputs.append(output - layer.skip_forward(recording.mids[number]) - layer.constant())
+        outputs.append(output - layer.skip_forward(recording.resid_mid[number]) - layer.constant())
     return FrozenModel(tuple(layers), model.frozen_final_norm(recording)), outputs
 
 
-def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel, silent: int) -> ActiveFeatures:
+def _encode(transcoders: Transcoders, recording: Recording, frozen: FrozenModel, n_ignored: int) -> ActiveFeatures:
     """Active features of all layers; none at the first `silent` positions."""
     parts = []
     for number, layer in enumerate(frozen.layers):
-        position, *facts = transcoders.active(number, layer.read_forward(recording.mids[number]), silent)
+        position, *facts = transcoders.active(number, layer.read_forward(recording.resid_mid[number]), n_ignored)
         parts.append((torch.full_like(position, number), position, *facts))
     found = ActiveFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return (
         replace(found, preactivation=found.activation, slope=found.activation / found.preactivation)
-        if transcoders.gated
+        if transcoders.of_neurons
         else found
     )
 
@@ -238,13 +238,13 @@ def _unexplained(
     frozen: FrozenModel,
     outputs: list[Tensor],
     errors: Float[Tensor, "layer pos d"],
-    silent: int,
+    n_ignored: int,
 ) -> float | None:
-    first, shares = max(1, silent), []
+    first, shares = max(1, n_ignored), []
     if first >= len(recording.input_ids):
         return None
     for part, layer, mid, output, error in zip(
-        transcoders.layers, frozen.layers, recording.mids, outputs, errors, strict=True
+        transcoders.layers, frozen.layers, recording.resid_mid, outputs, errors, strict=True
     ):
         bias = layer.write_linear(part.decoder_bias.to(output).expand_as(output))
         whole = (output + layer.skip_forward(mid) - bias)[first:].square().sum()

@@ -70,7 +70,7 @@ class TopK:
 
 
 @dataclass(frozen=True, eq=False)
-class Gated:
+class NeuronActivation:
     """A neuron's activation, which its gate decides; the pre-activation is what the gate multiplies."""
 
     hidden: Callable[[Float[Tensor, "pos d"]], Float[Tensor, "pos feature"]]
@@ -79,7 +79,7 @@ class Gated:
 
 Sparse = ReLU | JumpReLU | TopK
 """Pre-activations to activations, position by position."""
-Activation = Sparse | Gated
+Activation = Sparse | NeuronActivation
 """The same; a gate also needs what is read."""
 
 
@@ -205,7 +205,7 @@ class TranscoderLayer:
         pre = x.new_empty(len(x), self.width)
         for which, part in self.preactivations(x):
             pre[:, which] = part
-        return pre, self.activation.hidden(x) if isinstance(self.activation, Gated) else self.activation(pre)
+        return pre, self.activation.hidden(x) if isinstance(self.activation, NeuronActivation) else self.activation(pre)
 
 
 @dataclass(frozen=True)
@@ -253,17 +253,17 @@ class Transcoders:
         return any(layer.skip is not None for layer in self.layers)
 
     @property
-    def gated(self) -> bool:
+    def of_neurons(self) -> bool:
         """Whether its features are the model's own neurons."""
-        return isinstance(self.layers[0].activation, Gated)
+        return isinstance(self.layers[0].activation, NeuronActivation)
 
-    def silent(self, input_ids: Int[Tensor, " pos"]) -> int:
+    def n_ignored_positions(self, input_ids: Int[Tensor, " pos"]) -> int:
         """How many positions at the start of a prompt have no features: one, whose enormous norms no dictionary is
         trained on, or those of its `ignored_prefix`; none for neurons."""
         prefix = self.ignored_prefix
         if prefix and tuple(input_ids[: len(prefix)].tolist()) == prefix:
             return len(prefix)
-        return 0 if self.gated else 1
+        return 0 if self.of_neurons else 1
 
     def writes(self, layer: int) -> range:
         """The layers at which features of `layer` write."""
@@ -279,7 +279,9 @@ class Transcoders:
         self._check_finite(layer, pre)
         return pre, activation
 
-    def active(self, layer: int, x: Float[Tensor, "pos d"], silent: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def active(
+        self, layer: int, x: Float[Tensor, "pos d"], n_ignored: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Position, index, activation and pre-activation of a layer's features that are on, none of the first
         `silent` positions.
 
@@ -296,7 +298,7 @@ class Transcoders:
         numbers = torch.arange(part.width)
         for which, pre, activation in made:
             self._check_finite(layer, pre)
-            activation[:silent] = 0
+            activation[:n_ignored] = 0
             position, place = activation.nonzero(as_tuple=True)
             found.append((position, numbers[which][place], activation[position, place], pre[position, place]))
         columns = [torch.cat(column) for column in zip(*found, strict=True)]

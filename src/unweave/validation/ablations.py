@@ -7,11 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.choices import Mode
+from ..base.progress import Progress
 from ..graphs.totals import total_effects
 from ..interventions.attribution_patching import slope_effects
 from ..interventions.edits import Feature, Intervention, ablate
 from ..interventions.interventions import intervene_each
-from .measured import Measured, Progress, Row
+from .measured import Measurements, Row
 from .sample import Question, Sample
 
 PIECE = 64
@@ -58,7 +59,7 @@ def _slope(question: Question, rows: Int[Tensor, " sample"], mode: Mode) -> Floa
 def measure(
     question: Question,
     sample: Sample,
-    measured: Measured,
+    measured: Measurements,
     name: str,
     modes: Sequence[Mode],
     count: int,

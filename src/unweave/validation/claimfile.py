@@ -166,7 +166,7 @@ class Claim(BaseModel):
         ]
 
 
-class _File(BaseModel):
+class _ClaimFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: Text | None = None
     transcoders: Text | None = None
@@ -204,10 +204,10 @@ def read_claims(path: str | Path) -> ClaimsFile:
         return ClaimError(f"{path}, line {line_of(root, place)}: {_whose(data, place)}{message}")
 
     try:
-        content = _File.model_validate(data)
+        content = _ClaimFile.model_validate(data)
     except ValidationError as error:
         place, first = first_error(error, root)
-        known = {1: _File, 3: Claim}.get(len(place), Expectation).model_fields
+        known = {1: _ClaimFile, 3: Claim}.get(len(place), Expectation).model_fields
         raise fail(place, worded(first, list(known), whole=len(place) in (2, 4)).removeprefix("claims: ")) from error
     supernodes: dict[str, tuple[Feature, ...]] = {}
     for name, members in content.supernodes.items():

@@ -1,11 +1,12 @@
 """Claims: statements about features in a YAML file, each checked by an intervention on the real model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..base.choices import Mode
+from ..base.progress import Progress
 from ..errors import ClaimError, UnweaveError
 from ..graphs.interchange import read_graph
 from ..interventions.edits import Change, Feature, ablate, add, dosed, scale, set_to
@@ -18,7 +19,7 @@ from .claimfile import OF_FEATURE, OF_TOKEN, Bound, Claim, ClaimsFile, Expectati
 from .claimfile import read_claims as read_claims
 
 
-class Check(NamedTuple):
+class ClaimCheck(NamedTuple):
     """One wanted figure beside the measured one."""
 
     what: str
@@ -28,14 +29,14 @@ class Check(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """What became of one claim."""
 
     name: str
     line: int
     prompt: str
     mode: Mode
-    checks: tuple[Check, ...]
+    checks: tuple[ClaimCheck, ...]
     before: tuple[str, float]
     """The likeliest token on the unchanged prompt, and its probability."""
     after: tuple[str, float]
@@ -47,9 +48,7 @@ class Verdict:
         return all(check.holds for check in self.checks)
 
 
-def check_claims(
-    file: ClaimsFile, model: ReplacementModel, progress: Callable[[float], object] | None = None
-) -> list[Verdict]:
+def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress | None = None) -> list[ClaimVerdict]:
     """Check every claim on the real model; all are worked out before the first is run.
 
     Raises:
@@ -104,7 +103,7 @@ def check_claims(
         )
         before, after = (_likeliest(outcome, logits) for logits in (outcome.baseline, outcome.logits))
         verdicts.append(
-            Verdict(
+            ClaimVerdict(
                 claim.name,
                 file.lines[number],
                 words,
@@ -163,7 +162,7 @@ def _likeliest(outcome: Outcome, logits: Any) -> tuple[str, float]:
     return outcome.model.token_text(int(token)), float(probability)
 
 
-def _checks(claim: Claim, outcome: Outcome, tokens: list[int]) -> Iterator[Check]:
+def _checks(claim: Claim, outcome: Outcome, tokens: list[int]) -> Iterator[ClaimCheck]:
     """Every expectation's figures, in the order of the file."""
     ids, watched = iter(tokens), iter(outcome.activations.T.tolist())
     likeliest = int(outcome.logits[-1].argmax())
@@ -187,23 +186,23 @@ def _checks(claim: Claim, outcome: Outcome, tokens: list[int]) -> Iterator[Check
             yield from _numbers(wanted, repr(token.text), dict(zip(OF_TOKEN, figures, strict=True)))
         else:
             token, negated = next(ids), wanted.top is None
-            yield Check(
+            yield ClaimCheck(
                 "top token", f"{'not ' * negated}{text(token)!r}", text(likeliest), (token == likeliest) != negated
             )
 
 
-def _numbers(wanted: Expectation, subject: str, figures: dict[str, float]) -> Iterator[Check]:
+def _numbers(wanted: Expectation, subject: str, figures: dict[str, float]) -> Iterator[ClaimCheck]:
     for name, value in figures.items():
         bound = getattr(wanted, name)
         if bound is not None:
             yield _number(f"{subject} {name.replace('_', ' ')}", bound, value)
 
 
-def _number(what: str, bound: Bound, value: float) -> Check:
-    return Check(what, bound.text, value, bound.low <= value <= bound.high)
+def _number(what: str, bound: Bound, value: float) -> ClaimCheck:
+    return ClaimCheck(what, bound.text, value, bound.low <= value <= bound.high)
 
 
-def claims_facts(file: ClaimsFile, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def claims_facts(file: ClaimsFile, verdicts: Sequence[ClaimVerdict]) -> dict[str, Any]:
     """What became of the claims; plain data, fit for JSON."""
     claims = [
         {**vars(verdict), "holds": verdict.holds, "checks": [check._asdict() for check in verdict.checks]}

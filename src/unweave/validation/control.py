@@ -1,6 +1,6 @@
 """The same questions asked of a dictionary of random features that is on as often, and of the model's own neurons."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..attribution.attribution import attribute
 from ..attribution.targets import Difference, TargetSpec
+from ..base.progress import Progress
 from ..corpus.blocks import named_sources, read_texts
 from ..corpus.text import usual_context
-from ..evaluation.baselines import Fit, affine_maps, fit_baselines, random_dictionary
+from ..evaluation.baselines import BaselineFit, affine_maps, fit_baselines, random_dictionary
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
 from ..transcoders.neurons import most_neurons, neurons
@@ -31,11 +32,11 @@ class Control:
 
     model: ReplacementModel
     blocks: Int[Tensor, "sequence pos"]
-    progress: Callable[[float], object]
+    progress: Progress
 
     @staticmethod
     def on_text(
-        model: ReplacementModel, sources: Sequence[str] = (), progress: Callable[[float], object] = lambda share: None
+        model: ReplacementModel, sources: Sequence[str] = (), progress: Progress = lambda share: None
     ) -> "Control":
         """From text sources as `unweave eval` takes them; none: the bundled text.
 
@@ -48,7 +49,7 @@ class Control:
         return Control(model, blocks[: TOKENS // context], progress)
 
     @cached_property
-    def fit(self) -> Fit:
+    def fit(self) -> BaselineFit:
         """The moments of every MLP's inputs and outputs."""
         return fit_baselines(self.model.language_model, self.blocks, self.model.transcoders.write, self.progress)
 
@@ -67,7 +68,7 @@ class Control:
 
 
 def neuron_graph(
-    model: ReplacementModel, graph: Graph, progress: Callable[[float], object] | None = None
+    model: ReplacementModel, graph: Graph, progress: Progress | None = None
 ) -> tuple[ReplacementModel, Graph]:
     """The same prompt traced with the model's own neurons in place of the dictionary: the most influential, no more
     than the graph has features."""
@@ -80,7 +81,7 @@ def neuron_graph(
 def retrace(
     model: ReplacementModel,
     graph: Graph,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
     max_features: int | None = None,
 ) -> Graph:
     """A graph's prompt and targets traced again, whole (or with `max_features`): what pruning took out is there."""

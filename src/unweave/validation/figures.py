@@ -11,7 +11,7 @@ from .ablations import divergence, target_change
 from .measured import Row
 from .pairs import Pairs
 from .perturbations import Travelled
-from .results import Figure, Report
+from .results import Figure, TrustReport
 from .statistics import Statistic, estimate, explained, log_log, mean, same_sign, spearman
 
 MODES: dict[Mode, str] = {"frozen_attention": "attention held", "open": "attention live"}
@@ -159,7 +159,7 @@ def travel_figures(travelled: Sequence[Travelled], group: str = "") -> list[Figu
     return figures
 
 
-def pooled(reports: Sequence[Report]) -> list[Figure]:
+def pooled(reports: Sequence[TrustReport]) -> list[Figure]:
     """Every figure's mean over several graphs, with its interval over graphs."""
     places = dict.fromkeys((figure.group, figure.name) for report in reports for figure in report.figures)
     found = []

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import write_atomically
+from ..base.progress import Progress
 
 Row = list[float]
-Progress = Callable[..., object]
-"""Called with a share of the work that is done and what is being done."""
 
 
 @dataclass
-class Measured:
+class Measurements:
     """What has been measured so far for one question, and how long we may go on."""
 
     path: Path | None

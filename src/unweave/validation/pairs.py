@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.progress import Progress
 from ..graphs.nodes import NodeKind
 from ..graphs.totals import removals
 from ..interventions.edits import ablate
 from ..interventions.interventions import intervene_each
 from .ablations import feature_of
-from .measured import Measured, Progress, Row
+from .measured import Measurements, Row
 from .sample import Question, Sample
 
 TARGETS = 12
@@ -70,7 +71,7 @@ def choose_pairs(question: Question, sample: Sample, reach: int, seed: int) -> P
 
 
 def measure_pairs(
-    question: Question, pairs: Pairs, measured: Measured, name: str, reach: int, progress: Progress
+    question: Question, pairs: Pairs, measured: Measurements, name: str, reach: int, progress: Progress
 ) -> tuple[list[Row], list[Row]]:
     """For each source the changes of its targets' pre-activations, attention held: MLPs in between held, and live."""
     nodes = question.graph.nodes

@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..base.choices import Mode
-from ..interventions.edits import Push, add_direction
+from ..base.progress import Progress
+from ..interventions.edits import SteeringVector, add_direction
 from ..interventions.patching import patched
-from ..interventions.plans import held, prompt_edits
+from ..interventions.plans import frozen_parts, prompt_edits
 from ..models.language_model import LanguageModel, Recording
 from ..transcoders.replacement import LocalReplacement
-from .measured import Measured, Progress, Row
+from .measured import Measurements, Row
 from .sample import Question
 
 KINDS = ("feature", "encoder", "random")
@@ -37,7 +38,7 @@ class Travelled(NamedTuple):
 
 
 def measure_perturbations(
-    question: Question, count: int, seed: int, measured: Measured, name: str, progress: Progress
+    question: Question, count: int, seed: int, measured: Measurements, name: str, progress: Progress
 ) -> list[Travelled]:
     """About `count` disturbances of each kind, spread over the layers."""
     local = question.model.localize(question.recording.input_ids)
@@ -74,7 +75,7 @@ def _busy(local: LocalReplacement, layer: int) -> bool:
     return span.stop > span.start
 
 
-def _disturbances(local: LocalReplacement, start: int, each: int, seed: int) -> list[Push]:
+def _disturbances(local: LocalReplacement, start: int, each: int, seed: int) -> list[SteeringVector]:
     """`each` of every kind, kind by kind, at positions where features are on."""
     generator = torch.Generator().manual_seed(seed)
     active, transcoders = local.features, local.transcoders
@@ -106,13 +107,15 @@ def _disturbances(local: LocalReplacement, start: int, each: int, seed: int) -> 
     ]
 
 
-def _changes(question: Question, pushes: list[Push], mode: Mode, start: int) -> Float[Tensor, "layer push pos d"]:
+def _changes(
+    question: Question, pushes: list[SteeringVector], mode: Mode, start: int
+) -> Float[Tensor, "layer push pos d"]:
     """How the residual stream after each layer from `start` on differs from the unchanged one."""
     model, recording = question.model.language_model, question.recording
     plan = prompt_edits(question.model, recording, [[push] for push in pushes])
     ids = recording.input_ids[None].expand(len(pushes), -1).to(model.device)
     with (
-        patched(question.model, plan, recording, held(mode, None, model.n_layers)),
+        patched(question.model, plan, recording, frozen_parts(mode, None, model.n_layers)),
         _residuals(model) as seen,
         torch.no_grad(),
     ):

@@ -73,7 +73,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrustReport:
     """The trust report of one graph."""
 
     prompt: str | None
@@ -109,7 +109,7 @@ class Report:
         return write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
     @staticmethod
-    def load(path: str | Path) -> "Report":
+    def load(path: str | Path) -> "TrustReport":
         """Read what `save` wrote.
 
         Raises:
@@ -119,13 +119,13 @@ class Report:
             facts = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
             if facts.get("format") != "unweave validation" or facts.get("report_version", 0) > REPORT_VERSION:
                 raise ValueError("no report, or one of a newer version")
-            given = {field.name: facts[field.name] for field in fields(Report)}
+            given = {field.name: facts[field.name] for field in fields(TrustReport)}
             figures = tuple(
                 Figure(**{**figure, **{name: math.nan for name, value in figure.items() if value is None}})
                 for figure in given["figures"]
             )
             verdict = Verdict(given["verdict"]["level"], given["verdict"]["text"], tuple(given["verdict"]["reasons"]))
-            return Report(
+            return TrustReport(
                 **given
                 | {
                     "figures": figures,

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..base.progress import Progress
 from ..errors import GraphError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
@@ -17,10 +18,10 @@ from ..version import __version__
 from .ablations import RUNGS, measure, predictions
 from .control import Control, neuron_graph, retrace
 from .figures import MODES, ablation_figures, link_figures, pair_figures, travel_figures
-from .measured import Measured, Progress
+from .measured import Measurements
 from .pairs import choose_pairs, measure_pairs
 from .perturbations import measure_perturbations
-from .results import Figure, Report, Settings
+from .results import Figure, Settings, TrustReport
 from .sample import Question, sample_features
 from .verdict import judge
 
@@ -42,7 +43,7 @@ def validate(
     budget: float | None = None,
     name: str = "",
     progress: Callable[..., object] | None = None,
-) -> Report:
+) -> TrustReport:
     """Test a graph by interventions on the real model, and say how far it can be trusted.
 
     A pruned graph is traced again, whole, so that features it left out are tested too. Tested is its likeliest token
@@ -78,7 +79,7 @@ def validate(
     if graph.provenance.pruning is not None:
         say(0.0, "tracing the whole graph")
         whole = retrace(model, graph, lambda share: say(share, "tracing the whole graph"))
-    measured = Measured(
+    measured = Measurements(
         None if keep is None else Path(keep), _question(graph, settings), None if budget is None else begin + budget
     )
     measured.resume()
@@ -87,7 +88,7 @@ def validate(
         "control: ": settings.control,
         "neurons: ": settings.neurons
         and model.language_model.architecture.up is not None
-        and not model.transcoders.gated,
+        and not model.transcoders.of_neurons,
     }
     runs: list[tuple[str, ReplacementModel, Graph]] = [("", model, whole)]
     for group, tested, traced in runs:
@@ -114,7 +115,7 @@ def validate(
             runs.append(("neurons: ", *neuron_graph(model, whole, lambda share: say(share, "tracing with neurons"))))
             figures += _explained(runs[-1][2], "neurons: ")[:3]
     facts = graph.provenance
-    return Report(
+    return TrustReport(
         prompt=facts.prompt,
         tokens=facts.tokens,
         target=facts.logit_labels[target - graph.nodes.logits.start],
@@ -173,7 +174,7 @@ def _explained(graph: Graph, group: str = "") -> list[Figure]:
 
 
 def _test(
-    question: Question, settings: Settings, measured: Measured, group: str, say: Progress
+    question: Question, settings: Settings, measured: Measurements, group: str, say: Progress
 ) -> tuple[list[Figure], bool]:
     """All measurements on one graph; of a random dictionary's, not where its misses come from."""
     graph, name, seed = question.graph, group + "ablations", settings.seed
