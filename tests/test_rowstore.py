@@ -197,8 +197,8 @@ KILLED = """
 import os, signal, sys
 import unweave
 from unweave.attribution import work
-from unweave.attribution.budget import Plan
-work.make_plan = lambda *asked: Plan(30, 5, 0, True, False, 0, 0)
+from unweave.attribution.budget import MemoryPlan
+work.make_plan = lambda *asked: MemoryPlan(30, 5, 0, True, False, 0, 0)
 calls = []
 def progress(share):
     calls.append(share)

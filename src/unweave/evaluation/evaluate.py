@@ -14,7 +14,7 @@ from ..version import __version__
 from .graphs import score_beside_neurons, score_prompts
 from .measures import Firing
 from .prompts import PROMPTS
-from .results import Evaluation, Setting, mean_text
+from .results import Evaluation, EvaluationSetting, mean_text
 from .texts import Candidates, TextCounts
 
 SHORTEST = 4
@@ -85,7 +85,7 @@ def evaluate(
     )
     figures = tuple(part.figures(name) for name, part in counts.items())
     firing = [Firing.pooled(layer) for layer in zip(*(part.firing for part in counts.values()), strict=True)]
-    setting = Setting(
+    setting = EvaluationSetting(
         model=model.language_model.name,
         transcoders=model.transcoders.name,
         sha256=model.transcoders.sha256,

@@ -25,7 +25,7 @@ class Changed(NamedTuple):
     mlp_in: Float[Tensor, "token d"]
     read: Float[Tensor, "token d"]
     """The same where the dictionary reads."""
-    held: Float[Tensor, "token d"]
+    frozen: Float[Tensor, "token d"]
     """The change there with the norm's denominators held."""
     direct: Float[Tensor, "token d"]
     """What else the dictionary predicts for the output: what a removed cross-layer feature wrote there itself."""
@@ -62,9 +62,9 @@ class Responses:
                     continue
                 true = _output(model, layer, changed.mlp_in, write) - output
                 live = dictionary.local(layer, changed.read) - before + changed.direct
-                held = dictionary.held(layer, activation, changed.held) + changed.direct
+                frozen = dictionary.frozen(layer, activation, changed.frozen) + changed.direct
                 linear = affine.linear(layer, changed.mlp_in - mlp_in)
-                squares = [part.double().square().sum() for part in (live - true, held - true, linear - true, true)]
+                squares = [part.double().square().sum() for part in (live - true, frozen - true, linear - true, true)]
                 self.sums[layer, kind] += torch.stack(squares).cpu()
             upstream.pass_layer(layer, activation, direct, _post_norm(model, layer, output, write))
 
@@ -167,10 +167,10 @@ def _without(
         return None
     norm, after = model.before_mlp(layer, mid), mid - vector
     mlp_in = model.before_mlp(layer, after).forward(after)
-    held = {"mid": -vector, "mlp_in": norm.linear(-vector), "mlp_in_normalized": norm.without_gain.linear(-vector)}[
+    frozen = {"mid": -vector, "mlp_in": norm.linear(-vector), "mlp_in_normalized": norm.without_gain.linear(-vector)}[
         dictionary.read
     ]
-    return Changed(mlp_in, read_at(model, layer, dictionary.read, after, mlp_in), held, -direct)
+    return Changed(mlp_in, read_at(model, layer, dictionary.read, after, mlp_in), frozen, -direct)
 
 
 def _output(

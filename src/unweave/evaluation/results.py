@@ -130,7 +130,7 @@ class NeuronScores:
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSetting:
     """What was evaluated, on how much."""
 
     model: str
@@ -154,7 +154,7 @@ class Setting:
 class Evaluation:
     """Everything `unweave eval` finds."""
 
-    setting: Setting
+    setting: EvaluationSetting
     mean: TextFigures
     """Mean over the kinds of text."""
     texts: tuple[TextFigures, ...]

@@ -15,7 +15,7 @@ from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import Transcoders
 from .building import check_supported, watch
 from .means import text_means
-from .references import Firing, Reference, aligned, check_contrast, feature_firing, written_outputs
+from .references import ActiveUnits, ReferenceActivations, aligned, check_contrast, feature_firing, written_outputs
 from .tangents import Starts, TangentModel, tangents_of
 from .targets import ResponseTarget, ResponseTargetSpec, response_target, unit_of
 from .units import Basis, Units
@@ -26,7 +26,7 @@ Prompt = str | Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResponseQuestion:
     """A question resolved: the model's derivative on the prompt, the target and what taking away means."""
 
     model: LanguageModel
@@ -35,8 +35,8 @@ class Asked:
     instead: str | None
     ids: Int[Tensor, " pos"]
     basis: Basis
-    firing: tuple[Firing, ...] | None
-    reference: Reference
+    firing: tuple[ActiveUnits, ...] | None
+    reference: ReferenceActivations
     other_ids: Int[Tensor, " other_pos"] | None
     places: Int[Tensor, " pos"] | None
     target: ResponseTarget | None
@@ -59,7 +59,7 @@ def ask(
     baseline: str,
     attention: str,
     position: int,
-) -> Asked:
+) -> ResponseQuestion:
     """Resolve a question; arguments and errors as in `response_graph`."""
     for name, value, known in (
         ("units", units, ("neurons", "features")),
@@ -76,7 +76,7 @@ def ask(
                 f"units='features' needs a dictionary, and {language_model.name} was loaded without one; use "
                 "unweave.load(model, transcoders) or units='neurons'"
             )
-        transcoders = None if model.transcoders.gated else model.transcoders
+        transcoders = None if model.transcoders.of_neurons else model.transcoders
     check_supported(language_model)
     ids = language_model.tokenize(prompt)
     ids = ids[: resolve_position(len(ids), position) + 1]
@@ -84,7 +84,7 @@ def ask(
     basis = Basis(language_model, tangents_of(language_model, seen, held=attention == "held"), transcoders)
     silent = 1 if len(ids) > 1 else 0
     if transcoders is not None:
-        silent = max(silent, transcoders.silent(ids))
+        silent = max(silent, transcoders.n_ignored_positions(ids))
     firing = None if transcoders is None else feature_firing(language_model, transcoders, seen.recording, silent)
     other_ids = places = other_logits = None
     if instead is not None:
@@ -100,7 +100,7 @@ def ask(
     elif baseline == "mean" or (baseline == "auto" and units == "neurons" and language_model.tokenizer is not None):
         reference = _mean(basis, len(ids))
     else:
-        reference = Reference("zero", None, None, None, None, torch.empty(0, dtype=torch.int64))
+        reference = ReferenceActivations("zero", None, None, None, None, torch.empty(0, dtype=torch.int64))
     unit = unit_of(target)
     found = None
     if unit is None:
@@ -112,7 +112,7 @@ def ask(
                 raise TargetError(
                     f"the target {found.label!r} is {found.value:.4g} in both prompts; name another target"
                 )
-    return Asked(
+    return ResponseQuestion(
         language_model, transcoders, prompt if isinstance(prompt, str) else None,
         instead if isinstance(instead, str) else None, ids, basis, firing, reference, other_ids, places, found, unit,
         silent,
@@ -121,7 +121,7 @@ def ask(
 
 def _contrast(
     basis: Basis, other_ids: Int[Tensor, " other_pos"], places: Int[Tensor, " pos"]
-) -> tuple[Reference, Float[Tensor, " vocab"]]:
+) -> tuple[ReferenceActivations, Float[Tensor, " vocab"]]:
     """The other prompt's values at the places that stand for this one's, and its logits."""
     model, transcoders = basis.model, basis.transcoders
     other = watch(model, other_ids)
@@ -131,40 +131,40 @@ def _contrast(
         tangent = tangents_of(model, other)
         neurons = tuple(layer.mlp.activations()[took] for layer in tangent.layers)
     else:
-        found = feature_firing(model, transcoders, other.recording, transcoders.silent(other_ids))
+        found = feature_firing(model, transcoders, other.recording, transcoders.n_ignored_positions(other_ids))
         features = tuple(_moved(firing, places) for firing in found)
     outputs = written_outputs(model, other.recording, residual=basis.residual)[:, took]
     kept = torch.nonzero(places < 0).flatten()
-    reference = Reference("contrast", neurons, features, outputs, other.recording.embeddings[took], kept)
+    reference = ReferenceActivations("contrast", neurons, features, outputs, other.recording.embeddings[took], kept)
     return reference, model.capped(other.recording.logits[-1])
 
 
-def _moved(firing: Firing, places: Int[Tensor, " pos"]) -> Firing:
+def _moved(firing: ActiveUnits, places: Int[Tensor, " pos"]) -> ActiveUnits:
     """Another prompt's firing, at this one's positions."""
     position, which = torch.nonzero(places[:, None] == firing.position[None], as_tuple=True)
-    return Firing(position, firing.index[which], firing.activation[which])
+    return ActiveUnits(position, firing.index[which], firing.activation[which])
 
 
-def _mean(basis: Basis, n: int) -> Reference:
+def _mean(basis: Basis, n: int) -> ReferenceActivations:
     means = text_means(basis.model, basis.transcoders)
     neurons = features = None
     if basis.transcoders is None:
         neurons = tuple(part.expand(n, -1) for part in means.units)
     else:
         features = tuple(_everywhere(part, n) for part in means.units)
-    return Reference(
+    return ReferenceActivations(
         "mean", neurons, features, means.outputs[:, None].expand(-1, n, -1), means.embeddings.expand(n, -1),
         torch.empty(0, dtype=torch.int64),
     )  # fmt: skip
 
 
-def _everywhere(mean: Float[Tensor, " unit"], n: int) -> Firing:
+def _everywhere(mean: Float[Tensor, " unit"], n: int) -> ActiveUnits:
     (index,) = mean.nonzero(as_tuple=True)
     position = torch.arange(n).repeat_interleave(len(index))
-    return Firing(position, index.repeat(n), mean[index].repeat(n))
+    return ActiveUnits(position, index.repeat(n), mean[index].repeat(n))
 
 
-def target_start(asked: Asked) -> Starts:
+def target_start(asked: ResponseQuestion) -> Starts:
     """Where the target's own sweep begins.
 
     Raises:
@@ -181,7 +181,7 @@ def target_start(asked: Asked) -> Starts:
     return Starts(torch.tensor([layer]), torch.tensor([position]), reads)
 
 
-def target_unit(asked: Asked) -> Units:
+def target_unit(asked: ResponseQuestion) -> Units:
     """The unit that is the target."""
     assert asked.unit is not None
     (layer, position, index), depth = asked.unit, len(asked.tangent.layers)
@@ -194,7 +194,10 @@ def target_unit(asked: Asked) -> Units:
     if not 0 <= index < width:
         raise TargetError(f"target {name!r}: layer {layer} has {width} {asked.basis.kind}")
     found = asked.basis.all_units(
-        asked.firing, Reference("zero", None, None, None, None, torch.empty(0, dtype=torch.int64)), 0, position
+        asked.firing,
+        ReferenceActivations("zero", None, None, None, None, torch.empty(0, dtype=torch.int64)),
+        0,
+        position,
     )[layer]
     which = torch.nonzero((found.position == position) & (found.index == index)).flatten()
     if not len(which):

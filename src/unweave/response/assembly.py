@@ -13,7 +13,7 @@ from ..graphs.nodes import NodeTable
 from ..graphs.provenance import Provenance
 from ..transcoders.neurons import NEURONS, neurons
 from ..version import __version__
-from .asking import Asked, target_unit
+from .asking import ResponseQuestion, target_unit
 from .backward import real_gradients
 from .setting import Setting
 from .tangents import Cut
@@ -135,7 +135,7 @@ def assembled(
     return graph.with_provenance(residual=float(graph.residual().max()), scores=tuple(graph.scores()))
 
 
-def _described(asked: Asked) -> tuple[int, str, tuple[int, ...], float]:
+def _described(asked: ResponseQuestion) -> tuple[int, str, tuple[int, ...], float]:
     """The target's index, label, tokens and value."""
     if asked.target is not None:
         return asked.target.token, asked.target.label, asked.target.tokens, asked.target.value
@@ -145,7 +145,7 @@ def _described(asked: Asked) -> tuple[int, str, tuple[int, ...], float]:
     return asked.model.unembedding.shape[0], label, (), float(target_unit(asked).activation[0])
 
 
-def _dictionary(asked: Asked) -> tuple[str, str]:
+def _dictionary(asked: ResponseQuestion) -> tuple[str, str]:
     if asked.transcoders is not None:
         return asked.transcoders.kind, asked.transcoders.sha256
     if asked.model.architecture.up is None:

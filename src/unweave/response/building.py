@@ -132,7 +132,7 @@ def tangent_mlp(model: LanguageModel, seen: Seen, layer: int) -> TangentMLP:
         InexactAttribution: its neurons do not add up to what it put out.
     """
     row, recording, block = model.architecture, seen.recording, model.blocks[layer]
-    mid, output = recording.mids[layer], recording.mlp_outputs[layer]
+    mid, output = recording.resid_mid[layer], recording.mlp_outputs[layer]
     norm = None if row.mlp_norm is None else norm_weights(row, block.get_submodule(row.mlp_norm))
     before = TangentNorm.at(norm, mid, model.epsilon)
     after = _after(model, layer, row.mlp_post_norm, output)

@@ -15,7 +15,7 @@ from ..transcoders.transcoders import Transcoders
 
 
 @dataclass(frozen=True)
-class Firing:
+class ActiveUnits:
     """Activations of one layer's units that are not zero, by (position, index)."""
 
     position: Int[Tensor, " firing"]
@@ -24,13 +24,13 @@ class Firing:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceActivations:
     """The values that are put in place, position by position of the prompt; what has no counterpart keeps its own."""
 
     name: str
     neurons: tuple[Float[Tensor, "pos neuron"], ...] | None
     """By layer; None: zero."""
-    features: tuple[Firing, ...] | None
+    features: tuple[ActiveUnits, ...] | None
     outputs: Float[Tensor, "layer pos d"] | None
     """Where units write."""
     embeddings: Float[Tensor, "pos d"] | None
@@ -70,13 +70,13 @@ def check_contrast(ids: Int[Tensor, " pos"], other: Int[Tensor, " other_pos"]) -
 
 def feature_firing(
     model: LanguageModel, transcoders: Transcoders, recording: Recording, silent: int
-) -> tuple[Firing, ...]:
+) -> tuple[ActiveUnits, ...]:
     """A dictionary's features on one recorded prompt, layer by layer."""
     found = []
     for layer in range(model.n_layers):
-        x = read_at(model, layer, transcoders.read, recording.mids[layer], recording.mlp_inputs[layer])
+        x = read_at(model, layer, transcoders.read, recording.resid_mid[layer], recording.mlp_inputs[layer])
         position, index, activation, _ = transcoders.active(layer, x, silent)
-        found.append(Firing(position, index, activation))
+        found.append(ActiveUnits(position, index, activation))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
-from .asking import Asked, Prompt, ask, target_start
+from .asking import Prompt, ResponseQuestion, ask, target_start
 from .assembly import agreement_of, assembled
 from .routes import Router
 from .setting import Setting
@@ -87,7 +87,7 @@ def response_graph(
     return replace(graph, router=Router(setting))
 
 
-def _choose(asked: Asked, start: Starts, most: int) -> tuple[Units, int]:
+def _choose(asked: ResponseQuestion, start: Starts, most: int) -> tuple[Units, int]:
     """The strongest units by one sweep in which nothing is held, and how many there are."""
     tangent, basis, last = asked.tangent, asked.basis, int(start.position[0])
     writes = tangent.recording.final.new_zeros(len(tangent.layers), last + 1, tangent.recording.final.shape[1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from .asking import Asked
+from .asking import ResponseQuestion
 from .references import written_outputs
 from .tangents import Cut, Starts
 from .units import Units
@@ -15,7 +15,7 @@ from .units import Units
 class Setting:
     """What rows and routes are computed from."""
 
-    asked: Asked
+    asked: ResponseQuestion
     chosen: Units
     cut: Cut
     start: Starts
@@ -25,7 +25,7 @@ class Setting:
     """What is taken away with each token."""
 
     @staticmethod
-    def of(asked: Asked, chosen: Units, start: Starts) -> "Setting":
+    def of(asked: ResponseQuestion, chosen: Units, start: Starts) -> "Setting":
         """The setting for chosen units, on the positions up to the target's."""
         n = int(start.position[0]) + 1
         tokens = asked.tangent.recording.embeddings[:n].clone()
@@ -35,7 +35,7 @@ class Setting:
         return Setting(asked, chosen, asked.basis.cut(chosen), start, _rests(asked, chosen)[:, :n], tokens)
 
 
-def _rests(asked: Asked, chosen: Units) -> Float[Tensor, "layer pos d"]:
+def _rests(asked: ResponseQuestion, chosen: Units) -> Float[Tensor, "layer pos d"]:
     """What is taken away with the rest of each MLP: its output less what the chosen units write, each as taken."""
     basis, reference = asked.basis, asked.reference
     made = written_outputs(asked.model, asked.tangent.recording, residual=basis.residual)

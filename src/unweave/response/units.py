@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..models.language_model import LanguageModel
 from ..transcoders.transcoders import Transcoders
-from .references import Firing, Reference
+from .references import ActiveUnits, ReferenceActivations
 from .tangents import Cut, Held, HeldFeatures, TangentModel, Writes
 
 
@@ -124,7 +124,9 @@ class Basis:
         }
         return Cut(len(units), features=features, writes=merged, write_residual=self.residual)
 
-    def all_units(self, firing: tuple[Firing, ...] | None, reference: Reference, silent: int, last: int) -> list[Units]:
+    def all_units(
+        self, firing: tuple[ActiveUnits, ...] | None, reference: ReferenceActivations, silent: int, last: int
+    ) -> list[Units]:
         """All units by layer, from position `silent` to `last`, where they may have an effect."""
         found = []
         kept = torch.zeros(last + 1, dtype=torch.bool)
@@ -163,7 +165,7 @@ class Basis:
         return found
 
 
-def _dense(firing: Firing, n: int, width: int, like: Tensor) -> Float[Tensor, "pos unit"]:
+def _dense(firing: ActiveUnits, n: int, width: int, like: Tensor) -> Float[Tensor, "pos unit"]:
     made = like.new_zeros(n, width)
     here = firing.position < n
     made[firing.position[here], firing.index[here]] = firing.activation[here].to(like)

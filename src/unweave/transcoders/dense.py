@@ -101,7 +101,7 @@ class DenseTranscoders:
         (written,) = _decoded(self.encode(layer, x), self.layers[layer].decoders[:1], self.layers[layer].more[:1])
         return self._affine(layer, x) + written
 
-    def held(
+    def frozen(
         self, layer: int, activation: Float[Tensor, "token feature"], change: Float[Tensor, "token d"]
     ) -> Float[Tensor, "token d"]:
         """How much one layer's output changes when its input does and the active features, and no others, follow, as
