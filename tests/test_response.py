@@ -1,5 +1,7 @@
 """Response graphs: derivatives against autograd in float64, agreement, totals, files, and clear refusals."""
 
+import json
+
 import pytest
 import torch
 from conftest import FAMILIES, PROMPT
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unweave
+from unweave.graphs.interchange import read_json, write_json
 from unweave.graphs.nodes import NodeKind
 from unweave.models.weights import NormWeights
 from unweave.response.attention import Rotary
@@ -247,3 +250,35 @@ def test_routes_of_a_graph_from_a_file(tiny, tmp_path):
         read.routes(edge.target, edge.source)
     with pytest.raises(unweave.UnweaveError, match="pruned"):
         unweave.routes(model, unweave.prune(read, 0.6), edge.target, edge.source)
+
+
+def test_json_says_which_kind_of_graph_it_is(tiny, tmp_path):
+    graph = unweave.response_graph(tiny("llama").language_model, PROMPT, instead=OTHER, most=20)
+    write_json(graph, tmp_path / "a.json")
+    read = read_json(tmp_path / "a.json")
+    assert read.is_response and read.provenance.baseline == "contrast"
+    assert read.provenance.instead_ids == tuple(OTHER) and read.agreement == graph.agreement
+    assert torch.allclose(read.effect, graph.effect) and torch.allclose(read.dense(), graph.dense())
+    assert json.loads((tmp_path / "a.json").read_text())["metadata"]["unweave"]["kind"] == "response"
+
+
+def test_the_command_tells_and_writes(run, tiny_folders, tmp_path):
+    model, _ = tiny_folders("llama", "jumprelu")
+    asked = ("trace", "0 7 3 41 7 12", "--ids", "--model", model, "--response", "--most", "20")
+    code, out, _ = run(*asked, "--instead", "0 7 3 22 7 12", "--json", "--out", "a.graph.safetensors")
+    facts = json.loads(out)
+    assert code == 0 and facts["baseline"] == "contrast" and len(facts["strongest"]) == 12
+    assert unweave.Graph.load(tmp_path / "a.graph.safetensors").is_response
+    code, out, _ = run(*asked, "--out", "b.json")
+    assert code == 0 and "one backward pass" in out and "effect" in out
+    code, out, _ = run("info", "a.graph.safetensors", "--json")
+    assert code == 0 and json.loads(out)["graph"] == "response"
+    for words, message in (
+        (("--instead", "0 7 3 41 7 12"), "same prompt"),
+        (("--units", "features"), "no dictionary is known"),
+        (("--most", "0"), "most is 0"),
+    ):
+        code, _, err = run(*asked, *words)
+        assert code == 2 and message in " ".join(err.split())
+    code, _, err = run("trace", "0 7 3", "--ids", "--model", model, "--instead", "0 7 4")
+    assert code == 2 and "--response" in err

@@ -60,6 +60,8 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .transcoders.replacement import ReplacementModel as ReplacementModel
     from .transcoders.replacement import load as load
     from .transcoders.transcoders import Transcoders as Transcoders
+    from .validation.curves import circuit_curve as circuit_curve
+    from .validation.responses import validate_response as validate_response
     from .validation.validate import validate as validate
     from .version import __version__ as __version__
 
@@ -92,6 +94,7 @@ _HOMES = {
     "add_direction": "interventions.edits",
     "attribute": "attribution.attribution",
     "average_path_length": "graphs.paths",
+    "circuit_curve": "validation.curves",
     "evaluate": "evaluation.evaluate",
     "first_order_effects": "interventions.attribution_patching",
     "generate": "interventions.generation",
@@ -119,6 +122,7 @@ _HOMES = {
     "total_effects": "graphs.totals",
     "trace_many": "many.run",
     "validate": "validation.validate",
+    "validate_response": "validation.responses",
     "write_gradients": "interventions.attribution_patching",
     "write_transcoders": "transcoders.formats",
 }

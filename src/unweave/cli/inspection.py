@@ -85,7 +85,12 @@ def _graph_facts(name: str) -> dict[str, Any]:
         for label, row in zip(facts.logit_labels, range(graph.nodes.logits.start, graph.nodes.logits.stop), strict=True)
     ]
     here = graph.scores()
+    response = {
+        "units": facts.units, "baseline": facts.baseline, "instead": facts.instead, "attention": facts.attention,
+        "agreement": facts.agreement, "mediated": facts.mediated,
+    }  # fmt: skip
     return {
+        "graph": facts.kind, **(response if graph.is_response else {}),
         "prompt": facts.prompt, "tokens": list(facts.tokens), "model": facts.model, "transcoders": facts.transcoders,
         "transcoders_sha256": facts.transcoders_sha256, "nodes": len(graph.nodes), **counts, "edges": graph.n_edges,
         "pruning": None if facts.pruning is None else list(facts.pruning), "unpruned_nodes": facts.unpruned_nodes,

@@ -10,6 +10,7 @@ from ..base.parsing import target_of, token_ids
 from ..errors import OptionError
 from .many import trace_prompts
 from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
+from .trace_response import trace_response
 
 
 def trace(
@@ -61,6 +62,16 @@ def trace(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say what it will cost, in time, memory and disk, and stop.")
     ] = False,
+    response: Annotated[
+        bool, typer.Option("--response", help="A response graph: what would happen without a unit, to first order.")
+    ] = False,
+    units: Annotated[str, typer.Option(help="With --response: neurons, or features of the dictionary.")] = "neurons",
+    instead: Annotated[
+        str | None, typer.Option(metavar="PROMPT", help="With --response: the prompt to contrast with.")
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="With --response: auto, zero or mean.")] = "auto",
+    most: Annotated[int, typer.Option(help="With --response: how many units.")] = 300,
+    attention: Annotated[str, typer.Option(help="With --response: live, or held patterns.")] = "live",
     out: Annotated[
         Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")
     ] = None,
@@ -77,6 +88,16 @@ def trace(
     framed = wants_chat(chat, system, ids)
     if minus is not None and len(target or []) != 1:
         raise OptionError("--minus needs exactly one --target")
+    if response:
+        if prompts is not None or estimate or open_ or framed:
+            raise OptionError("--response goes without --prompts, --estimate, --open and chat templates")
+        return trace_response(
+            prompt, model=model, transcoders=transcoders, dtype=dtype, device=device, target=target or [], minus=minus,
+            position=position, ids=ids, instead=instead, units=units, baseline=baseline, most=most,
+            attention=attention, out=out, as_json=as_json,
+        )  # fmt: skip
+    if instead is not None:
+        raise OptionError("--instead is for response graphs; add --response")
     if prompts is not None:
         if prompt is not None or ids or open_ or estimate:
             raise OptionError(

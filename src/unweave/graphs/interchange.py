@@ -81,6 +81,10 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
         metadata |= {"replacement_score": facts.scores[0], "completeness_score": facts.scores[1]}
     if facts.origin == "unweave":
         metadata["info"] = {"generator": {"name": "unweave", "version": facts.version}, "source_urls": []}
+    if graph.is_response:
+        metadata["unweave"] = {"kind": "response"} | {name: getattr(facts, name) for name in RESPONSE_FACTS}
+        if graph.effect is not None:
+            metadata["unweave"]["effect"] = dict(zip(graph.nodes.ids, graph.effect.tolist(), strict=True))
     rank = graph.influence_rank().tolist()
     nodes = list(graph.nodes)
     first = graph.nodes.logits.start
@@ -274,10 +278,38 @@ def _graph(document: dict[str, Any]) -> Graph:
             float(metadata.get("node_threshold") or settings.get("node_threshold") or 1),
             float(settings.get("edge_threshold") or 1),
         ),
+        **_response_facts(metadata.get("unweave")),
         origin="json",
         extra=extra,
     )
-    return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance)
+    effect = _effects(metadata.get("unweave"), nodes) if provenance.kind == "response" else None
+    return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance, effect)
+
+
+RESPONSE_FACTS = (
+    "units", "baseline", "attention", "instead", "instead_ids", "instead_places", "target_unit", "agreement",
+    "mediated", "mediated_by_layer",
+)  # fmt: skip
+"""What the metadata of a response graph's JSON hold, under `unweave`, beside its kind and every node's effect."""
+
+
+def _response_facts(given: Any) -> dict[str, Any]:
+    """Facts of a response graph, where the JSON says that it is one."""
+    if not isinstance(given, dict) or given.get("kind") != "response":
+        return {}
+    found = {name: given[name] for name in RESPONSE_FACTS if name in given}
+    return {"kind": "response"} | {
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+    }
+
+
+def _effects(given: dict[str, Any], nodes: NodeTable) -> torch.Tensor:
+    """Every node's effect, 0 where the JSON names none."""
+    listed = given.get("effect") or {}
+    found = torch.tensor([float(listed.get(name, 0.0)) for name in nodes.ids])
+    if not bool(found.isfinite().all()):
+        raise ValueError("an effect is not finite")
+    return found
 
 
 def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:

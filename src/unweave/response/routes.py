@@ -14,6 +14,7 @@ from ..transcoders.replacement import ReplacementModel
 from .asking import ask, target_start, target_unit
 from .setting import Setting
 from .tangents import Starts
+from .targets import ResponseTargetSpec
 from .units import Units
 
 WAYS = ("value", "key", "query")
@@ -173,8 +174,12 @@ def setting_of(model: ReplacementModel | LanguageModel, graph: Graph) -> Setting
     if isinstance(graph.router, Router):
         return graph.router.setting
     tokens = facts.target_tokens[0]
-    target = facts.target_unit or (tokens[0] if len(tokens) == 1 else tokens)
-    if not target:
+    target: ResponseTargetSpec = facts.target_unit
+    if len(tokens) == 1:
+        target = tokens[0]
+    elif len(tokens) == 2:
+        target = (tokens[0], tokens[1])
+    elif not target:
         raise GraphError("the graph's target is a direction, which its file does not hold; compute it again")
     instead = list(facts.instead_ids) or None
     baseline = facts.baseline if instead is None else "zero"

@@ -1,0 +1,141 @@
+"""`unweave trace --response`: what a prediction depends on, told in a page."""
+
+from pathlib import Path
+from typing import Any
+
+from ..base.parsing import target_of, token_ids
+from ..errors import OptionError
+from .terminal import escaped, print_json, progress, stdout
+
+STRONGEST = 12
+
+
+def trace_response(
+    prompt: str | None,
+    *,
+    model: str,
+    transcoders: str | None,
+    dtype: str,
+    device: str,
+    target: list[str],
+    minus: str | None,
+    position: int,
+    ids: bool,
+    instead: str | None,
+    units: str,
+    baseline: str,
+    most: int,
+    attention: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compute a response graph, write it, and say what matters most."""
+    from ..base.files import check_writable
+    from ..graphs.interchange import slug_of, write_json
+
+    if prompt is None:
+        raise OptionError("nothing to trace; give a PROMPT")
+    if len(target) > 1:
+        raise OptionError("--response explains one target; give one --target, with --minus for a difference")
+    out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.response.graph.safetensors")
+    with progress(f"loading {model}") as report:
+        from ..models.loading import load_model
+        from ..response.response import response_graph
+        from ..transcoders.replacement import load
+
+        loaded: Any = (
+            load(model, transcoders, dtype=dtype, device=device)
+            if units == "features"
+            else load_model(model, dtype=dtype, device=device)
+        )
+        wanted: Any = None if not target else target_of(target[0])
+        if minus is not None:
+            wanted = (wanted, target_of(minus))
+        report(0.0, "tracing")
+        given, other = ((token_ids(text) if ids and text else text) for text in (prompt, instead))
+        graph = response_graph(
+            loaded, given, wanted, other, units, baseline, most, attention, position=position
+        )  # fmt: skip
+        if out.suffix == ".json":
+            write_json(graph, out)
+        else:
+            graph.save(out)
+    facts = response_facts(graph) | {"file": str(out)}
+    if as_json:
+        print_json(facts)
+    else:
+        show_response(facts)
+
+
+def response_facts(graph: Any) -> dict[str, Any]:
+    """What people ask of a response graph first; plain data, fit for JSON."""
+    from ..graphs.nodes import NodeKind
+
+    facts, nodes, effect = graph.provenance, graph.nodes, graph.effect
+    order = [int(row) for row in effect.abs().argsort(descending=True) if float(effect[row])]
+    last = len(nodes) - 1
+
+    def told(row: int) -> dict[str, Any]:
+        node = nodes[row]
+        return {
+            "node": node.id, "kind": node.kind.name.lower(), "layer": node.layer, "position": node.position,
+            "token": facts.tokens[node.position], "activation": node.activation, "effect": float(effect[row]),
+        }  # fmt: skip
+
+    units = [row for row in order if nodes[row].kind == NodeKind.FEATURE][:STRONGEST]
+    tokens = [row for row in order if nodes[row].kind == NodeKind.EMBEDDING]
+    routes = []
+    if graph.router is not None:
+        for row in units[:3]:
+            edges = [edge for edge in graph.incoming(nodes[row]) if edge.source.kind == NodeKind.FEATURE][:1]
+            routes += [
+                {
+                    "source": edge.source.id, "target": edge.target.id, "weight": edge.weight,
+                    "routes": graph.routes(edge.target, edge.source).strongest(4),
+                }
+                for edge in edges
+            ]  # fmt: skip
+    return {
+        "kind": "response", "prompt": facts.prompt, "tokens": list(facts.tokens), "model": facts.model,
+        "units": facts.units, "baseline": facts.baseline, "attention": facts.attention, "instead": facts.instead,
+        "target": {"token": facts.logit_labels[0], "value": float(graph.preactivation[last]), "node": nodes[last].id},
+        "strongest": [told(row) for row in units], "prompt_tokens": [told(row) for row in tokens], "edges": routes,
+        "agreement": facts.agreement, "mediated": facts.mediated, "mediated_by_layer": list(facts.mediated_by_layer),
+        "graph": {"units": facts.max_features, "units_there": facts.active_features, "edges": graph.n_edges},
+    }  # fmt: skip
+
+
+def show_response(facts: dict[str, Any]) -> None:
+    """Print the facts."""
+    put = {"zero": "put to zero", "mean": "put to their mean over text", "contrast": "given the other prompt's values"}
+    goal = facts["target"]
+    stdout.print(f"[bold]{escaped(repr(goal['token']))}[/] is {goal['value']:.2f}", highlight=False)
+    if facts["instead"] is not None:
+        stdout.print(f"contrasted with {escaped(repr(facts['instead']))}", highlight=False)
+    stdout.print(f"\n[bold]{facts['units'].capitalize()} it depends on most[/]", highlight=False)
+    stdout.print(f"  [dim]effect: the target's change when they are {put[facts['baseline']]}[/]", highlight=False)
+    for told in facts["strongest"]:
+        stdout.print(
+            f"  {told['node']:<14} at {escaped(repr(told['token'])):<14} effect {told['effect']:+.3f}", highlight=False
+        )
+    stdout.print("\n[bold]Tokens[/]", highlight=False)
+    for told in facts["prompt_tokens"]:
+        stdout.print(
+            f"  {told['position']:>3} {escaped(repr(told['token'])):<14} effect {told['effect']:+.3f}", highlight=False
+        )
+    if facts["edges"]:
+        stdout.print("\n[bold]How it gets there[/]", highlight=False)
+        for edge in facts["edges"]:
+            ways = ", ".join(f"{name} {weight:+.3f}" for name, weight in edge["routes"])
+            stdout.print(
+                f"  {edge['source']} to {edge['target']}: {edge['weight']:+.3f} [dim]({ways})[/]", highlight=False
+            )
+    stdout.print("\n[bold]How far to trust it[/]", highlight=False)
+    stdout.print(f"  agrees with one backward pass within {facts['agreement']:.1e}", highlight=False)
+    stdout.print(
+        f"  {facts['mediated']:.0%} of the units' effects pass through other units of the graph; the rest is direct, "
+        "or through what is no unit",
+        highlight=False,
+    )
+    stdout.print("  first order: large changes, and many at once, need not add up", highlight=False)
+    stdout.print(f"\nWritten to [bold]{escaped(facts['file'])}[/]", highlight=False)
