@@ -282,7 +282,7 @@ def _graph(document: dict[str, Any]) -> Graph:
         origin="json",
         extra=extra,
     )
-    effect = _effects(metadata.get("unweave"), nodes) if provenance.kind == "response" else None
+    effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
     return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance, effect)
 
 

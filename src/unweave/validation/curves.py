@@ -92,7 +92,8 @@ def circuit_curve(
     if abs(whole - empty) < 1e-9:
         raise GraphError("taking every neuron away does not change the target, so no share of it can be told")
     shares = ((targets[2:] - empty) / (whole - empty)).view(len(wanted), 4).T.tolist()
-    return CircuitCurve(wanted, *(tuple(part) for part in shares), whole, empty)
+    kept, complement, random, without_random = (tuple(part) for part in shares)
+    return CircuitCurve(wanted, kept, complement, random, without_random, whole, empty)
 
 
 def _mask(neurons: Neurons, which: Tensor, index: Tensor) -> Tensor:
