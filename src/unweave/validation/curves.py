@@ -10,7 +10,7 @@ from ..errors import GraphError, OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
-from .putting import Neurons, neurons_of
+from .putting import ChangedNeurons, neurons_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def circuit_curve(
     return CircuitCurve(wanted, kept, complement, random, without_random, whole, empty)
 
 
-def _mask(neurons: Neurons, which: Tensor, index: Tensor) -> Tensor:
+def _mask(neurons: ChangedNeurons, which: Tensor, index: Tensor) -> Tensor:
     mask = torch.zeros(neurons.baseline.shape, dtype=torch.bool)
     mask[neurons.layer[which], neurons.position[which], index[which]] = True
     return mask

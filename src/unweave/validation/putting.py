@@ -1,4 +1,4 @@
-"""Neurons put to given values in the real model, everything else live: what response graphs are judged by."""
+"""ChangedNeurons put to given values in the real model, everything else live: what response graphs are judged by."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ VARIANTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Neurons:
+class ChangedNeurons:
     """The neurons of one prompt, what they are put to, and what is measured."""
 
     model: LanguageModel
@@ -78,7 +78,7 @@ def neurons_changed(model: LanguageModel, change: Callable[[int, Tensor], Tensor
         yield
 
 
-def neurons_of(model: ReplacementModel | LanguageModel, graph: Graph) -> Neurons:
+def neurons_of(model: ReplacementModel | LanguageModel, graph: Graph) -> ChangedNeurons:
     """The neurons of a response graph, ready to be put to what taking them away means there.
 
     Raises:
@@ -98,7 +98,7 @@ def neurons_of(model: ReplacementModel | LanguageModel, graph: Graph) -> Neurons
     baseline[:, : asked.silent] = own[:, : asked.silent]
     rows = graph.nodes.features
     assert graph.effect is not None
-    return Neurons(
+    return ChangedNeurons(
         asked.model, asked.ids, graph.nodes.layer[rows], graph.nodes.position[rows], graph.nodes.index[rows],
         graph.effect[rows], baseline, facts.target_tokens[0],
     )  # fmt: skip

@@ -9,7 +9,7 @@ from ..graphs.graph import Graph
 from ..graphs.totals import removals
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
-from .putting import Neurons, neurons_of
+from .putting import ChangedNeurons, neurons_of
 from .statistics import Estimate, estimate, same_sign, spearman
 
 JOINT = (1, 2, 4, 8, 16, 32, 64)
@@ -73,7 +73,7 @@ def validate_response(
     )
 
 
-def _only(neurons: Neurons, which: Tensor) -> Tensor:
+def _only(neurons: ChangedNeurons, which: Tensor) -> Tensor:
     mask = torch.zeros(neurons.baseline.shape, dtype=torch.bool)
     mask[neurons.layer[which], neurons.position[which], neurons.index[which]] = True
     return mask
