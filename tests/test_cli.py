@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -58,8 +59,25 @@ def test_trace_for_people(trace, tmp_path):
     code, out, err = trace()
     assert (code, err.strip()) == (0, "")
     assert "Prompt" in out
-    assert "unweave info graphs/0-7-3-41-7-12.graph.safetensors" in out
-    assert files(tmp_path) == ["graphs/0-7-3-41-7-12.graph.safetensors"]
+    (name,) = files(tmp_path)
+    assert re.fullmatch(r"graphs/0-7-3-41-7-12-[0-9a-f]{8}\.graph\.safetensors", name)
+    assert f"unweave info {name}" in out
+
+
+def test_no_trace_replaces_another_without_being_told_to(trace, tmp_path):
+    for options in ((), ("--target", "#5"), ("--target", "#5", "--minus", "#9"), ("--position", "-2")):
+        assert trace("--json", *options)[0] == 0
+    names = files(tmp_path)
+    assert len(names) == 4
+    assert trace("--json")[0] == 0 and files(tmp_path) == names  # the same question again
+    plain = next(tmp_path / name for name in names if unweave.Graph.load(name).provenance.target_tokens[1:])
+    other = unweave.Graph.load(plain).with_provenance(transcoders_sha256="0" * 64)
+    other.save(plain)
+    code, _, err = trace("--json")
+    assert code == 2 and "is a trace with another dictionary; give --out FILE, or --force" in " ".join(err.split())
+    assert unweave.Graph.load(plain).provenance.transcoders_sha256 == "0" * 64
+    assert trace("--json", "--force")[0] == 0
+    assert unweave.Graph.load(plain).provenance.transcoders_sha256 != "0" * 64
 
 
 def test_trace_passes_its_options_on(trace):

@@ -112,7 +112,7 @@ def attribute(
         model=language_model.name,
         n_layers=local.n_layers,
         prompt=prompt if isinstance(prompt, str) else None,
-        tokens=tuple(language_model.token_text(int(i)) for i in asked.ids),
+        tokens=language_model.token_texts(asked.ids),
         input_ids=tuple(asked.ids.tolist()),
         logit_labels=tuple(target.label for target in logits),
         target_tokens=tuple(target.tokens for target in logits),

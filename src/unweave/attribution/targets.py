@@ -123,6 +123,8 @@ def resolve_targets(
                 )
             case Difference():
                 plus, minus = _token(model, spec.plus), _token(model, spec.minus)
+                if plus == minus:
+                    raise TargetError(f"a difference of {model.token_text(plus)!r} and itself is always zero")
                 label = f"{model.token_text(plus)} - {model.token_text(minus)}"
                 vector, bias = (
                     _unembedding(model, plus) - _unembedding(model, minus),
@@ -150,6 +152,10 @@ def resolve_targets(
                         (token,),
                     )
                 )
+    names = [target.tokens or (id(target),) for target in resolved]
+    twice = next((n for n, name in enumerate(names) if name in names[:n]), None)
+    if twice is not None:
+        raise TargetError(f"target {resolved[twice].label!r} is given twice; each target makes one node")
     return resolved
 
 
@@ -167,7 +173,11 @@ def _token(model: LanguageModel, spec: str | int) -> int:
         return spec
     if model.tokenizer is None:
         raise TargetError(f"{model.name} comes without a tokenizer; give targets as token ids")
-    ids = list(model.tokenizer(spec, add_special_tokens=False)["input_ids"])
+    ids = model.tokens_called(spec)
+    if ids == [getattr(model.tokenizer, "unk_token_id", None)] and spec != model.tokenizer.unk_token:
+        raise TargetError(
+            f"target {spec!r} is no word of {model.name}'s vocabulary; give one that is, or an id as '#7'"
+        )
     if len(ids) != 1:
         pieces = " + ".join(repr(model.token_text(i)) for i in ids) or "nothing"
         raise TargetError(f"target {spec!r} is {len(ids)} tokens ({pieces}); a target must be exactly one")

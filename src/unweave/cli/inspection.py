@@ -146,10 +146,16 @@ def convert_any(source: str, out: Path, *, compact: bool, scan: str | None, thre
         UnweaveError: the source cannot be read or the result not written.
     """
     if Path(source).expanduser().is_file():
+        if compact:
+            raise OptionError(f"--compact is for dictionaries; {source} is a graph")
+        if scan is not None and out.suffix != ".json":
+            raise OptionError(f"--scan names the model in JSON; {out} is not to be .json")
         graph = prune(read_graph(source), *thresholds)
         if out.suffix not in (".json", ".safetensors"):
             raise OptionError(f"cannot tell the format of {out}; end it in .json or .graph.safetensors")
         return write_json(graph, out, scan) if out.suffix == ".json" else graph.save(out)
     if out.suffix in (".json", ".safetensors"):
         raise OptionError(f"{source} is no file, so it is taken for a dictionary, which becomes a folder, not {out}")
+    if scan is not None or thresholds != (1.0, 1.0):
+        raise OptionError(f"--scan and thresholds are for graphs; {source} is taken for a dictionary")
     return write_transcoders(read_transcoders(source), out, compact=compact)

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..base.words import visible
 from ..interventions.plans import MODES
 
 SHOWN = 10
@@ -33,7 +34,7 @@ def show_effects(facts: dict[str, Any], console: Console) -> None:
 
 
 def _token(text: str) -> str:
-    return escape(text.replace("\n", "⏎").replace("\t", "⇥")) or "∅"
+    return escape(visible(text))
 
 
 def _number(value: float) -> str:

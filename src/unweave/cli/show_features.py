@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..features.label import visible
+from ..base.words import visible
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..base.words import visible
+
 WIDE = 140
 """Columns from which a terminal has room for both what a feature is labelled and what it promotes."""
 
@@ -25,8 +27,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
 
 
 def _token(text: str) -> str:
-    visible = text.replace("\n", "⏎").replace("\t", "⇥")
-    return escape(visible) or "∅"
+    return escape(visible(text))
 
 
 def _show_targets(facts: dict[str, Any], console: Console) -> None:

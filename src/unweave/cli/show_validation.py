@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..base.words import visible
 from ..validation.figures import DISTANCES, FOLLOWED, MODES, pooled
 from ..validation.results import Figure, TrustReport
 
@@ -170,4 +171,4 @@ def _value(figure: Figure | None) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text.replace("\n", "⏎").replace("\t", "⇥")) or "∅"
+    return escape(visible(text))

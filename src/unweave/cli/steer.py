@@ -61,9 +61,9 @@ def steer(
     ] = None,
     generate: Annotated[int | None, typer.Option(metavar="N", help="Write N tokens, default and steered.")] = None,
     temperature: Annotated[
-        float, typer.Option(help="With --generate: 0 takes the likeliest token, else tokens are drawn.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="With --temperature: which random numbers.")] = 0,
+        float | None, typer.Option(help="With --generate: 0 takes the likeliest token, else tokens are drawn.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --temperature: which random numbers.")] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="A:B[:N]", help="The same changes at N doses (9) from A to B, such as -4:4.")
     ] = None,
@@ -98,6 +98,10 @@ def steer(
         if option and needed is None:
             raise OptionError(complaint)
     framed = wants_chat(chat, system, ids)
+    if (temperature is not None or seed is not None) and generate is None:
+        raise OptionError("--temperature and --seed draw the tokens of --generate N; give it too")
+    if seed is not None and not temperature:
+        raise OptionError("--seed chooses random numbers, and none are drawn without --temperature above 0")
     chosen = choice("--mode", mode, Mode)
     with progress(f"loading {model}") as report:
         from ..base.files import check_writable
@@ -152,8 +156,8 @@ def steer(
         if generate is not None:
             report(0.0, "writing")
             written = generation.generate(
-                loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature, seed=seed,
-                progress=report
+                loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature or 0.0,
+                seed=seed or 0, progress=report
             )  # fmt: skip
         pages = pages_of(loaded.transcoders)
         facts = {

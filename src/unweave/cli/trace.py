@@ -75,6 +75,9 @@ def trace(
     out: Annotated[
         Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Without --out: replace a trace that is there, also of another dictionary.")
+    ] = False,
     open_: Annotated[
         bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")
     ] = False,
@@ -83,7 +86,7 @@ def trace(
     """Trace a prompt: find the features, errors and tokens that caused the next token."""
     begin = time.perf_counter()
     from ..base.files import check_writable
-    from ..graphs.interchange import slug_of, write_json
+    from ..graphs.interchange import name_of_question, write_json
 
     framed = wants_chat(chat, system, ids)
     if minus is not None and len(target or []) != 1:
@@ -120,7 +123,14 @@ def trace(
     if prompt is None:
         raise OptionError("nothing to trace; give a PROMPT, or --prompts FILE")
     given: str | list[int] = token_ids(prompt) if ids else prompt
-    out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.graph.safetensors")
+    question = {
+        "model": model, "transcoders": transcoders, "dtype": dtype, "target": target, "minus": minus,
+        "position": position, "max_logits": max_logits, "max_features": max_features,
+        "thresholds": [node_threshold, edge_threshold], "position_zero": position_zero, "precision": precision,
+        "ids": ids, "system": system if framed else None, "chat": framed,
+    }  # fmt: skip
+    named_by_us, out = out is None, out or Path("graphs") / f"{name_of_question(prompt, question)}.graph.safetensors"
+    check_writable(out)
     with progress(f"loading {model}") as report:
         from ..attribution.attribution import attribute
         from ..attribution.promoted import with_promoted
@@ -138,6 +148,8 @@ def trace(
             [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
         )
         loaded = load(model, transcoders, dtype=dtype, device=device)
+        if named_by_us and not force and out.exists():
+            _check_same(out, loaded)
         if loaded.transcoders.of_neurons and max_features is None:
             max_features = DEFAULT_NEURONS
         if framed:
@@ -197,6 +209,19 @@ def _print_estimate(
     stdout.print(f"time    {facts['seconds']:,.1f} s, of which {loading:.1f} s to load the model", highlight=False)
     stdout.print(f"memory  {found.memory / 1e9:.2f} GB", highlight=False)
     stdout.print(f"disk    {found.disk / 1e9:.2f} GB while it runs", highlight=False)
+
+
+def _check_same(path: Path, loaded: Any) -> None:
+    """Refuse to replace a trace of the same question put to another model or dictionary under the same name."""
+    from ..errors import FileError, GraphError
+    from ..graphs.graph import Graph
+
+    try:
+        facts = Graph.load(path).provenance
+    except GraphError as error:
+        raise FileError(f"{path} is there and cannot be read; give --out FILE, or --force to replace it") from error
+    if facts.origin != "unweave" or not loaded.transcoders.is_of(facts.transcoders_sha256):
+        raise FileError(f"{path} is a trace with another dictionary; give --out FILE, or --force to replace it")
 
 
 def _save(graph: Any, path: Path) -> None:

@@ -31,13 +31,18 @@ def trace_response(
 ) -> None:
     """Compute a response graph, write it, and say what matters most."""
     from ..base.files import check_writable
-    from ..graphs.interchange import slug_of, write_json
+    from ..graphs.interchange import name_of_question, write_json
 
     if prompt is None:
         raise OptionError("nothing to trace; give a PROMPT")
     if len(target) > 1:
         raise OptionError("--response explains one target; give one --target, with --minus for a difference")
-    out = check_writable(out or Path("graphs") / f"{slug_of(prompt)}.response.graph.safetensors")
+    question = {
+        "model": model, "transcoders": transcoders, "dtype": dtype, "target": target, "minus": minus,
+        "position": position, "ids": ids, "instead": instead, "units": units, "baseline": baseline, "most": most,
+        "attention": attention,
+    }  # fmt: skip
+    out = check_writable(out or Path("graphs") / f"{name_of_question(prompt, question)}.response.graph.safetensors")
     with progress(f"loading {model}") as report:
         from ..models.loading import load_model
         from ..response.response import response_graph

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..base.words import visible
 from ..errors import EndpointError, OptionError
-from .label import visible
 from .score import Detection
 
 KEY = "UNWEAVE_API_KEY"

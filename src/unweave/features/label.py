@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..base.words import visible
 from .rules import CLASSES, Members, Rule, Where, placed
 from .tally import BEFORE
 
@@ -235,12 +236,3 @@ def _words(rule: Rule, evidence: Evidence, background: Background) -> str:
     if rule.where != "token" and evidence.promoted:
         text += f"; promotes ‘{visible(evidence.promoted[0]).strip()}’"
     return text
-
-
-def visible(text: str) -> str:
-    """A token with its line breaks and tabs shown.
-
-    >>> visible("a\\n")
-    'a⏎'
-    """
-    return text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")

@@ -1,5 +1,6 @@
 """Graphs as the JSON that Anthropic's page, circuit-tracer and Neuronpedia read and write."""
 
+import hashlib
 import json
 import math
 import re
@@ -52,6 +53,16 @@ def slug_of(text: str) -> str:
     'the-capital-of-france-is'
     """
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].strip("-") or "graph"
+
+
+def name_of_question(prompt: str, question: dict[str, Any]) -> str:
+    """A file name for a prompt together with all that is asked about it: readable, and another for another question.
+
+    >>> name_of_question("2 + 3 =", {"target": [" 5"]})
+    '2-3-13c41bc2'
+    """
+    digest = hashlib.sha256(json.dumps([prompt, question], sort_keys=True, default=str).encode()).hexdigest()
+    return f"{slug_of(prompt)}-{digest[:8]}"
 
 
 def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def describe(
         labels: gives the labels of some (layer, index), those that have one.
     """
     language_model = model.language_model
-    words = [language_model.token_text(int(token)) for token in recording.input_ids]
+    words = list(language_model.token_texts(recording.input_ids))
     facts: dict[str, Any] = {
         "tokens": words,
         "model": language_model.name,

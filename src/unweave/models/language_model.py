@@ -14,6 +14,7 @@ from ..errors import ModelError, PromptError
 from .architectures import Architecture
 from .frozen import FrozenAttention, FrozenNorm
 from .recording import Recording, first_of
+from .tokens import Kind
 from .weights import NormWeights, attention_weights, norm_weights
 
 
@@ -175,9 +176,28 @@ class LanguageModel:
         )
         return next((i for i in candidates if i is not None), None)
 
+    @cached_property
+    def _tokens(self) -> Kind | None:
+        return None if self.tokenizer is None else Kind(self.tokenizer)
+
     def token_text(self, token: int) -> str:
-        """A token as text; `#id` for a model without a tokenizer."""
-        return f"#{token}" if self.tokenizer is None else self.tokenizer.decode([token])
+        """A token as text, another for every token; `#id` for a model without a tokenizer and ids that it lacks."""
+        return f"#{token}" if self._tokens is None else self._tokens.text(token)
+
+    def token_texts(self, tokens: Sequence[int] | Tensor) -> tuple[str, ...]:
+        """The tokens of a prompt as texts that join to it."""
+        ids = [int(token) for token in tokens]
+        return tuple(map(self.token_text, ids)) if self._tokens is None else self._tokens.texts(ids)
+
+    def tokens_called(self, text: str) -> list[int]:
+        """The tokens that a text means where one is to be named: one, if there is one of that name.
+
+        Raises:
+            ModelError: there is no tokenizer.
+        """
+        if self._tokens is None:
+            raise ModelError(f"{self.name} comes without a tokenizer; give token ids")
+        return self._tokens.tokens(text)
 
     def record(self, ids: Int[Tensor, " pos"]) -> Recording:
         """Run the model once and keep what freezing needs.

@@ -110,7 +110,7 @@ def assembled(
         model=model.name,
         n_layers=depth,
         prompt=asked.prompt,
-        tokens=tuple(model.token_text(int(i)) for i in own.input_ids[:n]),
+        tokens=model.token_texts(own.input_ids[:n]),
         input_ids=tuple(own.input_ids[:n].tolist()),
         logit_labels=(label,),
         target_tokens=(target_tokens,),

@@ -99,7 +99,7 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
         words = (
             claim.prompt
             if isinstance(claim.prompt, str)
-            else "".join(map(model.language_model.token_text, recording.input_ids.tolist()))
+            else "".join(model.language_model.token_texts(recording.input_ids))
         )
         before, after = (_likeliest(outcome, logits) for logits in (outcome.baseline, outcome.logits))
         verdicts.append(
