@@ -1,10 +1,13 @@
 """Response graphs judged in the real model: circuits alone and left out, single units, units together."""
 
+import json
+
 import pytest
 import torch
 from conftest import PROMPT
 
 import unweave
+from unweave.page.view import view
 from unweave.validation.putting import neurons_changed, neurons_of
 
 OTHER = [0, 7, 3, 22, 7, 12]
@@ -62,3 +65,21 @@ def test_what_cannot_be_judged_is_refused(contrast, tiny):
         unweave.circuit_curve(model, graph, sizes=(0,))
     with pytest.raises(unweave.UnweaveError, match="the model is"):
         unweave.circuit_curve(tiny("gemma2").language_model, graph)
+
+
+def test_the_command_judges_response_graphs(run, tiny_folders, tmp_path, contrast):
+    _, graph = contrast
+    model, _ = tiny_folders("llama", "jumprelu")
+    graph.save(tmp_path / "a.graph.safetensors")
+    code, out, _ = run("validate", "a.graph.safetensors", "--model", model, "--ablations", "10")
+    assert code == 0 and "rank correlation" in out and "random left out" in out
+    code, out, _ = run("validate", "a.graph.safetensors", "--model", model, "--ablations", "10", "--json")
+    assert code == 0 and json.loads(out)["signed"]["n"] == 10
+
+
+def test_other_commands_refuse_or_read_it(contrast, tiny):
+    _, graph = contrast
+    with pytest.raises(unweave.UnweaveError, match="validate_response"):
+        unweave.validate(tiny("llama"), graph)
+    shown = view(unweave.prune(graph, 0.7), "a")
+    assert shown["total_edges"] > 0 and len(shown["nodes"]["layer"]) < len(graph.nodes)

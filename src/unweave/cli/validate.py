@@ -8,6 +8,7 @@ import typer
 
 from ..errors import OptionError
 from .terminal import AsJson, Dictionary, escaped, print_json, progress, stdout
+from .validate_response import validate_responses
 
 
 def validate(
@@ -67,6 +68,10 @@ def validate(
         from ..validation.validate import validate as run
 
         traced = [read_graph(path) for path in graphs]
+        if any(graph.is_response for graph in traced):
+            return validate_responses(
+                traced, graphs, model=model, device=device, ablations=ablations, seed=seed, as_json=as_json
+            )
         loaded = load(model, transcoders, device=device)
         for graph, path in zip(traced, graphs, strict=True):
             check_graph(graph, path, loaded)

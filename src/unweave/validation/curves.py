@@ -19,7 +19,7 @@ class CircuitCurve:
 
     sizes: tuple[int, ...]
     kept: tuple[float, ...]
-    """Of the strongest units alone."""
+    """Of the units alone that hold the target up the most."""
     complement: tuple[float, ...]
     """Of all neurons but these."""
     random: tuple[float, ...]
@@ -60,7 +60,8 @@ def circuit_curve(
     `instead`, else means or zero. The first position keeps its values.
 
     Args:
-        sizes: numbers of units, the strongest first; those beyond the graph's units are left out.
+        sizes: numbers of units, those first that hold the target up the most (those that push it down come last);
+            sizes beyond the graph's units are left out.
 
     Raises:
         GraphError: not a response graph of neurons of this model, pruned, or of a target that is no logit.
@@ -77,7 +78,7 @@ def circuit_curve(
     wanted = tuple(sorted({int(size) for size in sizes if int(size) <= len(neurons.layer)}))
     if not wanted or wanted[0] < 1:
         raise OptionError(f"sizes are {list(sizes)}; give numbers between 1 and the graph's {len(neurons.layer)} units")
-    order = neurons.effect.abs().argsort(descending=True, stable=True)
+    order = neurons.effect.argsort(stable=True)
     drawn = torch.randint(neurons.baseline.shape[-1], (len(order),), generator=torch.Generator().manual_seed(seed))
     masks = [
         torch.zeros(neurons.baseline.shape, dtype=torch.bool),

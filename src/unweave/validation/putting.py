@@ -12,7 +12,7 @@ from ..errors import GraphError, OptionError
 from ..graphs.graph import Graph
 from ..interventions.attribution_patching import target_value
 from ..models.language_model import LanguageModel
-from ..response.references import Reference
+from ..response.references import ReferenceActivations
 from ..response.routes import setting_of
 from ..transcoders.replacement import ReplacementModel
 
@@ -104,7 +104,9 @@ def neurons_of(model: ReplacementModel | LanguageModel, graph: Graph) -> Changed
     )  # fmt: skip
 
 
-def _baseline(reference: Reference, own: Float[Tensor, "layer pos neuron"]) -> Float[Tensor, "layer pos neuron"]:
+def _baseline(
+    reference: ReferenceActivations, own: Float[Tensor, "layer pos neuron"]
+) -> Float[Tensor, "layer pos neuron"]:
     if reference.neurons is None:
         return torch.zeros_like(own)
     made = torch.stack(list(reference.neurons)).clone()

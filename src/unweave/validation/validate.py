@@ -68,6 +68,8 @@ def validate(
     >>> unweave.validate(model, unweave.attribute(model, "The capital of France is")).verdict    # doctest: +SKIP
     """
     begin, settings, say = time.monotonic(), settings or Settings(), progress or (lambda share, title="": None)
+    if graph.is_response:
+        raise GraphError(f"{name or 'the graph'} is a response graph; unweave.validate_response judges it")
     check_graph(graph, name or "the graph", model)
     if graph.provenance.origin != "unweave" or not graph.provenance.input_ids:
         raise GraphError(
