@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test doctest check bench studies page tools clean
+.PHONY: demo test test-oldest doctest check bench studies docs page tools clean
 
 demo: $(STAMP)  ## set up, trace a real prompt, show it
 	$(BIN)/unweave trace "The capital of France is"
@@ -30,6 +30,9 @@ page:  ## build the page from ui/ into src/unweave/page/static/
 
 bench: $(STAMP)  ## speed against the matmul floor, by prompt length
 	$(BIN)/python benchmarks/speed.py
+
+docs: $(STAMP)  ## build the documentation into site/
+	PYTHONPATH=src NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 studies: $(STAMP)  ## run the studies of the models that ship, and write their report; that some fail is a finding
 	$(BIN)/unweave study run --all --report docs/studies || [ $$? = 1 ]
