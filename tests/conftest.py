@@ -250,6 +250,7 @@ def run(monkeypatch, capsys, tmp_path):
     from unweave.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("unweave.cli.terminal.SECONDS", 3600.0)  # of progress in lines: none on a slow machine
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
     def call(*words):

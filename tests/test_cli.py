@@ -306,13 +306,13 @@ def test_models_that_cannot_be_traced(run, folders, tmp_path, tmp_path_factory, 
 OPTIONS = {
     "position": (["--position", "99"], "position 99 is outside the prompt of 6 tokens"),
     "negative position": (["--position", "-7"], "position -7 is outside"),
-    "no features": (["--max-features", "0"], "max_features is 0; it must be at least 1"),
-    "fewer than no features": (["--max-features", "-3"], "max_features is -3"),
-    "no logits": (["--max-logits", "0"], "max_logits is 0"),
-    "node threshold": (["--node-threshold", "0"], "node_threshold is 0"),
-    "node threshold above": (["--node-threshold", "1.5"], "node_threshold is 1.5"),
-    "node threshold nan": (["--node-threshold", "nan"], "node_threshold is nan"),
-    "edge threshold": (["--edge-threshold", "-1"], "edge_threshold is -1"),
+    "no features": (["--max-features", "0"], "--max-features is 0; it must be at least 1"),
+    "fewer than no features": (["--max-features", "-3"], "--max-features is -3"),
+    "no logits": (["--max-logits", "0"], "--max-logits is 0"),
+    "node threshold": (["--node-threshold", "0"], "--node-threshold is 0"),
+    "node threshold above": (["--node-threshold", "1.5"], "--node-threshold is 1.5"),
+    "node threshold nan": (["--node-threshold", "nan"], "--node-threshold is nan"),
+    "edge threshold": (["--edge-threshold", "-1"], "--edge-threshold is -1"),
     "position zero": (["--position-zero", "maybe"], "position_zero 'maybe' is unknown"),
     "precision": (["--precision", "quick"], "precision 'quick' is unknown"),
     "dtype": (["--dtype", "int8"], "dtype 'int8' is unknown"),
@@ -343,7 +343,7 @@ def test_what_typer_refuses(trace, tmp_path, words):
 PROMPTS = {
     "empty": ("", False, "the prompt is empty"),
     "text": ("The capital of France is", False, "comes without a tokenizer"),
-    "no ids": ("", True, "empty list of token ids"),
+    "no ids": ("", True, "the prompt is empty"),
     "long": ("1 " * 65, True, "the prompt has 65 tokens"),
     "outside": ("1 50", True, "token id 50 is outside the model's vocabulary of 50"),
     "negative": ("1 -5", True, "--ids takes whole numbers, not '-5'"),
@@ -462,7 +462,7 @@ def test_an_interrupt_is_no_traceback(run, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "command_of", interrupted)
     assert run("--help") == (130, "", "stopped\n")
 
 

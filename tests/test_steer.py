@@ -267,7 +267,7 @@ BAD = {
     "swap at": (["--ablate", "1_2_3", "--swap-at", "2"], "--swap-at needs --swap-from"),
     "swap with itself": (["--swap-from", IDS], "differ in no feature"),
     "swap place": (["--swap-from", OTHER, "--swap-at", "8"], "swap: position 8 is outside the prompt of 6 tokens"),
-    "tokens": (["--ablate", "1_2_3", "--generate", "0"], "max_new_tokens is 0"),
+    "tokens": (["--ablate", "1_2_3", "--generate", "0"], "--generate is 0"),
     "temperature": (["--ablate", "1_2_3", "--generate", "1", "--temperature", "-2"], "temperature is -2"),
     "token": (["--ablate", "1_2_3", "--token", "#50"], "token id 50 is outside"),
     "generated": (["--ablate", "1_2_+"], "use generate (--generate N)"),

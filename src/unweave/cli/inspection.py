@@ -6,6 +6,7 @@ from typing import Any
 
 from ..base.catalogue import PAIRS
 from ..errors import OptionError, TranscoderError, UnsupportedModel, UnweaveError
+from ..explanation.summary import summarize
 from ..graphs.interchange import read_graph, write_json
 from ..graphs.nodes import NodeKind
 from ..graphs.pruning import prune
@@ -89,6 +90,7 @@ def _graph_facts(name: str) -> dict[str, Any]:
         "units": facts.units, "baseline": facts.baseline, "instead": facts.instead, "attention": facts.attention,
         "agreement": facts.agreement, "mediated": facts.mediated,
     }  # fmt: skip
+    told = {} if graph.is_response else summarize(graph, graph)
     return {
         "graph": facts.kind, **(response if graph.is_response else {}),
         "prompt": facts.prompt, "tokens": list(facts.tokens), "model": facts.model, "transcoders": facts.transcoders,
@@ -100,6 +102,7 @@ def _graph_facts(name: str) -> dict[str, Any]:
         "position_zero": facts.position_zero, "exactness": {"logits": facts.logits_error, "residual": facts.residual},
         "max_features": facts.max_features, "active_features": facts.active_features, "dtype": facts.dtype,
         "precision": facts.precision, "version": facts.version, "created": facts.created, "origin": facts.origin,
+        "input": told.get("input"), "paths": told.get("paths", []), "most_influential": told.get("features", []),
     }  # fmt: skip
 
 

@@ -5,14 +5,22 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from .show_trace import show_reasons
+
+SUMMARY = ("input", "paths", "most_influential")
+"""Facts of a graph that are shown as a trace shows them."""
+
 
 def show_inspection(facts: dict[str, Any], console: Console) -> None:
     """Print the facts of `inspect` for a person."""
     console.print(f"[bold]{escape(facts['name'])}[/]: {facts['kind']}", highlight=False)
     for key, value in facts.items():
-        if key in ("kind", "name") or value in (None, "", []):
+        if key in ("kind", "name", *SUMMARY) or value in (None, "", []):
             continue
         console.print(f"  {key.replace('_', ' '):<22} {escape(_worded(value))}", highlight=False)
+
+    if facts["kind"] == "graph" and facts["paths"]:
+        show_reasons({**facts, "features": facts["most_influential"]}, console)
 
 
 def _worded(value: Any) -> str:

@@ -21,9 +21,14 @@ def show(facts: dict[str, Any], console: Console) -> None:
     )
     console.print(f"\n[bold]Prompt[/]  {tokens}\n", highlight=False)
     _show_targets(facts, console)
+    show_reasons(facts, console)
+    _show_trust(facts, console)
+
+
+def show_reasons(facts: dict[str, Any], console: Console) -> None:
+    """Print what pushes the first target: its input, the strongest paths, the most influential features."""
     _show_paths(facts, console)
     _show_features(facts, console)
-    _show_trust(facts, console)
 
 
 def _token(text: str) -> str:

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from ..base.choices import Mode, choice
-from ..base.parsing import layer_range, target_of, token_ids
+from ..base.parsing import layer_range, prompt_of, target_of
 from ..errors import OptionError
 from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
+
+MOST_DOSES = 1000
+"""In a sweep; each is a run of the model."""
 
 
 def steer(
@@ -94,9 +97,13 @@ def steer(
         (plot, sweep, "--plot needs --sweep"),
         (swap_only, swap_from, "--swap-only needs --swap-from"),
         (swap_at, swap_from, "--swap-at needs --swap-from"),
+        (temperature, generate, "--temperature needs --generate"),
     ):
         if option and needed is None:
             raise OptionError(complaint)
+    for text in (prompt, swap_from):
+        if text is not None:
+            prompt_of(text, ids)
     framed = wants_chat(chat, system, ids)
     if (temperature is not None or seed is not None) and generate is None:
         raise OptionError("--temperature and --seed draw the tokens of --generate N; give it too")
@@ -182,7 +189,7 @@ def _prompt(text: str | None, ids: bool, graph: Any = None) -> Any:
         if graph is None:
             raise OptionError("no prompt; give a PROMPT or a --graph")
         return list(graph.provenance.input_ids)
-    return token_ids(text) if ids else text
+    return prompt_of(text, ids)
 
 
 def _assignments(option: str, given: list[str] | None) -> list[tuple[str, float]]:
@@ -203,10 +210,11 @@ def _factors(text: str) -> list[float]:
     try:
         low, high = float(parts[0]), float(parts[1])
         count = int(parts[2]) if len(parts) == 3 else 9
-        if len(parts) > 3 or count < 2 or not abs(high - low) < float("inf"):
+        if len(parts) > 3 or not 2 <= count <= MOST_DOSES or not abs(high - low) < float("inf"):
             raise ValueError
     except (ValueError, IndexError) as error:
         raise OptionError(
-            f"--sweep {text}: give two factors and perhaps how many (at least 2), such as -4:4 or -4:4:17"
+            f"--sweep {text[:60]}: give two factors and perhaps how many (at least 2, at most {MOST_DOSES}), such "
+            f"as -4:4 or -4:4:17"
         ) from error
     return [low + (high - low) * step / (count - 1) for step in range(count)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..base.parsing import target_of, token_ids
+from ..base.parsing import prompt_of, target_of
 from ..errors import OptionError
 from .many import trace_prompts
 from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
@@ -122,7 +122,11 @@ def trace(
         return
     if prompt is None:
         raise OptionError("nothing to trace; give a PROMPT, or --prompts FILE")
-    given: str | list[int] = token_ids(prompt) if ids else prompt
+    given = prompt_of(prompt, ids)
+    named = [target_of(text) for text in target or []]
+    same = [text for text in (*named, *([] if minus is None else [target_of(minus)])) if text in named]
+    if len(same) > len(named) or len(set(named)) < len(named):
+        raise OptionError("two of the targets are the same token; give each once, and --minus another one")
     question = {
         "model": model, "transcoders": transcoders, "dtype": dtype, "target": target, "minus": minus,
         "position": position, "max_logits": max_logits, "max_features": max_features,
@@ -136,14 +140,13 @@ def trace(
         from ..attribution.promoted import with_promoted
         from ..attribution.targets import Difference, TargetSpec
         from ..attribution.work import DEFAULT_NEURONS
-        from ..explanation.summary import summarize
+        from ..explanation.summary import summarize, with_effects
         from ..features.graphs import with_labels
         from ..features.pages import pages_of
         from ..graphs.pruning import prune
         from ..transcoders.replacement import load
         from .show_trace import show
 
-        named = [target_of(text) for text in target or []]
         wanted: list[TargetSpec] | None = (
             [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
         )
@@ -167,12 +170,15 @@ def trace(
             return _print_estimate(loaded, given, wanted, asked, time.perf_counter() - begin, as_json)
         report(0.0, "tracing")
         graph = attribute(loaded, given, wanted, **asked, partial=out.parent / f".{out.name}.partial", progress=report)
-        report(1.0, "pruning")
+        report(None, "pruning")
         pruned = with_promoted(prune(graph, node_threshold, edge_threshold), loaded)
         if pages is not None:
             pruned = with_labels(pruned, pages)
+        report(None, "measuring effects")
+        pruned = with_effects(pruned, loaded)
         (write_json if out.suffix == ".json" else _save)(pruned, out)
-    facts = summarize(graph, pruned, loaded)
+        report(None, "summing up")
+        facts = summarize(graph, pruned, loaded)
     facts |= {"file": str(out), "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
         print_json(facts)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..attribution.promoted import promoted_tokens
 from ..graphs.graph import Graph
@@ -30,10 +29,9 @@ def summarize(
     strongest = strongest_paths(pruned, sources, logits[0], paths, direct=False) if logits else []
     influence = pruned.influence()
     ranked = sorted(list(pruned.nodes)[pruned.nodes.features], key=lambda node: -float(influence[node.row]))[:features]
-    effect = _effects(model, pruned)
-    named = _promoted(
-        model, [*ranked, *(node for path in strongest for node in path.nodes if node.kind == NodeKind.FEATURE)]
-    )
+    effects = pruned.provenance.extra.get("effects") or with_effects(pruned, model).provenance.extra.get("effects", {})
+    passed = [node for path in strongest for node in path.nodes if node.kind == NodeKind.FEATURE]
+    named = _promoted(model, pruned, [*ranked, *passed])
     kinds = [int((graph.nodes.kind == kind).sum()) for kind in NodeKind]
     return {
         "prompt": facts.prompt,
@@ -54,7 +52,7 @@ def summarize(
             {
                 **_node_facts(node, pruned, named),
                 "influence": float(influence[node.row]),
-                "effect": None if effect is None else float(effect[node.row]),
+                "effect": effects.get(node.id),
             }
             for node in ranked
         ],
@@ -79,17 +77,27 @@ def summarize(
     }
 
 
-def _promoted(model: ReplacementModel | None, nodes: list[Node]) -> dict[tuple[int, int], list[str]]:
-    keys = sorted({(node.layer, node.index) for node in nodes})
-    return dict(zip(keys, promoted_tokens(model, keys), strict=True)) if model is not None and keys else {}
+def with_effects(graph: Graph, model: ReplacementModel | None) -> Graph:
+    """The graph with what its features add to the first target, so that it can be said again without the model.
 
-
-def _effects(model: ReplacementModel | None, graph: Graph) -> Tensor | None:
-    """What features add to the first target, if that is a token or a difference of tokens."""
+    Without a model, or where the first target is neither a token nor a difference of tokens, the graph as it is.
+    """
     first = graph.nodes.logits.start
     if model is None or first >= graph.nodes.logits.stop or not target_tokens(graph, first, strict=False):
-        return None
-    return first_order_effects(model, graph, graph.nodes[first])
+        return graph
+    effect = first_order_effects(model, graph, graph.nodes[first])
+    rows = range(graph.nodes.features.start, graph.nodes.features.stop)
+    found = {graph.nodes[row].id: float(f"{float(effect[row]):.6g}") for row in rows}
+    return graph.with_provenance(extra={**graph.provenance.extra, "effects": found})
+
+
+def _promoted(model: ReplacementModel | None, graph: Graph, nodes: list[Node]) -> dict[tuple[int, int], list[str]]:
+    """The tokens that features promote: by the model, else those that the graph has."""
+    keys = sorted({(node.layer, node.index) for node in nodes})
+    if model is None:
+        known = graph.provenance.extra.get("promotes") or {}
+        return {key: known.get("{}_{}".format(*key), []) for key in keys}
+    return dict(zip(keys, promoted_tokens(model, keys), strict=True)) if keys else {}
 
 
 def _node_facts(node: Node, graph: Graph, named: dict[tuple[int, int], list[str]]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Feature:
         Raises:
             InterventionError: it is no feature's id.
         """
-        match = re.fullmatch(r"(\d+)_(\d+)_(-?\d+|[*+])", node_id)
+        match = re.fullmatch(r"(\d{1,18})_(\d{1,18})_(-?\d{1,18}|[*+])", node_id)
         if match:
             place = match[3]
             return Feature(int(match[1]), place if place in (EVERYWHERE, GENERATED) else int(place), int(match[2]))
@@ -56,7 +56,7 @@ class Feature:
                 f"anywhere)"
             )
         raise InterventionError(
-            f"{node_id!r} is not a feature; ids look like '12_345_5' (layer_feature_position; * for all positions)"
+            f"{node_id[:60]!r} is not a feature; ids look like '12_345_5' (layer_feature_position; * for all positions)"
         )
 
 

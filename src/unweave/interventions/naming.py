@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..base.jsontext import parse_json
 from ..errors import GraphError, InterventionError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
@@ -49,13 +50,15 @@ def read_supernodes(path: str | Path) -> dict[str, tuple[Feature, ...]]:
         InterventionError: it cannot be read, or is something else.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = parse_json(Path(path).expanduser().read_bytes())
     except OSError as error:
         raise InterventionError(f"cannot read supernodes from {path}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
         raise InterventionError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise InterventionError(f"{path} is not JSON: it is not text in UTF-8") from error
+    except ValueError as error:
+        raise InterventionError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InterventionError(f'{path} does not hold supernodes; it should look like {{"Texas": ["12_345_5"]}}')
     for name, members in content.items():
