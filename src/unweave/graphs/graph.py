@@ -302,7 +302,15 @@ _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
 _FULL = ("full_influence", "full_rank", "effect")
 
 
-_EXTRA = {"labels": dict, "promotes": dict, "metadata": dict, "qParams": dict, "title": str, "notes": str}
+_EXTRA = {
+    "labels": dict,
+    "promotes": dict,
+    "effects": dict,
+    "metadata": dict,
+    "qParams": dict,
+    "title": str,
+    "notes": str,
+}
 """What is read of `Provenance.extra`."""
 
 
