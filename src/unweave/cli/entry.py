@@ -11,8 +11,8 @@ import signal
 import sys
 from typing import Any
 
-STOPPED, PIPE_CLOSED, REFUSED = 130, 141, 2
-"""Exit codes: of what Ctrl-C ended, of what wrote into a closed pipe, of what went wrong."""
+from .codes import PIPE_CLOSED, REFUSED, STOPPED
+
 _PLAIN = str.maketrans(
     {"→": "->", "‘": "'", "’": "'", "“": '"', "”": '"', "‹": "<", "›": ">", "·": ".", "−": "-", "…": "...", "█": "#",
      "⏎": "\\n", "⇥": "\\t", "∅": "''", "×": "x", "—": "-", "–": "-"}

@@ -10,8 +10,8 @@ import typer
 from ..errors import OptionError, UnweaveError
 from ..version import __version__
 from . import eval, export, features, files, models, organism, serve, steer, study, trace, train, validate
+from .codes import PIPE_CLOSED, REFUSED, STOPPED
 from .commands import Group, command_of
-from .entry import PIPE_CLOSED, REFUSED, STOPPED
 from .terminal import escaped, stderr
 
 app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
