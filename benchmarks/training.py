@@ -18,7 +18,7 @@ from unweave.models.recorder import batches, record
 from unweave.training.config import TrainConfig
 from unweave.training.dictionary import start
 from unweave.training.statistics import measure
-from unweave.training.step import Schedule, precision_of, take_step
+from unweave.training.step import Schedule, optimizer_of, precision_of, take_step
 
 
 def seconds(work: Callable[[], object], times: int = 3) -> float:
@@ -66,7 +66,7 @@ def main() -> None:
     inputs, targets = recorded()
     statistics = measure([(inputs, targets)], config.outlier, layers)
     dictionary = start(config, tuple(statistics[layer] for layer in layers), None, model.device, layers)
-    optimizer = torch.optim.Adam(list(dictionary.parameters.values()), lr=config.lr, fused=True)
+    optimizer = optimizer_of(dictionary)
     silent = torch.zeros(model.n_layers, options.width, dtype=torch.int64, device=model.device)
     plan = Schedule(tuple(float(options.k) for _ in layers), 0.0, config.lr)
     tokens = len(inputs[0])

@@ -29,7 +29,7 @@ from unweave.training.config import config_from
 from unweave.training.dictionary import sparse, start, to_transcoders
 from unweave.training.loop import RECORDED_AT_ONCE
 from unweave.training.statistics import measure
-from unweave.training.step import schedule, take_step
+from unweave.training.step import optimizer_of, schedule, take_step
 from unweave.transcoders.formats import read_transcoders
 from unweave.transcoders.replacement import ReplacementModel
 
@@ -66,7 +66,7 @@ def main() -> None:
         init = read_transcoders(options.init) if options.init else None
         config = replace(config, init=options.init)
         dictionary = start(config, statistics, init, model.device, layers)  # type: ignore[arg-type]
-        optimizer = torch.optim.Adam(list(dictionary.parameters.values()), fused=True)
+        optimizer = optimizer_of(dictionary)
         trained[text] = (
             dictionary,
             optimizer,

@@ -28,13 +28,14 @@ from unweave.training.checkpoint import path_of, read_checkpoint
 from unweave.training.config import TrainConfig, config_from, differences, read_config, runs
 from unweave.training.curves import plot, read_log
 from unweave.training.dictionary import start
+from unweave.training.end_to_end import divergence_step
 from unweave.training.loop import train
 from unweave.training.parallel import Processes, joint_kth
 from unweave.training.progress import held_out_figures
 from unweave.training.sparse import Activations, Pattern, encode
 from unweave.training.state import export
 from unweave.training.statistics import measure
-from unweave.training.step import losses
+from unweave.training.step import Schedule, losses
 from unweave.training.tokens import Blocks
 
 
@@ -104,12 +105,12 @@ def run(config: TrainConfig, folder: Path, **how) -> Silent:
 @given(st.integers(0, 2**31), st.floats(0.0, 1.0))
 def test_sparse_products_and_their_gradients_are_the_dense_ones(seed, density):
     generator = torch.Generator().manual_seed(seed)
-    x, goal = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    read, goal = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     weights = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((9, 5), (9,), (9, 5))]
     keep = torch.rand(7, 9, generator=generator) < density
     gradients = []
     for dense in (True, False):
-        encoder, bias, decoder = (weight.clone().requires_grad_() for weight in weights)
+        x, encoder, bias, decoder = (weight.clone().requires_grad_() for weight in (read, *weights))
         pre = x @ encoder.T + bias
         if dense:
             acts = Activations(pre * keep, None)
@@ -120,7 +121,7 @@ def test_sparse_products_and_their_gradients_are_the_dense_ones(seed, density):
         out = acts.decode(decoder)
         assert acts.active().tolist() == keep.sum(0).tolist()
         (out - goal).square().sum().backward()
-        gradients.append([out.detach(), encoder.grad, bias.grad, decoder.grad])
+        gradients.append([out.detach(), x.grad, encoder.grad, bias.grad, decoder.grad])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -230,6 +231,88 @@ def test_a_stopped_training_goes_on_bit_by_bit(config, tmp_path, extra):
     assert one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
         assert torch.equal(tensor, other.tensors[name]), name
+
+
+@pytest.fixture
+def end_to_end(config, tmp_path_factory) -> TrainConfig:
+    """A training that goes on from a dictionary trained layer by layer."""
+    folder = tmp_path_factory.mktemp("local")
+    run(replace(config, tokens=3000), folder)
+    return replace(
+        config, objective="end-to-end", init=str(folder / "dictionary"), lr=0.02, batch=248, tokens=8_000, warmup=3
+    )
+
+
+def test_end_to_end_predictions_come_nearer_to_the_models(end_to_end, tmp_path):
+    watcher = run(end_to_end, tmp_path)
+    divergences = [step.divergence for step in watcher.steps]
+    assert sum(divergences[-5:]) < 0.8 * sum(divergences[:5])
+    assert all(float(step.l0.mean()) == pytest.approx(8, abs=0.5) for step in watcher.steps)
+    model = unweave.load(end_to_end.model, end_to_end.init).language_model
+    before = held_out_figures(
+        model, unweave.read_transcoders(end_to_end.init), read_blocks(tmp_path / "tokens.safetensors")
+    )
+    assert watcher.evaluations[-1]["kl"] < 0.9 * before["kl"]
+
+
+def read_blocks(path: Path) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    return load_file(path)["held_out"].long()
+
+
+def test_end_to_end_gradients_are_those_of_plain_autograd(end_to_end, tmp_path, monkeypatch):
+    run(replace(end_to_end, tokens=1, lr=1e-12), tmp_path)
+    from unweave.training.state import restored
+
+    dictionary = restored(read_checkpoint(path_of(tmp_path)), None, torch.device("cpu"))
+    model = unweave.load(end_to_end.model, end_to_end.init).language_model
+    model.module.set_attn_implementation("sdpa")
+    ids = read_blocks(tmp_path / "tokens.safetensors")[:3]
+    found = []
+    for sparse in (True, False):
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda sparse=sparse: sparse)  # decides which products
+        for value in dictionary.parameters.values():
+            value.grad = None
+        group = [{"params": [value], "scale": 1.0} for value in dictionary.parameters.values()]
+        optimizer = Kept(group)
+        thresholds = dictionary.thresholds.clone()
+        silent = torch.zeros(LAYERS, 64, dtype=torch.int64)
+        plan = Schedule((8.0,) * LAYERS, 0.0, 0.0)
+        measured = divergence_step(model, dictionary, optimizer, ids, silent, plan, torch.float32)
+        dictionary.thresholds.copy_(thresholds)
+        found.append([measured.divergence, *optimizer.gradients])
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for name, one, other in zip(dictionary.parameters, found[0][1:], found[1][1:], strict=True):
+        assert float(one.abs().max()) > 0, name
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+class Kept(torch.optim.Adam):
+    """Keeps gradients and changes nothing."""
+
+    def step(self, closure=None):
+        self.gradients = [group["params"][0].grad.clone() for group in self.param_groups]
+
+
+def test_a_stopped_end_to_end_training_goes_on_bit_by_bit(end_to_end, tmp_path):
+    test_a_stopped_training_goes_on_bit_by_bit(replace(end_to_end, batch=496), tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"init": ""}, "starts from a dictionary"),
+        ({"kind": "cross-layer"}, "per-layer and skip"),
+        ({"activation": "relu"}, "per-layer and skip"),
+        ({"parallel": "layers"}, "parallel is 'layers'"),
+        ({"on_policy": 0.5}, "on_policy is 0.5"),
+        ({"reuse": 2}, "reuse is 2"),
+    ],
+)
+def test_end_to_end_refuses_what_it_has_no_use_for(wrong, words):
+    with pytest.raises(OptionError, match=words):
+        replace(TrainConfig(text=("a",), objective="end-to-end", init="somewhere"), **wrong)
 
 
 def options(config: TrainConfig) -> list[str]:

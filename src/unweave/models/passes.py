@@ -110,8 +110,12 @@ def replaced_logits(
     read: ReadPoint,
     step: Step,
     dtype: torch.dtype,
+    *,
+    gradient: bool = False,
 ) -> Float[Tensor, "sequence pos vocab"]:
     """The logits with all MLPs replaced by `step` from position 1 on; attention is live.
+
+    With `gradient` they can be differentiated in whatever `step` makes its answers of.
 
     Source: Ameisen et al. 2025, "Circuit Tracing", section on the replacement model.
     """
@@ -132,7 +136,7 @@ def replaced_logits(
 
         for layer in range(model.n_layers):
             stack.enter_context(_putting_out(model, layer, write, lambda layer=layer: made(layer)))
-        return _logits(model, ids)
+        return _logits(model, ids, gradient)
 
 
 def logits_with_output(
@@ -164,8 +168,10 @@ def _after_first(own: Float[Tensor, "sequence _ d"], made: Float[Tensor, "token 
     return torch.cat([own[:, :1], made.to(own.dtype).view(len(own), -1, own.shape[-1])], dim=1)
 
 
-def _logits(model: LanguageModel, ids: Int[Tensor, "sequence pos"]) -> Float[Tensor, "sequence pos vocab"]:
-    with torch.no_grad():
+def _logits(
+    model: LanguageModel, ids: Int[Tensor, "sequence pos"], gradient: bool = False
+) -> Float[Tensor, "sequence pos vocab"]:
+    with torch.set_grad_enabled(gradient):
         return model.module(input_ids=ids, use_cache=False).logits
 
 

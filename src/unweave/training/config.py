@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import OptionError
 
 CHOICES = {
+    "objective": ("local", "end-to-end"),
     "kind": ("per-layer", "skip", "cross-layer", "incremental"),
     "activation": ("batchtopk", "topk", "relu", "jumprelu"),
     "precision": ("auto", "float32", "bfloat16"),
@@ -33,6 +34,9 @@ class TrainConfig:
     )
     self_sample: float = _option(0.0, "Share of the tokens that the model writes itself, 0 to 1.")
     held_out: float = _option(0.01, "Share of the documents kept for evaluation, chosen by a hash of their text.")
+    objective: str = _option(
+        "local", "local (each MLP's output), or end-to-end (the model's predictions, all MLPs replaced at once)."
+    )
     kind: str = _option(
         "skip",
         "per-layer, skip (per-layer with a skip matrix), cross-layer, or incremental (cross-layer with tied decoders).",
@@ -128,10 +132,27 @@ class TrainConfig:
             )
         if self.cross_layer and self.activation == "topk":
             raise OptionError("activation is 'topk', which cross-layer folders do not hold; use batchtopk")
+        if self.objective == "end-to-end":
+            self._check_end_to_end()
         if not self.text and not self.self_sample:
             raise OptionError("no text: give --text (a file, folder or dataset) or --self-sample with a share above 0")
         runs(self.width, None, "width")
         runs(self.k, None, "k")
+
+    def _check_end_to_end(self) -> None:
+        """Refuse what the divergence of whole predictions has no use for."""
+        if self.cross_layer or not self.sparse_by_k:
+            raise OptionError(
+                f"objective is 'end-to-end', which trains per-layer and skip dictionaries with batchtopk or topk; kind "
+                f"is {self.kind!r} and activation {self.activation!r}"
+            )
+        if not self.init:
+            raise OptionError(
+                "objective is 'end-to-end', which starts from a dictionary trained layer by layer; give init"
+            )
+        for name, only in (("parallel", "data"), ("on_policy", 0.0), ("reuse", 1)):
+            if getattr(self, name) != only:
+                raise OptionError(f"{name} is {getattr(self, name)!r}, but objective 'end-to-end' knows only {only!r}")
 
     @property
     def cross_layer(self) -> bool:

@@ -21,9 +21,10 @@ from . import parallel
 from .checkpoint import TrainingProgress, check_same, path_of, read_checkpoint
 from .config import TrainConfig
 from .dictionary import TrainableTranscoders, start, to_transcoders
+from .end_to_end import divergence_step
 from .state import export, restore, restored, save_state
 from .statistics import LayerStatistics, measure
-from .step import StepFigures, precision_of, schedule, take_step
+from .step import StepFigures, Schedule, optimizer_of, precision_of, schedule, take_step
 from .tokens import Blocks, prepare
 
 RECORDED_AT_ONCE = 32
@@ -117,7 +118,7 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
         dictionary = start(config, statistics, init, model.device, layers)
     else:
         dictionary = restored(kept, layers, model.device)
-    optimizer = torch.optim.Adam(list(dictionary.parameters.values()), lr=config.lr, fused=True)
+    optimizer = optimizer_of(dictionary)
     training = Training(
         config, folder, model, processes, blocks, dictionary, optimizer,
         silent=torch.zeros(model.n_layers, max(dictionary.widths), dtype=torch.int64, device=model.device),
@@ -147,7 +148,7 @@ def _run(training: Training, watcher: Watcher, evaluate: Evaluate) -> Path:
     try:
         while progress.tokens < config.tokens:
             begin = time.monotonic()
-            for measured in _buffer(training):
+            for measured in _buffer(training) if config.objective == "local" else _whole(training):
                 if training.processes.first:
                     watcher.step(
                         config,
@@ -218,6 +219,25 @@ def _buffer(training: Training) -> Iterator[StepFigures]:
     training.progress.blocks += count
 
 
+def _whole(training: Training) -> Iterator[StepFigures]:
+    """One step on the divergence of the replaced model's predictions from the model's."""
+    chosen = training.blocks.train[
+        training.blocks.order(training.config.seed, training.progress.blocks, training.sequences)
+    ]
+    mine = chosen[training.processes.rank :: training.processes.count].to(training.model.device)
+    tokens = len(mine) * (mine.shape[1] - 1)
+
+    def step(plan: Schedule, precision: torch.dtype) -> StepFigures:
+        return divergence_step(
+            training.model, training.dictionary, training.optimizer, mine, training.silent, plan, precision,
+            training.processes,
+        )  # fmt: skip
+
+    measured = _guarded(training, step, tokens * training.processes.count)
+    training.progress.blocks += training.sequences
+    yield measured
+
+
 def _stand_in(dictionary: TrainableTranscoders) -> Callable[[int, Tensor], Tensor]:
     earlier: dict[int, Tensor] = {}
 
@@ -231,16 +251,22 @@ def _stand_in(dictionary: TrainableTranscoders) -> Callable[[int, Tensor], Tenso
 
 
 def _step(training: Training, inputs: list[Tensor], targets: list[Tensor]) -> StepFigures:
-    config, progress, processes = training.config, training.progress, training.processes
-    group = processes if config.parallel == "data" else parallel.Processes()
-    plan, precision = (
-        schedule(config, training.dictionary.widths, progress.step, training.done),
-        precision_of(config, training.model.device),
-    )
-    try:
-        measured = take_step(
+    group = training.processes if training.config.parallel == "data" else parallel.Processes()
+
+    def step(plan: Schedule, precision: torch.dtype) -> StepFigures:
+        return take_step(
             training.dictionary, training.optimizer, inputs, targets, training.silent, plan, precision, group
         )
+
+    return _guarded(training, step, len(inputs[0]) * group.count)
+
+
+def _guarded(training: Training, step: Callable[[Schedule, torch.dtype], StepFigures], tokens: int) -> StepFigures:
+    """Take a step at its place in the schedule, say where the last good state is if it fails, and count it."""
+    config, progress = training.config, training.progress
+    plan = schedule(config, training.dictionary.widths, progress.step, training.done)
+    try:
+        measured = step(plan, precision_of(config, training.model.device))
     except TrainingError as error:
         where = (
             f"at step {progress.step + 1} ({progress.tokens:,} tokens); the last good state is in "
@@ -248,7 +274,7 @@ def _step(training: Training, inputs: list[Tensor], targets: list[Tensor]) -> St
         )
         raise TrainingError(f"{error} {where}; try a smaller --lr") from error
     progress.step += 1
-    progress.tokens += len(inputs[0]) * group.count
+    progress.tokens += tokens
     return measured
 
 

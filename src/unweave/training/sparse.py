@@ -44,6 +44,10 @@ class Pattern:
         torch.cumsum(torch.bincount(self.features, minlength=self.width), 0, out=starts[1:])
         return starts, self.tokens[order], order
 
+    def product(self, values: Float[Tensor, " entry"], dense: Float[Tensor, "feature d"]) -> Float[Tensor, "token d"]:
+        """The matrix with these entries, times a dense one."""
+        return embedding_bag(self.features, dense, self.starts[:-1], mode="sum", per_sample_weights=values)
+
     def transposed_product(
         self, values: Float[Tensor, " entry"], dense: Float[Tensor, "token d"]
     ) -> Float[Tensor, "feature d"]:
@@ -95,22 +99,23 @@ def encode(
     values: Float[Tensor, " entry"],
     pattern: Pattern,
 ) -> Float[Tensor, " entry"]:
-    """Pre-activations at a pattern, already computed without gradient, made differentiable in weight and bias."""
+    """Pre-activations at a pattern, already computed without gradient, made differentiable in x, weight and bias."""
     return _Encode.apply(x, weight, bias, values, pattern)  # type: ignore[no-any-return]
 
 
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, weight)
         ctx.pattern = pattern
         return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (x,), pattern, gradient = ctx.saved_tensors, ctx.pattern, grads[0]
+        (x, weight), pattern, gradient = ctx.saved_tensors, ctx.pattern, grads[0].contiguous()
         bias = torch.zeros(pattern.width, dtype=gradient.dtype).index_add_(0, pattern.features, gradient)
-        return None, pattern.transposed_product(gradient, x), bias, None, None
+        read = pattern.product(gradient, weight) if ctx.needs_input_grad[0] else None
+        return read, pattern.transposed_product(gradient, x), bias, None, None
 
 
 class _Decode(torch.autograd.Function):
@@ -118,7 +123,7 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, decoder: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(values, decoder)
         ctx.pattern = pattern
-        return embedding_bag(pattern.features, decoder, pattern.starts[:-1], mode="sum", per_sample_weights=values)
+        return pattern.product(values, decoder)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -34,6 +34,9 @@ def save_state(
     tensors = {f"parameter.{name}": value for name, value in dictionary.parameters.items()}
     for name, parameter in dictionary.parameters.items():
         tensors |= {f"adam.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+    if config.objective == "end-to-end":  # one group a parameter, in their order
+        for name, group in zip(dictionary.parameters, optimizer.param_groups, strict=True):
+            tensors[f"adam.scale.{name}"] = torch.tensor(group["scale"], dtype=torch.float64)
     tensors |= {"thresholds": dictionary.thresholds, "silent": silent}
     for layer, facts in enumerate(dictionary.statistics):
         for key, value in asdict(facts).items():
@@ -76,6 +79,9 @@ def restore(kept: Checkpoint, dictionary: TrainableTranscoders, optimizer: torch
             optimizer.state[parameter] = {
                 key: kept.tensors[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu") for key in ADAM
             }
+    if kept.config.objective == "end-to-end":
+        for name, group in zip(dictionary.parameters, optimizer.param_groups, strict=True):
+            group["scale"] = float(kept.tensors[f"adam.scale.{name}"])
     silent.copy_(kept.tensors["silent"])
 
 

@@ -42,7 +42,8 @@ def schedule(config: TrainConfig, widths: tuple[int, ...], step: int, share: flo
     )
     rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     falling = min(1.0, (1 - share) / config.decay) if config.decay else 1.0
-    return Schedule(k, config.sparsity * share, config.lr * rising * max(falling, 1e-3))
+    least = 1e-3 if config.objective == "local" else 0.05
+    return Schedule(k, config.sparsity * share, config.lr * rising * max(falling, least))
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -63,6 +64,8 @@ class StepFigures:
     """Share of features silent for longer than `dead_after` tokens."""
     penalty: float
     """The sparsity penalty, weighted."""
+    divergence: float | None = None
+    """End to end: mean KL(model || replaced), in nats."""
 
 
 def take_step(
@@ -81,6 +84,19 @@ def take_step(
             dictionary, inputs, targets, silent, plan.k, plan.sparsity, dense,
             lambda candidates, wanted: parallel.joint_kth(processes, candidates, wanted), processes.count,
         )  # fmt: skip
+    apply(dictionary, optimizer, measured, silent, plan.rate, processes)
+    return measured
+
+
+def apply(
+    dictionary: TrainableTranscoders, optimizer: torch.optim.Adam, measured: StepFigures, silent: Int[Tensor, "layer feature"],
+    rate: float, processes: parallel.Processes = ALONE,
+) -> None:  # fmt: skip
+    """One step of Adam on the gradients that lie at the parameters, joined with those of the other processes.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite; nothing is changed then.
+    """
     gradients = [parameter.grad for parameter in dictionary.parameters.values() if parameter.grad is not None]
     parallel.average(processes, [*gradients, measured.fvu, measured.l0])
     parallel.least(processes, silent)
@@ -91,10 +107,23 @@ def take_step(
             if not math.isfinite(value)
         ]
         raise TrainingError(f"the loss is not finite {f'in layers {bad}' if bad else 'in its gradient'}")
-    optimizer.param_groups[0]["lr"] = plan.rate
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return measured
+
+
+def optimizer_of(dictionary: TrainableTranscoders) -> torch.optim.Adam:
+    """Adam. End to end the step size is a share of each tensor's root mean square at the start: gradients come from
+    whole predictions, and tensors of different layers have no common unit."""
+    if dictionary.config.objective == "local":
+        group = {"params": list(dictionary.parameters.values()), "scale": 1.0}
+        return torch.optim.Adam([group], lr=dictionary.config.lr, fused=True)
+    groups = [
+        {"params": [value], "scale": float(value.detach().double().square().mean().sqrt().clamp_min(1e-6))}
+        for value in dictionary.parameters.values()
+    ]
+    return torch.optim.Adam(groups, lr=dictionary.config.lr, betas=(0.9, 0.98), fused=True)
 
 
 def losses(
