@@ -57,15 +57,17 @@ class Display:
                 "l0": _rounded(measured.l0),
                 "dead": _rounded(measured.dead),
             }
-            self._log(facts | {"penalty": measured.penalty, "rate": round(rate, 1)})
+            more = {} if measured.divergence is None else {"divergence": round(measured.divergence, 4)}
+            self._log(facts | {"penalty": measured.penalty, "rate": round(rate, 1)} | more)
         if self.live is not None:
             if time.monotonic() - self.drawn > 0.5:
                 self.drawn = time.monotonic()
                 self.live.update(_panel(config, progress, measured, rate, self.last))
         elif progress.step % (5 * EVERY) == 0:
             fvu, l0, dead = (float(values.mean()) for values in (measured.fvu, measured.l0, measured.dead))
+            kl = "" if measured.divergence is None else f"KL {measured.divergence:.3f}  "
             self._say(
-                f"{progress.tokens:>12,} tokens  FVU {fvu:.3f}  L0 {l0:.0f}  dead {dead:.1%}  {rate:.0f} tokens/s"
+                f"{progress.tokens:>12,} tokens  {kl}FVU {fvu:.3f}  L0 {l0:.0f}  dead {dead:.1%}  {rate:.0f} tokens/s"
             )
 
     def evaluated(self, progress: TrainingProgress, figures: dict[str, Any]) -> None:

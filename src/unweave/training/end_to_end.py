@@ -1,9 +1,9 @@
 """Training for what the predictions become when all MLPs are replaced at once, rather than for each MLP's output.
 
-Errors of many layers add up, and later layers read what earlier ones have made; a dictionary trained layer by layer sees
-neither. Here the loss is the divergence of the replaced model's predictions from the model's, back-propagated through
-attention and all replaced layers (Braun et al. 2024, "Identifying functionally important features with end-to-end
-sparse dictionary learning"; Karvonen 2025, "Revisiting end-to-end sparse autoencoder training").
+Errors of many layers add up, and later layers read what earlier ones have made; a dictionary trained layer by layer
+sees neither. Here the loss is the divergence of the replaced model's predictions from the model's, back-propagated
+through attention and all replaced layers (Braun et al. 2024, "Identifying functionally important features with
+end-to-end sparse dictionary learning"; Karvonen 2025, "Revisiting end-to-end sparse autoencoder training").
 """
 
 import torch
@@ -14,13 +14,13 @@ from ..models.language_model import LanguageModel
 from ..models.passes import counted, replaced_logits, run
 from . import parallel
 from .dictionary import TrainableTranscoders, select
-from .step import ALONE, StepFigures, Schedule, apply
+from .step import ALONE, Schedule, StepFigures, apply
 
 
 def divergence_step(
-    model: LanguageModel, dictionary: TrainableTranscoders, optimizer: torch.optim.Adam, ids: Int[Tensor, "sequence pos"],
-    silent: Int[Tensor, "layer feature"], plan: Schedule, precision: torch.dtype,
-    processes: parallel.Processes = ALONE,
+    model: LanguageModel, dictionary: TrainableTranscoders, optimizer: torch.optim.Adam,
+    ids: Int[Tensor, "sequence pos"], silent: Int[Tensor, "layer feature"], plan: Schedule,
+    precision: torch.dtype, processes: parallel.Processes = ALONE,
 ) -> StepFigures:  # fmt: skip
     """Change all parameters, encoders included, by one step down the mean KL(model || replaced) of a batch.
 

@@ -24,7 +24,7 @@ from .dictionary import TrainableTranscoders, start, to_transcoders
 from .end_to_end import divergence_step
 from .state import export, restore, restored, save_state
 from .statistics import LayerStatistics, measure
-from .step import StepFigures, Schedule, optimizer_of, precision_of, schedule, take_step
+from .step import Schedule, StepFigures, optimizer_of, precision_of, schedule, take_step
 from .tokens import Blocks, prepare
 
 RECORDED_AT_ONCE = 32

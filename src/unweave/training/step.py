@@ -89,8 +89,8 @@ def take_step(
 
 
 def apply(
-    dictionary: TrainableTranscoders, optimizer: torch.optim.Adam, measured: StepFigures, silent: Int[Tensor, "layer feature"],
-    rate: float, processes: parallel.Processes = ALONE,
+    dictionary: TrainableTranscoders, optimizer: torch.optim.Adam, measured: StepFigures,
+    silent: Int[Tensor, "layer feature"], rate: float, processes: parallel.Processes = ALONE,
 ) -> None:  # fmt: skip
     """One step of Adam on the gradients that lie at the parameters, joined with those of the other processes.
 
