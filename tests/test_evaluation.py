@@ -634,6 +634,16 @@ def test_eval_prints_json_and_writes_a_card(run_eval, folders, tmp_path):
     )
 
 
+def test_short_texts_are_a_kind_of_their_own(run_eval, folders):
+    root = folders[0]
+    options = ("--tokens", 160, "--context", 16, "--prompts", 0, "--short", "--json")
+    code, out, err = run_eval(*options, "--text", root / "prose.jsonl")
+    assert (code, err.strip()) == (0, "")
+    assert [(one.name, one.tokens) for one in Evaluation.read(out).texts] == [("prose", 80), ("short", 80)]
+    code, out, err = run_eval(*options, "--text", f"short={root / 'prose.jsonl'}")
+    assert code == 1 and "name yours apart" in err
+
+
 def test_bundled_text_is_found(run_eval, folders, monkeypatch):
     monkeypatch.setattr(blocks, "BUNDLED", folders[0])
     assert list(blocks.named_sources([])) == ["chat", "prose", "short"]

@@ -18,6 +18,9 @@ def eval_(
             help="NAME=SOURCE or SOURCE: file, folder, JSONL, Parquet or dataset; repeatable. Default: what ships."
         ),
     ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Also short texts about the world, such as people trace, as a kind `short`.")
+    ] = False,
     tokens: Annotated[int, typer.Option(help="Tokens to evaluate on, shared by all kinds of text.")] = 20_000,
     context: Annotated[
         int | None, typer.Option(help="Tokens in a block; default: 128, or fewer where the model takes fewer.")
@@ -45,13 +48,15 @@ def eval_(
     if prompts is not None and not 0 <= prompts <= len(known):
         raise OptionError(f"--prompts is {prompts}; there are {len(known)}, give 0 to {len(known)}")
     with progress(f"loading {model}") as report:
-        from ..corpus.blocks import named_sources, read_texts
+        from ..corpus.blocks import SHORT, named_sources, read_texts
         from ..corpus.text import usual_context
         from ..evaluation.card import card_files, write_card
         from ..evaluation.evaluate import evaluate
         from ..transcoders.replacement import load
 
         sources = named_sources(text or [], model)
+        if short and sources.setdefault("short", str(SHORT)) != str(SHORT):
+            raise OptionError("--short adds a kind called short, and --text gives one of that name; name yours apart")
         if card is not None:
             card_files(card)
         loaded = load(model, transcoders, device=device)

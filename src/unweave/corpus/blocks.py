@@ -16,6 +16,8 @@ from .text import token_blocks
 
 BUNDLED = Path(__file__).parents[1] / "data" / "held-out"
 """Text that ships with the package, one file a kind; no shipped dictionary was trained on it."""
+SHORT = BUNDLED.with_name("held-out-short") / "short.jsonl"
+"""Short texts about the world, such as people trace, held out by entity (docs/training-data.md)."""
 FIT_PER_DIMENSION = 20
 """Tokens to fit affine maps to, for each dimension of their input."""
 READ_AHEAD = 4
