@@ -57,7 +57,8 @@ def trace_response(
         if minus is not None:
             wanted = (wanted, target_of(minus))
         report(0.0, "tracing")
-        given, other = ((token_ids(text) if ids and text else text) for text in (prompt, instead))
+        given: str | list[int] = token_ids(prompt) if ids else prompt
+        other = token_ids(instead) if ids and instead else instead
         graph = response_graph(
             loaded, given, wanted, other, units, baseline, most, attention, position=position
         )  # fmt: skip

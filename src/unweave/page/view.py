@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.choices import PositionZero
 from ..errors import GraphError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
@@ -185,7 +186,8 @@ def _scores(graph: Graph) -> dict[str, float | None]:
     facts = graph.provenance
     found: dict[str, Any] = {"": facts.scores, "_file": facts.scores if facts.pruning is None else None, "_peer": None}
     if graph.n_edges <= MOST_SCORED:
-        for suffix, mode in (("_file", None), ("_peer", "drop")):
+        modes: tuple[tuple[str, PositionZero | None], ...] = (("_file", None), ("_peer", "drop"))
+        for suffix, mode in modes:
             try:
                 found[suffix] = found[suffix] or graph.scores(mode)
             except GraphError:  # a cycle
