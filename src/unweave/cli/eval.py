@@ -26,22 +26,22 @@ def eval_(
         int | None, typer.Option(help="Tokens in a block; default: 128, or fewer where the model takes fewer.")
     ] = None,
     prompts: Annotated[
-        int | None, typer.Option(help="So many of the prompts are traced; 0: none; default: all.")
+        int | None, typer.Option(help="How many of the prompts to trace; 0: none; default: all.")
     ] = None,
     prompts_from: Annotated[
         Path | None,
         typer.Option(help="File with a prompt on each line; default: the 20 fixed ones, or the model's own."),
     ] = None,
     held_out: Annotated[
-        float, typer.Option(help="Only documents that a training with this --held-out has not seen; 0: all.")
+        float, typer.Option(help="Use only documents that training with this --held-out did not see; 0: all.")
     ] = 0.0,
-    neurons: Annotated[bool, typer.Option(help="Put the model's own neurons beside the dictionary.")] = True,
+    neurons: Annotated[bool, typer.Option(help="Also evaluate the model's own neurons, for comparison.")] = True,
     card: Annotated[Path | None, typer.Option(help="Folder for the card: Markdown, plots and JSON.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Decides which blocks are taken, random directions and perturbations.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for blocks of text, directions and perturbations.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a dictionary: how well it stands in for the MLPs, beside baselines, and the graphs it gives."""
+    """Evaluate transcoders: how well they replace the MLPs, against baselines, and what their graphs explain."""
     from ..evaluation.prompts import prompts_of
 
     known = prompts_of(model, prompts_from)

@@ -10,23 +10,25 @@ from .terminal import AsJson, escaped, print_json, stdout
 
 
 def export(
-    graph: Annotated[Path, typer.Argument(help="A graph file; annotations beside it go along.")],
+    graph: Annotated[Path, typer.Argument(help="A graph file; its annotations are included.")],
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="One HTML file with page and data, that opens from disk, offline."),
+        typer.Option(metavar="FILE", help="One self-contained HTML file that opens offline."),
     ] = None,
     neuronpedia: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON that Neuronpedia takes as an upload.")
+        Path | None, typer.Option(metavar="FILE", help="JSON file to upload to Neuronpedia.")
     ] = None,
-    edges: Annotated[int, typer.Option(help="HTML: at most so many edges, the strongest by share.")] = 200_000,
+    edges: Annotated[
+        int, typer.Option(help="HTML: include at most this many edges, the strongest by share.")
+    ] = 200_000,
     features: Annotated[
         Path | None,
-        typer.Option(help="HTML: folder with feature pages, to be put in for the features that matter most."),
+        typer.Option(help="HTML: folder with feature pages; those of the most influential features are included."),
     ] = None,
     scan: Annotated[str | None, typer.Option(help="Neuronpedia: the model's name there.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a graph with its annotations for others: as one HTML file, or as JSON for Neuronpedia."""
+    """Export a graph with its annotations, as one HTML file or as JSON for Neuronpedia."""
     if html is None and neuronpedia is None:
         raise OptionError("nothing to write; give --html FILE or --neuronpedia FILE")
     if edges < 0:

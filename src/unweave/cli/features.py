@@ -12,13 +12,11 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="A page for every feature: build, read and search them, name features, judge the names.",
+    help="Feature pages: build, read and search them, label features, score the labels.",
 )
 Folder = Annotated[
     Path | None,
-    typer.Option(
-        "--features", "-f", help="Folder of feature pages. Default: those that ship, of the default dictionary."
-    ),
+    typer.Option("--features", "-f", help="Folder of feature pages. Default: those of the default transcoders."),
 ]
 Text = Annotated[
     list[str] | None,
@@ -26,7 +24,7 @@ Text = Annotated[
 ]
 Held = Annotated[
     list[str] | None,
-    typer.Option("--text", help="Text to score on, without weights: each source gives as much; repeatable."),
+    typer.Option("--text", help="Text to score on; every source counts the same; repeatable."),
 ]
 Context = Annotated[int, typer.Option(help="Tokens in a block.")]
 
@@ -34,19 +32,25 @@ Context = Annotated[int, typer.Option(help="Tokens in a block.")]
 @app.command()
 def build(
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pages; a build that was stopped there goes on.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the pages; a stopped build there is resumed.")] = Path(
         "features"
     ),
     model: Model = "smollm2",
     transcoders: Dictionary = None,
-    tokens: Annotated[int, typer.Option(help="Stop after so many tokens, or where the text ends.")] = 1_000_000,
+    tokens: Annotated[int, typer.Option(help="Stop after this many tokens, or at the end of the text.")] = 1_000_000,
     context: Context = 128,
-    held_out: Annotated[float, typer.Option(help="Leave out this share of the documents, to score labels on.")] = 0.0,
-    strongest: Annotated[int, typer.Option(help="Strongest contexts kept of each feature, at most 8.")] = 8,
-    sampled: Annotated[int, typer.Option(help="Contexts sampled evenly from all its firings, at most 32.")] = 16,
+    held_out: Annotated[
+        float, typer.Option(help="Leave out this share of the documents, so that labels can be scored on them.")
+    ] = 0.0,
+    strongest: Annotated[
+        int, typer.Option(help="How many of each feature's strongest contexts to keep, at most 8.")
+    ] = 8,
+    sampled: Annotated[
+        int, typer.Option(help="How many contexts to sample evenly over each feature's activations, at most 32.")
+    ] = 16,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Read text once and write a page for every feature."""
+    """Build feature pages: run the model over text and record what every feature does."""
     if not text:
         raise OptionError("no text; give --text FILE")
     if tokens < 1 or not 0 <= strongest <= 8 or not 0 <= sampled <= 32:
@@ -95,11 +99,12 @@ def show(
         str, typer.Argument(metavar="FEATURE", help="layer_index, such as 12_345; a position after it is ignored.")
     ],
     features: Folder = None,
-    contexts: Annotated[int, typer.Option(help="Show at most so many contexts.")] = 12,
+    contexts: Annotated[int, typer.Option(help="Show at most this many contexts.")] = 12,
     when: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE", help="Show when it is on and off in this text; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="Show where the feature is active in this text; repeatable."),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="With --when: read so many tokens.")] = 20_000,
+    tokens: Annotated[int, typer.Option(help="With --when: read at most this many tokens.")] = 20_000,
     context: Context = 128,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
@@ -135,13 +140,13 @@ def show(
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="Word or part of one, taken literally; case does not matter.")],
+    text: Annotated[str, typer.Argument(help="A word or part of one, taken literally, in any case.")],
     features: Folder = None,
     field: Annotated[
         list[str] | None,
         typer.Option("--in", help="label, token, promoted, suppressed or context; repeatable. Default: all."),
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many features.")] = 20,
+    limit: Annotated[int, typer.Option(help="At most this many features.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Find features by label, by tokens they fire on or promote, and by contexts."""
@@ -160,12 +165,12 @@ def search(
 def like(
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or several example texts.")],
     features: Folder = None,
-    limit: Annotated[int, typer.Option(help="At most so many features.")] = 20,
+    limit: Annotated[int, typer.Option(help="At most this many features.")] = 20,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the features that texts switch on more than background text does."""
+    """Find the features that are more active on the given texts than on other text."""
     from .show_features import show_like
 
     with progress(f"loading {model}"):
@@ -193,7 +198,7 @@ def label(
         str,
         typer.Option(help="Address of an OpenAI-compatible service, up to /v1; the key comes from UNWEAVE_API_KEY."),
     ],
-    endpoint_model: Annotated[str, typer.Option(help="The service's model.")] = "default",
+    endpoint_model: Annotated[str, typer.Option(help="The name of the model at the service.")] = "default",
     features: Folder = None,
     text: Held = None,
     tokens: Annotated[int, typer.Option(help="Held-out tokens to score on.")] = 10_000,
@@ -203,7 +208,7 @@ def label(
     transcoders: Dictionary = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a service of your own label features from their pages; with --text, score its labels on that text."""
+    """Label features with a language model of your choice; with --text, score the labels on that text."""
     with progress(f"loading {model}") as report:
         from ..features.endpoint import Endpoint
         from ..features.judge import ask_for_labels
@@ -237,16 +242,16 @@ def label(
 def score(
     features: Folder = None,
     text: Held = None,
-    count: Annotated[int, typer.Option(help="So many random features that fired.")] = 1000,
+    count: Annotated[int, typer.Option(help="This many random features among those that were active.")] = 1000,
     tokens: Annotated[int, typer.Option(help="Held-out tokens to score on.")] = 20_000,
     context: Context = 128,
-    seed: Annotated[int, typer.Option(help="Decides which features.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the choice of features.")] = 0,
     save: Annotated[bool, typer.Option("--save", help="Write the scores into the pages.")] = False,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge the labels: do they pick the contexts of held-out text in which their features fire?"""
+    """Score labels: do they tell on which held-out contexts their features are active?"""
     with progress(f"loading {model}") as report:
         from ..features.judge import judge, sample_live
         from ..features.pages import open_pages
@@ -288,13 +293,17 @@ def score(
 def export(
     out: Annotated[
         Path,
-        typer.Argument(help="A folder for circuit-tracer's form of all pages; NAME.json for Neuronpedia's of some."),
+        typer.Argument(
+            help="A folder, for all pages in circuit-tracer's format; NAME.json, for some in Neuronpedia's."
+        ),
     ],
     features: Folder = None,
     feature: Annotated[list[str] | None, typer.Option(help="With NAME.json: this feature; repeatable.")] = None,
-    source_set: Annotated[str, typer.Option(help="With NAME.json: Neuronpedia's name of the dictionary.")] = "unweave",
+    source_set: Annotated[
+        str, typer.Option(help="With NAME.json: Neuronpedia's name for the transcoders.")
+    ] = "unweave",
 ) -> None:
-    """Write pages in the forms of other tools."""
+    """Export pages in the formats of other tools."""
     from ..base.files import check_writable
     from ..features.exchange import export_neuronpedia, export_peer
     from ..features.pages import open_pages
@@ -319,7 +328,7 @@ def import_(
     out: Annotated[Path, typer.Argument(help="Folder for the pages.")],
     transcoders: Dictionary = None,
 ) -> None:
-    """Take pages of other tools into our form."""
+    """Import pages from other tools."""
     from ..base.files import check_writable
     from ..features.importing import import_pages
     from ..transcoders.formats import read_transcoders

@@ -10,11 +10,11 @@ from .terminal import AsJson, escaped, print_json, stdout
 
 def info(
     name: Annotated[
-        str, typer.Argument(help="A graph file, a model (smollm2, folder, hub name), or a dictionary folder.")
+        str, typer.Argument(help="A graph file, a model (short name, folder or hub name), or a folder of transcoders.")
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Say what a graph, a model or a dictionary is, and whether it can be traced exactly."""
+    """Describe a graph file, a model or transcoders, and say whether the model can be traced exactly."""
     from .inspection import inspect
     from .show_inspection import show_inspection
 
@@ -26,24 +26,24 @@ def info(
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A graph file or a dictionary (folder or hub reference).")],
+    source: Annotated[str, typer.Argument(help="A graph file, or transcoders (folder or hub reference).")],
     out: Annotated[
         Path,
-        typer.Argument(help="Where to: NAME.json or NAME.graph.safetensors for a graph, a folder for a dictionary."),
+        typer.Argument(help="Output: NAME.json or NAME.graph.safetensors for a graph, a folder for transcoders."),
     ],
     compact: Annotated[
-        bool, typer.Option("--compact", help="Dictionary: int8 rows with one float scale a row.")
+        bool, typer.Option("--compact", help="Transcoders: int8 rows with one float scale per row.")
     ] = False,
-    scan: Annotated[str | None, typer.Option(help="Graph to JSON: the model's name in viewers.")] = None,
+    scan: Annotated[str | None, typer.Option(help="Graph to JSON: the model's name as viewers know it.")] = None,
     node_threshold: Annotated[
-        float, typer.Option(help="Graph: keep nodes with this share of the influence first.")
+        float, typer.Option(help="Graph: first keep only nodes with this share of the influence.")
     ] = 1.0,
     edge_threshold: Annotated[
-        float, typer.Option(help="Graph: keep edges with this share of their influence first.")
+        float, typer.Option(help="Graph: first keep only edges with this share of the influence.")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a graph between our file and the field's JSON, or a dictionary to the peer's or the compact form."""
+    """Convert a graph to or from JSON, or transcoders to circuit-tracer's or the compact format."""
     from .inspection import convert_any
 
     written = convert_any(source, out, compact=compact, scan=scan, thresholds=(node_threshold, edge_threshold))

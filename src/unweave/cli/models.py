@@ -5,7 +5,7 @@ from .terminal import AsJson, print_json, stdout
 
 
 def models(as_json: AsJson = False) -> None:
-    """List known models with dictionaries for them, by short names that other commands take as --model."""
+    """List known models and their transcoders. Other commands take the names as --model."""
     if as_json:
         print_json({"models": [pair._asdict() for pair in PAIRS.values()]})
         return

@@ -12,7 +12,7 @@ from .terminal import AsJson, Model, escaped, print_json, progress, stdout
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
-    help="A small model trained from scratch on a world whose structure is known.",
+    help="The organism: a small model trained on a world whose structure is known.",
 )
 _DEFAULTS = OrganismConfig()
 
@@ -20,21 +20,21 @@ _DEFAULTS = OrganismConfig()
 @app.command()
 def train(
     out: Annotated[
-        Path, typer.Option(help="Folder for checkpoints and the model; a training that is there goes on.")
+        Path, typer.Option(help="Folder for checkpoints and the model; a stopped run there is resumed.")
     ] = Path("organism-training"),
     steps: Annotated[int, typer.Option(help="Steps to take.")] = _DEFAULTS.steps,
-    rows: Annotated[int, typer.Option(help="Rows of sentences a step.")] = _DEFAULTS.rows,
-    length: Annotated[int, typer.Option(help="Tokens of a row.")] = _DEFAULTS.length,
+    rows: Annotated[int, typer.Option(help="Rows of sentences per step.")] = _DEFAULTS.rows,
+    length: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULTS.length,
     layers: Annotated[int, typer.Option(help="Layers of the model.")] = _DEFAULTS.layers,
     width: Annotated[int, typer.Option(help="Width of its residual stream.")] = _DEFAULTS.width,
     heads: Annotated[int, typer.Option(help="Its attention heads.")] = _DEFAULTS.heads,
     mlp: Annotated[int, typer.Option(help="Neurons of each MLP.")] = _DEFAULTS.mlp,
     seed: Annotated[
-        int, typer.Option(help="Decides the first weights and which sentences are drawn.")
+        int, typer.Option(help="Random seed for initial weights and the choice of sentences.")
     ] = _DEFAULTS.seed,
     checkpoint: Annotated[int, typer.Option(help="Steps between checkpoints.")] = _DEFAULTS.checkpoint,
 ) -> None:
-    """Train the organism, or go on with a training that was stopped. The defaults make the one that ships."""
+    """Train the organism, or resume a stopped run. The defaults reproduce the one that ships."""
     config = OrganismConfig(
         steps=steps,
         rows=rows,
@@ -67,10 +67,10 @@ def train(
 def eval_(
     behaviours: Annotated[list[str] | None, typer.Argument(help="Names of behaviours; default: all.")] = None,
     model: Model = "organism",
-    limit: Annotated[int, typer.Option(help="At most so many instances of each, drawn at random; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(help="At most this many instances of each, drawn at random; 0: all.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """How often the organism is right, by behaviour, on instances it was never taught."""
+    """Measure the organism's accuracy by behaviour, on held-out instances."""
     from ..organism.instances import BEHAVIOURS, TAUGHT_ONLY, instances
 
     if limit < 0:
@@ -109,13 +109,13 @@ def text(
     length: Annotated[
         int,
         typer.Option(
-            help="Tokens of each; train dictionaries with a --context of one more, so that blocks are documents."
+            help="Tokens in each; train transcoders with a --context of one more, so that a block is a document."
         ),
     ] = 47,
-    seed: Annotated[int, typer.Option(help="Decides which sentences are drawn.")] = 1,
-    held_out: Annotated[bool, typer.Option("--held-out", help="Held-out sentences instead.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed for the choice of sentences.")] = 1,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Write held-out sentences instead.")] = False,
 ) -> None:
-    """Write taught sentences as text, to train dictionaries on; or held-out ones, to judge them on."""
+    """Write training sentences, to train transcoders on, or held-out ones, to evaluate them on."""
     from ..organism.sentences import write_text
 
     path = write_text(out, documents, length, seed, held_out)

@@ -16,7 +16,9 @@ def serve(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Load this model, to trace and steer from the page: smollm2, a folder, a name."
+            "--model",
+            "-m",
+            help="Load this model, to trace and steer from the page: a short name, a folder, or a Hugging Face name.",
         ),
     ] = None,
     transcoders: Dictionary = None,

@@ -50,16 +50,16 @@ def _show_paths(facts: dict[str, Any], console: Console) -> None:
     goal = _token(facts["targets"][0]["token"])
     made = facts["input"]
     console.print(
-        f"\n[bold]What pushes[/] [bold cyan]{goal}[/]  {made['feature']:.0%} features, {made['embedding']:.0%} tokens "
-        f"straight "
-        f"(attention and skip paths), {made['error']:.0%} unexplained  [dim](of all direct input)[/]",
+        f"\n[bold]Direct effects on[/] [bold cyan]{goal}[/]  {made['feature']:.0%} from features, "
+        f"{made['embedding']:.0%} from tokens, {made['error']:.0%} from errors  "
+        f"[dim](of the sum of absolute weights)[/]",
         highlight=False,
     )
     straight = ", ".join(f"[bold]{_token(item['token'])}[/] {item['weight']:+.2f}" for item in made["tokens"])
-    console.print(f"  straight from {straight} [dim](logits)[/]", highlight=False)
+    console.print(f"  tokens, through attention and skip paths: {straight} [dim](logits)[/]", highlight=False)
     console.print(
-        f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all its input; features named by the "
-        f"tokens they promote)[/]"
+        f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all that enters it; features named by "
+        f"the tokens they promote)[/]"
     )
     for path in facts["paths"]:
         sign = "[green]+[/]" if path["sign"] > 0 else "[red]−[/]"
@@ -111,8 +111,8 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     console.print(table)
     goal = _token(facts["targets"][0]["token"])
     console.print(
-        f"  [dim]effect: what it adds to the logit of[/] {goal} [dim]in the real model, to first order, attention "
-        f"held[/]",
+        f"  [dim]effect: what it adds to the logit of[/] {goal} [dim]in the real model, to first order, with "
+        f"attention frozen[/]",
         highlight=False,
     )
 
@@ -124,7 +124,8 @@ def _show_trust(facts: dict[str, Any], console: Console) -> None:
     console.print("\n[bold]How far to trust it[/]")
     lines = [
         f"explained   replacement {scores['replacement']:.2f}, completeness {scores['completeness']:.2f}"
-        f"  [dim](peer-style, without position 0: {dropped['replacement']:.2f}, {dropped['completeness']:.2f})[/]",
+        f"  [dim](as circuit-tracer counts, without position 0: {dropped['replacement']:.2f}, "
+        f"{dropped['completeness']:.2f})[/]",
         f"exact       rows sum to their pre-activations within {exact['residual']:.1e}; frozen logits within "
         f"{exact['logits']:.1e} of the model's",
         f"whole graph {graph['features']:,} features, {graph['errors']:,} errors, {graph['embeddings']} tokens, "
@@ -139,8 +140,8 @@ def _show_trust(facts: dict[str, Any], console: Console) -> None:
         lines.append(
             f"[bold red]careful[/]     errors are larger than what the MLPs add (squares {facts['unexplained']:.1f} "
             f"to 1 in the median layer): "
-            "the dictionary does worse than its biases alone; is it for this model, and are its tensors the right way "
-            "round?"
+            "the transcoders do worse than their biases alone; are they for this model, and are their tensors the "
+            "right way round?"
         )
     for line in lines:
         console.print(f"  {line}", highlight=False)

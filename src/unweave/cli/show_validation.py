@@ -68,7 +68,9 @@ def show_report(report: TrustReport, console: Console, *, everything: bool = Fal
     for reason in report.verdict.reasons:
         console.print(f"  · {escape(reason)}", highlight=False)
     if not report.complete:
-        console.print("  · [yellow]The time was up before all was measured;[/] run it again to go on.", highlight=False)
+        console.print(
+            "  · [yellow]The time was up before all was measured;[/] run it again to continue.", highlight=False
+        )
 
 
 def show_summary(reports: Sequence[TrustReport], console: Console) -> None:
@@ -114,7 +116,7 @@ def _show_list(title: str, figures: Sequence[Figure], console: Console) -> None:
 
 
 def _show_modes(title: str, group: str, names: Sequence[str], report: TrustReport, console: Console) -> None:
-    """Figures by mode, those of the random dictionary and of neurons beside them."""
+    """Figures by mode, with random transcoders and neurons for comparison."""
     rivals = {
         begin: word for begin, word in RIVALS.items() if any(figure.group == begin + group for figure in report.figures)
     }

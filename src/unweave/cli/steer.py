@@ -25,7 +25,7 @@ def steer(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     ablate: Annotated[
         list[str] | None,
-        typer.Option(metavar="NODE", help="Switch a feature (12_345_5, 12_345_*) or supernode off; repeatable."),
+        typer.Option(metavar="NODE", help="Ablate a feature (12_345_5, 12_345_*) or supernode; repeatable."),
     ] = None,
     scale: Annotated[
         list[str] | None, typer.Option(metavar="NODE=FACTOR", help="Multiply its activation; repeatable.")
@@ -37,17 +37,17 @@ def steer(
         list[str] | None, typer.Option(metavar="NODE=AMOUNT", help="Add to its activation; repeatable.")
     ] = None,
     swap_from: Annotated[
-        str | None, typer.Option(metavar="PROMPT", help="Take the features of PROMPT out and put this one's in.")
+        str | None, typer.Option(metavar="PROMPT", help="Replace the features of PROMPT by those of this prompt.")
     ] = None,
     swap_factor: Annotated[
-        float, typer.Option(help="With --swap-from: how far to go; 1 is there, 2 twice as far.")
+        float, typer.Option(help="With --swap-from: how far to go; 1 is the other prompt's features, 2 twice as far.")
     ] = 1.0,
     swap_at: Annotated[
         list[int] | None,
-        typer.Option(metavar="POSITION", help="With --swap-from: features at this position alone; repeatable."),
+        typer.Option(metavar="POSITION", help="With --swap-from: swap only features at this position; repeatable."),
     ] = None,
     swap_only: Annotated[
-        list[str] | None, typer.Option(metavar="NODE", help="With --swap-from: these features alone; repeatable.")
+        list[str] | None, typer.Option(metavar="NODE", help="With --swap-from: swap only these features; repeatable.")
     ] = None,
     mode: Annotated[
         str, typer.Option(help="frozen_attention, open (all live), frozen (all held), replacement[_frozen|_open].")
@@ -62,20 +62,23 @@ def steer(
     token: Annotated[
         list[str] | None, typer.Option(help="Report this token too, as text (' Paris') or #id; repeatable.")
     ] = None,
-    generate: Annotated[int | None, typer.Option(metavar="N", help="Write N tokens, default and steered.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="With --generate: 0 takes the likeliest token, else tokens are drawn.")
+    generate: Annotated[
+        int | None, typer.Option(metavar="N", help="Generate N tokens, with and without the changes.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="With --temperature: which random numbers.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --generate: 0 takes the likeliest token; above 0, tokens are sampled.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --temperature: the random seed.")] = None,
     sweep: Annotated[
-        str | None, typer.Option(metavar="A:B[:N]", help="The same changes at N doses (9) from A to B, such as -4:4.")
+        str | None,
+        typer.Option(metavar="A:B[:N]", help="Repeat the changes at N factors (default 9) from A to B, such as -4:4."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --sweep: draw it to a .svg, .png or .pdf.")
+        Path | None, typer.Option(metavar="FILE", help="With --sweep: plot it to a .svg, .png or .pdf file.")
     ] = None,
     graph: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A graph: nodes must be in it, and it must be of this model and dictionary."),
+        typer.Option(metavar="FILE", help="A graph of this model and these transcoders; only its nodes can be named."),
     ] = None,
     supernodes: Annotated[
         Path | None,
@@ -86,7 +89,7 @@ def steer(
     system: System = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what features do, and see what the model says then."""
+    """Change features in the real model and see how its prediction changes."""
     begin = time.perf_counter()
     scaled, set_, added = _assignments("--scale", scale), _assignments("--set", set_to), _assignments("--add", add)
     factors = None if sweep is None else _factors(sweep)

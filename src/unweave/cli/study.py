@@ -11,7 +11,7 @@ from .terminal import AsJson, Dictionary, escaped, print_json, progress, stdout
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True,
-    help="Reproduce behaviours of a model, and test by intervention how it does them."
+    help="Reproduce behaviours of a model, and test by intervention how it produces them."
 )  # fmt: skip
 DEFAULT = "smollm2"
 HERE = ("smollm2", "organism")
@@ -71,16 +71,19 @@ def run(
         typer.Argument(metavar="NAME...", help="Studies that ship (unweave study list), or study files."),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All that are meant for the model; without --model, for the models that ship.")
+        bool,
+        typer.Option("--all", help="All studies for the model; without --model, all studies for the models that ship."),
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A short name, a folder, a Hugging Face name. Default: what a study is meant for."
+            "--model",
+            "-m",
+            help="A short name, a folder, or a Hugging Face name. Default: the model that the study is for.",
         ),
     ] = None,
     transcoders: Dictionary = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step alone; repeatable.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run only this step; repeatable.")] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write pages, figures, graphs and facts to this folder.")
     ] = None,

@@ -43,11 +43,13 @@ Model = Annotated[
 Dictionary = Annotated[
     str | None,
     typer.Option(
-        "--transcoders", "-t", help="A dictionary: local folder, org/repo[/folder][@revision], short name, or neurons."
+        "--transcoders",
+        "-t",
+        help="Transcoders: a local folder, org/repo[/folder][@revision], a short name, or neurons.",
     ),
 ]
 Chat = Annotated[
-    bool, typer.Option("--chat", help="Frame the prompt by the model's chat template, as the user's message.")
+    bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as the user's message.")
 ]
 System = Annotated[
     str | None,

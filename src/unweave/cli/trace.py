@@ -24,10 +24,15 @@ def trace(
         typer.Option(help="Token to explain, as text (' Paris') or #id; repeatable. Default: the likely ones."),
     ] = None,
     minus: Annotated[str | None, typer.Option(help="With one --target: explain its logit minus this token's.")] = None,
-    position: Annotated[int, typer.Option(help="Where the prediction is made; negative counts from the end.")] = -1,
-    max_logits: Annotated[int, typer.Option(help="Without --target: explain at most so many likely tokens.")] = 10,
+    position: Annotated[
+        int, typer.Option(help="The position whose next token is explained; negative counts from the end.")
+    ] = -1,
+    max_logits: Annotated[
+        int, typer.Option(help="Without --target: explain at most this many of the likeliest tokens.")
+    ] = 10,
     max_features: Annotated[
-        int | None, typer.Option(help="At most so many features, the most influential; others count as error.")
+        int | None,
+        typer.Option(help="Keep at most this many features, the most influential; the others count as error."),
     ] = None,
     node_threshold: Annotated[
         float, typer.Option(help="Keep nodes with this share of the influence; 1 keeps all.")
@@ -44,7 +49,7 @@ def trace(
         typer.Option(
             "--features",
             "-f",
-            help="Folder of feature pages, for labels. Default: those that ship, if of this dictionary.",
+            help="Folder of feature pages, for labels. Default: those that ship, if they are of these transcoders.",
         ),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="PROMPT is a list of token ids, such as '1 504 3575'.")] = False,
@@ -52,34 +57,32 @@ def trace(
     system: System = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSONL file of prompts to trace instead, one a line, into the folder --out."),
+        typer.Option(metavar="FILE", help="JSONL file of prompts, one per line, to trace into the folder --out."),
     ] = None,
-    workers: Annotated[str, typer.Option(help="With --prompts: processes on this machine, or ray, or ray:N.")] = "1",
+    workers: Annotated[str, typer.Option(help="With --prompts: the number of processes, or ray, or ray:N.")] = "1",
     max_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="At most so much memory, such as 2GB: smaller passes, rows in files."),
+        typer.Option(metavar="SIZE", help="Use at most this much memory, such as 2GB."),
     ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what it will cost, in time, memory and disk, and stop.")
-    ] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Estimate time, memory and disk, and stop.")] = False,
     response: Annotated[
         bool, typer.Option("--response", help="A response graph: what would happen without a unit, to first order.")
     ] = False,
-    units: Annotated[str, typer.Option(help="With --response: neurons, or features of the dictionary.")] = "neurons",
+    units: Annotated[str, typer.Option(help="With --response: neurons, or the transcoders' features.")] = "neurons",
     instead: Annotated[
         str | None, typer.Option(metavar="PROMPT", help="With --response: the prompt to contrast with.")
     ] = None,
     baseline: Annotated[str, typer.Option(help="With --response: auto, zero or mean.")] = "auto",
-    most: Annotated[int, typer.Option(help="With --response: how many units.")] = 300,
-    attention: Annotated[str, typer.Option(help="With --response: live, or held patterns.")] = "live",
+    most: Annotated[int, typer.Option(help="With --response: the number of units.")] = 300,
+    attention: Annotated[str, typer.Option(help="With --response: live or held attention patterns.")] = "live",
     out: Annotated[
         Path | None, typer.Option(help="File for the kept graph: .graph.safetensors, or .json for other viewers.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Without --out: replace a trace that is there, also of another dictionary.")
+        bool, typer.Option("--force", help="Without --out: replace an existing trace, even one with other transcoders.")
     ] = False,
     open_: Annotated[
-        bool, typer.Option("--open", help="Then show the graph in the browser, with the model loaded.")
+        bool, typer.Option("--open", help="Open the graph in the browser afterwards, with the model loaded.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -192,7 +195,7 @@ def trace(
         with listen(None) as listening:
             open_server([out], listening, loaded)
     elif not as_json:
-        stdout.print(f"[dim]Look again: unweave info {escaped(str(out))}[/]", highlight=False)
+        stdout.print(f"[dim]Show the file's facts: unweave info {escaped(str(out))}[/]", highlight=False)
         stdout.print(
             f"[dim]In the browser: unweave serve {escaped(str(out.parent))} --model {escaped(model)}[/]",
             highlight=False,

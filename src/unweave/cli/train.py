@@ -13,12 +13,12 @@ from .terminal import escaped, stderr, stdout
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
-    help="Train a dictionary on a model, or go on with a training that was stopped.",
+    help="Train transcoders for a model, or resume a stopped run.",
 )
 
 
 def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **given: Any) -> None:
-    """Train a dictionary on a model, or go on with a training that was stopped."""
+    """Train transcoders for a model, or resume a stopped run."""
     if ctx.invoked_subcommand is not None:
         return
     wanted = read_config(config, {name: value for name, value in given.items() if value not in (None, [], ())})
@@ -29,7 +29,7 @@ def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **gi
     with Display(out, stderr) as display:
         folder = train(wanted, out, display, held_out_figures, device=device)
     stdout.print(
-        f"Dictionary in [bold]{escaped(str(folder))}[/]. [dim]Judge it: unweave eval --transcoders "
+        f"Transcoders in [bold]{escaped(str(folder))}[/]. [dim]Evaluate them: unweave eval --transcoders "
         f"{escaped(str(folder))}[/]",
         highlight=False,
     )
@@ -52,10 +52,13 @@ def _signature() -> inspect.Signature:
             "out",
             Path,
             Path("training"),
-            help="Folder for checkpoints, log and dictionary; a training that is there goes on.",
+            help="Folder for checkpoints, log and transcoders; a stopped run there is resumed.",
         ),
         option(
-            "config", Path | None, None, help="TOML file with any of the options below; options given here count more."
+            "config",
+            Path | None,
+            None,
+            help="TOML file with any of the options below; options on the command line come first.",
         ),
         option("device", str, "cpu", help="cpu, cuda or mps."),
     ]
@@ -74,10 +77,10 @@ app.callback(invoke_without_command=True)(_train)
 
 @app.command()
 def plot(
-    log: Annotated[Path, typer.Argument(help="A training's folder, or its log.jsonl.")],
+    log: Annotated[Path, typer.Argument(help="The folder of a training run, or its log.jsonl.")],
     out: Annotated[Path, typer.Option(help="NAME.png or NAME.svg.")] = Path("training.svg"),
 ) -> None:
-    """Draw the curves of a training's log."""
+    """Plot the curves of a training log."""
     from ..training.curves import plot
 
     stdout.print(f"Written to [bold]{escaped(str(plot(log, out)))}[/]", highlight=False)
@@ -85,11 +88,11 @@ def plot(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="A training's folder, finished or not.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the dictionary.")],
-    compact: Annotated[bool, typer.Option("--compact", help="int8 rows with one float scale a row.")] = False,
+    folder: Annotated[Path, typer.Argument(help="The folder of a training run, finished or not.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the transcoders.")],
+    compact: Annotated[bool, typer.Option("--compact", help="int8 rows with one float scale per row.")] = False,
 ) -> None:
-    """Write the dictionary of the last checkpoint."""
+    """Write the transcoders of the last checkpoint."""
     from ..training.state import export
 
     transcoders = export(folder, out, compact=compact)

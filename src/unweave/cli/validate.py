@@ -17,23 +17,27 @@ def validate(
         str | None, typer.Option("--model", "-m", help="smollm2 (default), a local folder, or a Hugging Face name.")
     ] = None,
     transcoders: Dictionary = None,
-    ablations: Annotated[int, typer.Option(help="Features to switch off, half the strongest, half at random.")] = 300,
-    pairs: Annotated[int, typer.Option(help="Features whose effect on later features is tested; 0: none.")] = 40,
+    ablations: Annotated[
+        int, typer.Option(help="How many features to ablate: half the strongest, half at random.")
+    ] = 300,
+    pairs: Annotated[int, typer.Option(help="How many features' effects on later features to test; 0: none.")] = 40,
     reach: Annotated[int, typer.Option(help="Those lie at most so many layers later.")] = 3,
     disturbances: Annotated[
-        int, typer.Option(help="Disturbances of each kind to follow through the replacement model; 0: none.")
+        int, typer.Option(help="How many perturbations of each kind to follow through the replacement model; 0: none.")
     ] = 24,
-    control: Annotated[bool, typer.Option(help="Do the same with a random dictionary that is on as often.")] = True,
-    neurons: Annotated[bool, typer.Option(help="Do a third of it with the model's own neurons.")] = True,
+    control: Annotated[
+        bool, typer.Option(help="Repeat with random transcoders of the same sparsity, as a control.")
+    ] = True,
+    neurons: Annotated[bool, typer.Option(help="Repeat a third of it with the model's own neurons.")] = True,
     text: Annotated[
         list[str] | None,
         typer.Option(help="Text to fit the random dictionary to: file, folder, JSONL, Parquet or dataset; repeatable."),
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="A graph: begin no measurement after so long; run again to go on."),
+        typer.Option(metavar="SECONDS", help="Graphs: start no measurement after this long; run again to continue."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides which features are tested.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the choice of features.")] = 0,
     claims: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Check a YAML file of claims instead: exit code 0 if all hold, 1 if not."),
@@ -42,7 +46,7 @@ def validate(
     everything: Annotated[bool, typer.Option("--all", help="Show every figure.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find out by interventions whether graphs told the truth; or check claims."""
+    """Test graphs by intervention: do they predict what happens in the real model? Or check claims."""
     if claims is not None:
         if graphs:
             raise OptionError("give graphs or --claims, not both; a claims file names its own prompts")
