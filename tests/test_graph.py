@@ -132,7 +132,7 @@ def test_save_and_load_are_inverse(tmp_path_factory, recipe, pruned):
 
 def brute_force_paths(graph: Graph, target: int) -> list[float]:
     shares = graph.dense().abs().double()
-    shares /= graph._row_size.clamp_min(1e-10)[:, None]
+    shares /= graph.input_size.clamp_min(1e-10)[:, None]
     found = []
 
     def walk(at: int, share: float) -> None:

@@ -2,6 +2,7 @@
 door."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -105,6 +106,17 @@ def test_no_pickle_and_no_file_over_400_lines():
         assert len(text.splitlines()) <= 400, path
         assert max(map(len, text.splitlines()), default=0) <= 120, path
         assert "torch.load" not in text and "import pickle" not in text and "allow_pickle=True" not in text
+
+
+def test_contributing_shows_every_folder_in_order_and_names_files_that_exist():
+    root = SOURCE.parents[1]
+    text = (root / "CONTRIBUTING.md").read_text()
+    tree = [match[1].removesuffix(".py") for match in re.finditer(r"^  (\w+(?:/|\.py)) ", text, re.MULTILINE)]
+    shown = [name.strip("/") for name in tree if name != "data/"]
+    assert shown == [name for name in FLOORS if name == "errors" or (SOURCE / name / "__init__.py").exists()]
+    table = text[text.index("| To add |") : text.index("## House rules")]
+    for name in re.findall(r"`([\w/]+(?:/|\.\w+))`", table):
+        assert any((place / name).exists() for place in (SOURCE, root, SOURCE / "graphs")), name
 
 
 def test_no_two_classes_have_one_name():

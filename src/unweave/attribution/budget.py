@@ -4,6 +4,7 @@ limit."""
 import mmap
 import re
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -106,6 +107,38 @@ class _Sizes(NamedTuple):
     ranking: int
 
 
+class _Way(NamedTuple):
+    """Where rows and vectors are kept."""
+
+    on_disk: bool
+    mapped: bool
+    keeps_vectors: bool
+
+
+WAYS = (
+    _Way(on_disk=False, mapped=False, keeps_vectors=True),
+    _Way(on_disk=False, mapped=False, keeps_vectors=False),
+    _Way(on_disk=True, mapped=False, keeps_vectors=True),
+    _Way(on_disk=True, mapped=False, keeps_vectors=False),
+    _Way(on_disk=True, mapped=True, keeps_vectors=False),
+)
+"""From the fastest to the smallest. Smaller passes come after all of them: they cost more than a file does."""
+
+
+class _Case(NamedTuple):
+    """What all plans for one graph share."""
+
+    sizes: _Sizes
+    n: int
+    """Positions."""
+    limited: bool
+    """To the most influential features."""
+    to_disk: bool
+    """Whether rows have to go to a file."""
+    room: int | None
+    """Bytes that are free on the accelerator, its tables taken off; None without one."""
+
+
 def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
     features, n, layers, d = local.features, local.n_positions, local.n_layers, local.errors.shape[-1]
     item, cross = local.errors.itemsize, local.transcoders.kind == "cross-layer"
@@ -147,52 +180,70 @@ def make_plan(
     Raises:
         OptionError: no way does; says the smallest limit that works.
     """
-    sizes, n = _sizes(local, n_logits, most), local.n_positions
-    limited = most is not None and most < len(local.features)
-    columns, least = sources.COLUMNS_PER_SWEEP, sources.LEAST_BATCH
-    room = None
+    sizes, limited = _sizes(local, n_logits, most), most is not None and most < len(local.features)
+    columns, room = sources.COLUMNS_PER_SWEEP, None
     if device.type == "cuda":
         columns, room = ACCELERATOR_COLUMNS, torch.cuda.mem_get_info(device)[0] - sizes.tables
-    big = sizes.rows > ROWS_IN_MEMORY
-    found: list[MemoryPlan] = []
-    while True:
-        for on_disk, mapped, kept in (
-            (False, False, True),
-            (False, False, False),
-            (True, False, True),
-            (True, False, False),
-            (True, True, False),
-        ):
-            if (big and (limited or resumable) and not on_disk) or (mapped and limited):
-                continue
-            keeps = kept and sizes.vectors <= (sources.VECTORS_KEPT if room is None else max(0, room // 3))
-            if kept and not keeps:
-                continue
-            batch = max(least, columns // n)
-            device_part = sizes.tables + (sizes.vectors if keeps else sources.VECTORS_AT_ONCE)
-            one_pass = batch * n * sizes.column + min(COLUMNS_IN_CACHE, batch * n) * sizes.column + batch * sizes.row
-            if room is not None and one_pass + device_part - sizes.tables > 0.8 * room:
-                continue
-            working = (
-                batch * sizes.row if room is not None else one_pass + batch * sizes.row * (0.5 if limited else 1.0)
-            )
-            rows = 0 if mapped else sizes.graph
-            held = rows if not limited else (0 if on_disk else sizes.rows)
-            top = max(working + held, (rows + sizes.ranking + held) if limited else held)
-            memory = int(sizes.base + (sizes.tables if room is not None else device_part) + top)
-            disk = (sizes.rows if on_disk else 0) + (sizes.graph if mapped else 0)
-            found.append(MemoryPlan(columns, least, sizes.vectors if keeps else 0, on_disk, mapped, memory, disk))
-            if limit is None or max(memory, peak()) <= limit:
-                return found[-1]
-        if least == 1 and columns <= n:
-            break
-        columns, least = max(1, columns // 2), max(1, least // 2)
-    smallest = max(peak(), min(plan.memory for plan in found)) if found else peak()
+    to_disk = sizes.rows > ROWS_IN_MEMORY and (limited or resumable)
+    case = _Case(sizes, local.n_positions, limited, to_disk, room)
+    plans = [
+        plan
+        for size in _pass_sizes(columns, sources.LEAST_BATCH, case.n)
+        for way in WAYS
+        if (plan := _plan(case, way, *size)) is not None
+    ]
+
+    def fits(plan: MemoryPlan) -> bool:
+        return limit is None or max(plan.memory, peak()) <= limit
+
+    for plan in plans:
+        if fits(plan):
+            return plan
     if limit is None:
         raise OptionError(
             "this graph does not fit into the accelerator's memory; use --device cpu, or a smaller --max-features"
         )
+    smallest = max(peak(), min((plan.memory for plan in plans), default=0))
     raise OptionError(
         f"{limit / 1e9:.2f} GB of memory is too little for this graph; the smallest limit that works is "
         f"{smallest * 1.02 / 1e9:.2f} GB"
     )
+
+
+def _pass_sizes(columns: int, least: int, n: int) -> Iterator[tuple[int, int]]:
+    """Columns and least targets of a pass, halved until a pass is one target."""
+    yield columns, least
+    while least > 1 or columns > n:
+        columns, least = max(1, columns // 2), max(1, least // 2)
+        yield columns, least
+
+
+def _plan(case: _Case, way: _Way, columns: int, least: int) -> MemoryPlan | None:
+    """What a way takes with passes of a size; None where it is no way: see the four conditions."""
+    sizes, room = case.sizes, case.room
+    if case.to_disk and not way.on_disk:
+        return None
+    if way.mapped and case.limited:  # limited graphs are folded from their rows, in memory
+        return None
+    if way.keeps_vectors and sizes.vectors > (sources.VECTORS_KEPT if room is None else max(0, room // 3)):
+        return None
+    # A pass holds gradients for all its columns, a scaled copy of as many as fit the cache, and its targets' rows.
+    targets = max(least, columns // case.n)
+    vectors = sizes.vectors if way.keeps_vectors else sources.VECTORS_AT_ONCE
+    rows_of_pass = targets * sizes.row
+    one_pass = (targets * case.n + min(COLUMNS_IN_CACHE, targets * case.n)) * sizes.column + rows_of_pass
+    if room is not None and one_pass + vectors > 0.8 * room:
+        return None
+    # Beside an accelerator only rows come to this process. Else a pass, and copies of its rows on their way to where
+    # they are kept: of all, or, where rows are packed first, of about half at a time.
+    working = rows_of_pass if room is not None else one_pass + rows_of_pass * (0.5 if case.limited else 1.0)
+    graph = 0 if way.mapped else sizes.graph
+    if case.limited:  # first passes fill the store; then it is ranked and folded into the graph, without passes
+        stored = 0 if way.on_disk else sizes.rows
+        top = max(working + stored, graph + sizes.ranking + stored)
+    else:  # rows go to where the graph has them
+        top = max(working + graph, graph)
+    memory = int(sizes.base + sizes.tables + (vectors if room is None else 0) + top)
+    disk = (sizes.rows if way.on_disk else 0) + (sizes.graph if way.mapped else 0)
+    kept = sizes.vectors if way.keeps_vectors else 0
+    return MemoryPlan(columns, least, kept, way.on_disk, way.mapped, memory, disk)

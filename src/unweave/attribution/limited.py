@@ -1,4 +1,10 @@
-"""Graphs of the most influential features alone: which they are, and the rows among them."""
+"""Graphs of the most influential features alone: which they are, and the rows among them.
+
+Influence (Ameisen et al. 2025, on pruning) is what reaches a node from the logits when each node passes on what it
+received in proportion to the absolute weights of its row: `received = sum_k weights A^k`, A being the rows scaled to
+sum to 1. It needs all rows; here rows are computed for the features that lead so far, the ranking is made anew with
+them, and so on. A feature without a row receives but passes nothing on yet, so what is known is a lower bound.
+"""
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +43,7 @@ def most_influential(
     position = torch.zeros(n_columns + n_logits, dtype=torch.int64)
     position[:n_features] = feature_positions(sources)
     position[n_columns:] = len(sources.embeddings) - 1
+    # Layers order the graph: all of a node's targets lie above it, so one sweep from the top settles influence.
     depth = torch.cat([sources.layer, torch.full((n_logits,), sources.n_layers + 1)])
     has_row = torch.zeros(n_columns + n_logits, dtype=torch.bool)
     has_row[features] = True
@@ -46,6 +53,7 @@ def most_influential(
 
     def spread(group: Tensor, amounts: Tensor, received: Tensor) -> None:
         for name, amount in zip(group.tolist(), amounts.tolist(), strict=True):
+            # A stored row holds what the target can see, packed; `runs` says which columns these are.
             row = store.row(name).abs()
             row = row * (amount / max(float(row.sum(dtype=torch.float64)), 1e-10))
             begin = 0
@@ -65,7 +73,11 @@ def feature_positions(sources: Sources) -> Int[Tensor, " feature"]:
 
 
 def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"], n_logits: int) -> Rows:
-    """Sparse rows in which the columns of features not chosen are added to the error of their layer and position."""
+    """Sparse rows in which the columns of features not chosen are added to the error of their layer and position.
+
+    That is what the error then is: all that the MLP put out there and the features in the graph do not. So the sum of a
+    row, and with it the node's pre-activation, stays what it was.
+    """
     n_features, n_columns, n = sources.n_features, len(sources.layer), len(sources.embeddings)
     layer, position = sources.layer, feature_positions(sources)
     number = torch.full((n_columns,), -1)  # of a column among those that stay
@@ -87,6 +99,8 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
         for run in seen:
             dense[run] = row[begin : begin + run.stop - run.start]
             begin += run.stop - run.start
+        # `dense` is the row on all columns. Chosen features below the target keep their weights; they are set to 0, so
+        # that the sums over a layer's features at one position hold the others alone.
         here = chosen[: int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1])))] if at else chosen[:0]
         kept = dense[here]
         dense[here] = 0

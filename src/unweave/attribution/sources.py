@@ -79,7 +79,21 @@ class Sources:
 
     Columns are numbered as in the graph: features, errors (layer-major), embeddings. While rows are computed, columns
     are kept by (position, layer, feature then error), so that what one target can see is a prefix and each product
-    writes one slice.
+    writes one slice. With 2 layers and 2 positions, `f..` being as many features as are on there:
+
+        numbered  f.. f..   f.. f..   e   e     e   e     x   x
+        layer     0   0     1   1     0   0     1   1     -   -
+        position  0   1     0   1     0   1     0   1     0   1
+
+        kept      f.. e   f.. e   x   f.. e   f.. e   x
+        layer     0       1       -   0       1       -
+        position  0                   1
+                  ^       ^       ^   ^       ^       ^
+        starts    [0, 0]  [0, 1]  [0, 2]  ...           `place` leads from the first order to the second
+
+    What is written at layer `at` (its `SourceTable`) are per position the columns of that layer, for per-layer
+    dictionaries; for cross-layer ones also those of all layers below, which is why a position's lower layers stand
+    just before. An error of a lower layer writes nothing there and points to a row of zeros.
     """
 
     frozen: FrozenModel
@@ -165,6 +179,8 @@ class Sources:
         directions = dict(zip(layers.tolist(), targets.direction.split(sizes.tolist()), strict=True))
         last = int(targets.position.max())
         out = work.take("rows", (len(targets.layer), int(self.starts[last, -1]) + 1), targets.direction).zero_()
+        # An edge is the source's vector times the gradient where it is added: embeddings at the bottom (layer -1),
+        # features and errors after their layer's MLP. `g` holds the targets above that layer, which stand first.
         for layer, g in self.frozen.sweep(targets.position, directions, work, multiply):
             if layer < 0:
                 ends = self.starts[: last + 1, -1].to(out.device)
@@ -207,8 +223,10 @@ def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, devi
     first, stop = starts[:, 0 if cross else at], starts[:, at + 1]
     sizes = stop - first
     begin = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    # For each position the columns first[p] to stop[p] in the order in which they are kept, one after the other.
     kept = torch.arange(int(begin[-1])) + torch.repeat_interleave(first - begin[:-1], sizes)
     column, position = order[kept], torch.repeat_interleave(torch.arange(n), sizes)
+    # A feature that is on at many positions has one decoder row in the table: `number` says which.
     rows, number, total = [], torch.zeros(n_features, dtype=torch.int64), 0
     for source in range(0 if cross else at, at + 1):
         span = local.layer_slice(source)
@@ -219,6 +237,8 @@ def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, devi
     nothing = local.errors.new_zeros(1, local.errors.shape[-1])  # what an error of a lower layer writes here
     write = local.frozen.layers[at].write
     scale = torch.ones(n, dtype=local.errors.dtype) if write is None else write.scale
+    # The table is [decoder rows, this layer's errors by position, zeros]; a feature's vector is its decoder row times
+    # its activation and the scale of the norm after the MLP, if there is one.
     is_feature = column < n_features
     feature = column.clamp_max(n_features - 1) if n_features else column
     error = torch.where(column - n_features == at * n + position, total + position, total + n)

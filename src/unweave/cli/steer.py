@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -91,89 +91,57 @@ def steer(
 ) -> None:
     """Change features in the real model and see how its prediction changes."""
     begin = time.perf_counter()
-    scaled, set_, added = _assignments("--scale", scale), _assignments("--set", set_to), _assignments("--add", add)
+    asked = _asked(ablate, scale, set_to, add)
     factors = None if sweep is None else _factors(sweep)
     held = None if layers is None else layer_range(layers, "--layers")
-    if not (ablate or scaled or set_ or added or swap_from is not None):
-        raise OptionError("nothing to change; give --ablate, --scale, --set, --add or --swap-from")
-    for option, needed, complaint in (
+    _check_options(
+        asked or swap_from is not None,
         (plot, sweep, "--plot needs --sweep"),
         (swap_only, swap_from, "--swap-only needs --swap-from"),
         (swap_at, swap_from, "--swap-at needs --swap-from"),
         (temperature, generate, "--temperature needs --generate"),
-    ):
-        if option and needed is None:
-            raise OptionError(complaint)
-    for text in (prompt, swap_from):
-        if text is not None:
-            prompt_of(text, ids)
+    )
+    _check_prompts(ids, prompt, swap_from)
     framed = wants_chat(chat, system, ids)
-    if (temperature is not None or seed is not None) and generate is None:
-        raise OptionError("--temperature and --seed draw the tokens of --generate N; give it too")
-    if seed is not None and not temperature:
-        raise OptionError("--seed chooses random numbers, and none are drawn without --temperature above 0")
-    chosen = choice("--mode", mode, Mode)
+    _check_drawing(generate, temperature, seed)
+    how: dict[str, Any] = {"mode": choice("--mode", mode, Mode), "layers": held}
     with progress(f"loading {model}") as report:
         from ..base.files import check_writable
         from ..features.pages import pages_of
-        from ..graphs.interchange import read_graph
-        from ..interventions import edits, generation, interventions, naming, steering
         from ..interventions.described import describe
+        from ..interventions.interventions import record
+        from ..interventions.naming import Names
         from ..transcoders.replacement import load
         from .show_effects import show_effects
         from .sweep_plot import check_plot_suffix, plot_sweep
 
         if plot is not None:
             check_plot_suffix(check_writable(plot))
-        named = {} if supernodes is None else naming.read_supernodes(supernodes)
-        traced = None if graph is None else read_graph(graph)
+        named, traced = _read(supernodes, graph)
         loaded = load(model, transcoders, dtype=dtype, device=device)
-        if traced is not None and graph is not None:
-            naming.check_graph(traced, graph, loaded)
+        _check_graph(traced, graph, loaded)
         if framed:
-            from ..models.chats import chat_text
-
-            language_model = loaded.language_model
-            prompt, swap_from = (
-                None if text is None else chat_text(language_model, text, system) for text in (prompt, swap_from)
-            )
-        recording = interventions.record(loaded, _prompt(prompt, ids, traced))
-        names = naming.Names(loaded, named, traced)
-        changes: list[edits.Change] = [edits.ablate(*names.features(text)) for text in ablate or ()]
-        for make, assignments in ((edits.scale, scaled), (edits.set_to, set_), (edits.add, added)):
-            for text, value in assignments:
-                features, name = names.features(text)
-                changes.append(make(features, value, name))
-        sweepable = changes
+            prompt, swap_from = (_framed(loaded.language_model, text, system) for text in (prompt, swap_from))
+        recording = record(loaded, _prompt(prompt, ids, traced))
+        names = Names(loaded, named, traced)
+        changes = sweepable = _changes(names, asked)
         if swap_from is not None:
-            only = [feature for text in swap_only or () for feature in names.features(text)[0]]
-            swapped = steering.swap(
-                loaded, recording, _prompt(swap_from, ids), features=only or None, positions=swap_at
-            )
-            sweepable, changes = [*changes, *swapped], [*changes, *edits.dosed(swapped, swap_factor)]
-        watched = [feature for text in watch or () for feature in names.features(text)[0]]
+            other = _prompt(swap_from, ids)
+            whole, part = _swapped(loaded, recording, other, _features(names, swap_only), swap_at, swap_factor)
+            sweepable, changes = [*changes, *whole], [*changes, *part]
         tokens = [target_of(text) for text in token or ()]
-        how: Any = {"mode": chosen, "layers": held}
         report(0.0, "running")
-        outcome = swept = written = None
-        if generate is None or not edits.only_generated(changes):
-            outcome = interventions.intervene(loaded, recording, changes, **how, watch=watched)
-        if factors is not None:
-            curves = [*tokens, int(recording.logits[-1].argmax())] if tokens else []
-            swept = steering.sweep(loaded, recording, sweepable, factors, tokens=curves, **how, progress=report)
+        run = _Run(loaded, recording, how, report)
+        outcome = run.outcome(changes, _features(names, watch), generating=generate is not None)
+        swept = None if factors is None else run.sweep(sweepable, factors, tokens)
         if plot is not None and swept is not None:
             plot_sweep(swept, plot, prompt or "")
-        if generate is not None:
-            report(0.0, "writing")
-            written = generation.generate(
-                loaded, recording, changes, **how, max_new_tokens=generate, temperature=temperature or 0.0,
-                seed=seed or 0, progress=report
-            )  # fmt: skip
+        written = None if generate is None else run.generate(changes, generate, temperature or 0.0, seed or 0)
         pages = pages_of(loaded.transcoders)
         facts = {
             "prompt": prompt or (traced and traced.prompt),
             **describe(
-                loaded, recording, changes, chosen, held, outcome, tokens, written, swept,
+                loaded, recording, changes, how["mode"], held, outcome, tokens, written, swept,
                 labels=None if pages is None else pages.labels,
             ),
         }  # fmt: skip
@@ -184,6 +152,123 @@ def steer(
     show_effects(facts, stdout)
     drawn = "" if plot is None else f"Drawn to [bold]{escaped(str(plot))}[/]. "
     stdout.print(f"\n{drawn}[dim]{facts['seconds']:.1f} s[/]", highlight=False)
+
+
+class _Typed(NamedTuple):
+    """A change as it was typed: what to do with which node or supernode, and how much."""
+
+    action: str
+    node: str
+    value: float
+
+
+def _asked(
+    ablate: list[str] | None, scale: list[str] | None, set_to: list[str] | None, add: list[str] | None
+) -> list[_Typed]:
+    assigned = (("scale", "--scale", scale), ("set", "--set", set_to), ("add", "--add", add))
+    return [_Typed("ablate", text, 0.0) for text in ablate or ()] + [
+        _Typed(action, name, value) for action, option, given in assigned for name, value in _assignments(option, given)
+    ]
+
+
+def _check_options(anything: Any, *needs: tuple[Any, Any, str]) -> None:
+    """Options that say nothing, or nothing without another: (option, what it needs, complaint)."""
+    if not anything:
+        raise OptionError("nothing to change; give --ablate, --scale, --set, --add or --swap-from")
+    for option, needed, complaint in needs:
+        if option and needed is None:
+            raise OptionError(complaint)
+
+
+def _check_prompts(ids: bool, *prompts: str | None) -> None:
+    for text in prompts:
+        if text is not None:
+            prompt_of(text, ids)
+
+
+def _check_drawing(generate: int | None, temperature: float | None, seed: int | None) -> None:
+    if (temperature is not None or seed is not None) and generate is None:
+        raise OptionError("--temperature and --seed draw the tokens of --generate N; give it too")
+    if seed is not None and not temperature:
+        raise OptionError("--seed chooses random numbers, and none are drawn without --temperature above 0")
+
+
+def _read(supernodes: Path | None, graph: Path | None) -> tuple[dict[str, Any], Any]:
+    from ..graphs.interchange import read_graph
+    from ..interventions.naming import read_supernodes
+
+    return {} if supernodes is None else read_supernodes(supernodes), None if graph is None else read_graph(graph)
+
+
+def _check_graph(traced: Any, path: Path | None, model: Any) -> None:
+    from ..interventions.naming import check_graph
+
+    if traced is not None and path is not None:
+        check_graph(traced, path, model)
+
+
+def _framed(model: Any, text: str | None, system: str | None) -> str | None:
+    from ..models.chats import chat_text
+
+    return None if text is None else chat_text(model, text, system)
+
+
+def _features(names: Any, given: list[str] | None) -> list[Any]:
+    return [feature for text in given or () for feature in names.features(text)[0]]
+
+
+def _changes(names: Any, asked: list[_Typed]) -> list[Any]:
+    from ..interventions import edits
+
+    make = {"scale": edits.scale, "set": edits.set_to, "add": edits.add}
+    changes: list[edits.Change] = []
+    for action, node, value in asked:
+        features, name = names.features(node)
+        changes.append(edits.ablate(features, name) if action == "ablate" else make[action](features, value, name))
+    return changes
+
+
+def _swapped(
+    model: Any, recording: Any, other: Any, only: list[Any], positions: list[int] | None, factor: float
+) -> tuple[list[Any], list[Any]]:
+    """The changes of a swap, as they are and as far as they are to go."""
+    from ..interventions.edits import dosed
+    from ..interventions.steering import swap
+
+    changes = swap(model, recording, other, features=only or None, positions=positions)
+    return changes, dosed(changes, factor)
+
+
+class _Run(NamedTuple):
+    """What all passes of one command share."""
+
+    model: Any
+    recording: Any
+    how: dict[str, Any]
+    report: Any
+
+    def outcome(self, changes: list[Any], watched: list[Any], *, generating: bool) -> Any:
+        from ..interventions.edits import only_generated
+        from ..interventions.interventions import intervene
+
+        if generating and only_generated(changes):
+            return None
+        return intervene(self.model, self.recording, changes, **self.how, watch=watched)
+
+    def sweep(self, changes: list[Any], factors: list[float], tokens: list[Any]) -> Any:
+        from ..interventions.steering import sweep
+
+        curves = [*tokens, int(self.recording.logits[-1].argmax())] if tokens else []
+        return sweep(self.model, self.recording, changes, factors, tokens=curves, **self.how, progress=self.report)
+
+    def generate(self, changes: list[Any], count: int, temperature: float, seed: int) -> Any:
+        from ..interventions.generation import generate
+
+        self.report(0.0, "writing")
+        return generate(
+            self.model, self.recording, changes, **self.how, max_new_tokens=count, temperature=temperature, seed=seed,
+            progress=self.report
+        )  # fmt: skip
 
 
 def _prompt(text: str | None, ids: bool, graph: Any = None) -> Any:

@@ -3,14 +3,14 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..base.hub import first_line
 from ..errors import OptionError, TextError
+from ..models.chats import render
 from ..models.language_model import LanguageModel
 from .documents import Chat
 
@@ -132,17 +132,13 @@ def _encoded(model: LanguageModel, texts: list[str]) -> list[list[int]]:
 
 
 def _rendered(model: LanguageModel, chat: Chat) -> str:
-    tokenizer: Any = model.tokenizer
-    if not getattr(tokenizer, "chat_template", None):
-        raise TextError(
-            f"{model.name} has no chat template, and the text holds conversations; give plain text or the chat model"
-        )
-    try:
-        return tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in chat.messages], tokenize=False
-        )
-    except Exception as error:  # a template is a program and may refuse in any way
+    def complaint(reason: str | None) -> TextError:
+        if reason is None:
+            return TextError(
+                f"{model.name} has no chat template, and the text holds conversations; give plain text or the chat "
+                f"model"
+            )
         roles = ", ".join(role for role, _ in chat.messages[:4])
-        raise TextError(
-            f"the chat template of {model.name} refuses a conversation of roles {roles}: {first_line(error)}"
-        ) from error
+        return TextError(f"the chat template of {model.name} refuses a conversation of roles {roles}: {reason}")
+
+    return render(model, [{"role": role, "content": content} for role, content in chat.messages], complaint)

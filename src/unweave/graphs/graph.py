@@ -128,7 +128,7 @@ class Graph:
         nodes without a row; NaN where the pre-activation is not known (graphs of other tools).
         """
         gap = self.rows.row_sums() + self.bias.double() + self.removed.double() - self.preactivation.double()
-        scale = torch.maximum(self.preactivation.double().abs(), self._row_size / 100).clamp_min(1e-12)
+        scale = torch.maximum(self.preactivation.double().abs(), self.input_size / 100).clamp_min(1e-12)
         return torch.where(self._is_target, gap.abs() / scale, 0.0)
 
     @cached_property
@@ -163,7 +163,7 @@ class Graph:
 
     @cached_property
     def _influence(self) -> Float[Tensor, " node"]:
-        return influence(self.rows, self.depth, self.logit_weight, self._row_size)
+        return influence(self.rows, self.depth, self.logit_weight, self.input_size)
 
     def scores(self, position_zero: PositionZero | None = None) -> Scores:
         """Replacement and completeness of this graph; what pruning removed counts as error.
@@ -180,7 +180,7 @@ class Graph:
             raise OptionError(
                 "this graph was computed with position_zero='drop' and has no errors at position 0 to count"
             )
-        rows, received, total = self.rows, self._influence, self._row_size
+        rows, received, total = self.rows, self._influence, self.input_size
         errors = self.nodes.kind == NodeKind.ERROR
         dropped = errors & (self.nodes.position == 0)
         if mode != self.provenance.position_zero and bool(dropped.any()):
@@ -205,7 +205,8 @@ class Graph:
         )
 
     @cached_property
-    def _row_size(self) -> Float[Tensor, " node"]:
+    def input_size(self) -> Float[Tensor, " node"]:
+        """All absolute input of every node, what pruning took out included."""
         return self.rows.row_sizes() + self.removed_size.double()
 
     @cached_property
@@ -218,7 +219,7 @@ class Graph:
         weights = self.rows.value[entries]
         order = torch.argsort(weights.abs(), descending=True, stable=True)
         return [
-            Edge(self.nodes[int(s)], self.nodes[int(t)], float(w), float(w.abs() / self._row_size[t].clamp_min(1e-10)))
+            Edge(self.nodes[int(s)], self.nodes[int(t)], float(w), float(w.abs() / self.input_size[t].clamp_min(1e-10)))
             for s, t, w in zip(sources[order], targets[order], weights[order], strict=True)
         ]
 

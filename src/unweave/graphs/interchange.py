@@ -5,7 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -233,57 +233,68 @@ def read_json(path: str | Path) -> Graph:
         raise GraphError(f"{path} is not an attribution graph: {type(error).__name__} {error}") from error
 
 
+class _Listed(NamedTuple):
+    """A node of the file, and where it stands in our order: kind, then strength (logits) or place."""
+
+    kind: NodeKind
+    order: tuple[int | float, ...]
+    place: tuple[int, int, int]
+    """Layer, position, index."""
+    given: dict[str, Any]
+
+
 def _graph(document: dict[str, Any]) -> Graph:
-    metadata, listed, linked = document["metadata"], _objects(document, "nodes"), _objects(document, "links")
+    metadata, given, links = document["metadata"], _objects(document, "nodes"), _objects(document, "links")
     if not isinstance(metadata, dict):
         raise TypeError("metadata is not an object")
-    top = max((int(node["layer"]) for node in listed if str(node["layer"]).lstrip("-").isdigit()), default=0)
-    parsed = sorted(
-        ((_parse(node), number) for number, node in enumerate(listed)), key=lambda item: (item[0][0], *item[0][1])
-    )
-    names: dict[str, int] = {}
-    for row, (_, number) in enumerate(parsed):  # features come first, so they keep an id that an error also claims
-        names.setdefault(str(listed[number]["node_id"]), row)
-    kinds = torch.tensor([int(kind) for (kind, _, _), _ in parsed], dtype=torch.int64)
-    columns = torch.tensor([place for (_, _, place), _ in parsed], dtype=torch.int64).reshape(-1, 3)
-    logit = kinds == NodeKind.LOGIT
-    nodes = NodeTable(
-        kinds, columns[:, 0], columns[:, 1], columns[:, 2], torch.tensor([_strength(listed[n]) for _, n in parsed])
-    )
-    rank = torch.tensor([_number(listed[n].get("influence"), 1.0) for _, n in parsed], dtype=torch.float64)
-    links = [
-        (names[str(link["target"])], names[str(link["source"])], float(link["weight"]))
-        for link in linked
-        if _joined(link, names)
-    ]
-    links.sort()
-    target = torch.tensor([t for t, _, _ in links], dtype=torch.int64)
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(nodes)).cumsum(0)])
-    rows = Rows(start, torch.tensor([s for _, s, _ in links], dtype=torch.int32), torch.tensor([w for *_, w in links]))
-    for name, values in (("a weight", rows.value), ("an influence", rank), ("a probability", nodes.activation[logit])):
+    listed = sorted(map(_parse, given), key=lambda node: (node.kind, *node.order))
+    kinds = torch.tensor([int(node.kind) for node in listed], dtype=torch.int64)
+    places = torch.tensor([node.place for node in listed], dtype=torch.int64).reshape(-1, 3)
+    strength = torch.tensor([_strength(node) for node in listed])
+    nodes = NodeTable(kinds, places[:, 0], places[:, 1], places[:, 2], strength)
+    rank = torch.tensor([_number(node.given.get("influence"), 1.0) for node in listed], dtype=torch.float64)
+    rows = _rows(listed, links)
+    probability = nodes.activation[kinds == NodeKind.LOGIT]
+    for name, values in (("a weight", rows.value), ("an influence", rank), ("a probability", probability)):
         if not bool(values.isfinite().all()):
             raise ValueError(f"{name} is not finite")
     unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
+    clerps = {nodes[row].id: str(label) for row, node in enumerate(listed) if (label := node.given.get("clerp"))}
+    settings = document.get("qParams")
+    extra = {"metadata": metadata, "qParams": settings if isinstance(settings, dict) else {}, "labels": clerps}
+    provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
+    effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
+    return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance, effect)
+
+
+def _rows(listed: list[_Listed], links: list[dict[str, Any]]) -> Rows:
+    """The links by target and source; those of nodes that a tool left out are left out too."""
+    names: dict[str, int] = {}
+    for row, node in enumerate(listed):  # features come first, so they keep an id that an error also claims
+        names.setdefault(str(node.given["node_id"]), row)
+    ends = [(names.get(str(link["target"])), names.get(str(link["source"])), link) for link in links]
+    edges = sorted((t, s, float(link["weight"])) for t, s, link in ends if t is not None and s is not None)
+    target = torch.tensor([t for t, _, _ in edges], dtype=torch.int64)
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(listed)).cumsum(0)])
+    source = torch.tensor([s for _, s, _ in edges], dtype=torch.int32)
+    return Rows(start, source, torch.tensor([weight for *_, weight in edges]))
+
+
+def _provenance(metadata: dict[str, Any], listed: list[_Listed], ids: list[str], extra: dict[str, Any]) -> Provenance:
     tokens = tuple(str(token) for token in metadata["prompt_tokens"])
-    ids = [node["node_id"] for node in listed]
-    extra = {
-        "metadata": metadata,
-        "qParams": given if isinstance(given := document.get("qParams"), dict) else {},
-        "labels": {nodes[row].id: str(label) for row, (_, n) in enumerate(parsed) if (label := listed[n].get("clerp"))},
-    }
-    labels = [
-        re.sub(r'^Output "(.*)" \(p=[^)]*\)$', r"\1", str(listed[n].get("clerp") or ""))
-        for _, n in parsed
-        if _kind(listed[n]) == NodeKind.LOGIT
-    ]
+    logits = [node.given for node in listed if node.kind == NodeKind.LOGIT]
+    layers = [int(node.given["layer"]) for node in listed if str(node.given["layer"]).lstrip("-").isdigit()]
+    top = max(layers, default=0)
     settings = metadata.get("pruning_settings") or {}
-    provenance = Provenance(
+    return Provenance(
         model=str(metadata.get("scan", "")),
-        n_layers=top - 1 if bool(logit.any()) else top + 1,
+        n_layers=top - 1 if logits else top + 1,  # logits stand one layer above a free one
         prompt=str(metadata.get("prompt", "")),
         tokens=tokens,
         input_ids=_token_ids(ids, len(tokens)),
-        logit_labels=tuple(labels),
+        logit_labels=tuple(
+            re.sub(r'^Output "(.*)" \(p=[^)]*\)$', r"\1", str(node.get("clerp") or "")) for node in logits
+        ),
         transcoders=", ".join(str(item) for item in metadata.get("transcoder_list") or []),
         pruning=(
             float(metadata.get("node_threshold") or settings.get("node_threshold") or 1),
@@ -293,8 +304,6 @@ def _graph(document: dict[str, Any]) -> Graph:
         origin="json",
         extra=extra,
     )
-    effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
-    return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance, effect)
 
 
 RESPONSE_FACTS = (
@@ -336,8 +345,7 @@ def _kind(node: dict[str, Any]) -> NodeKind:
     return next((kind for word, kind in words.items() if word in name), NodeKind.FEATURE)
 
 
-def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[int | float, ...], tuple[int, int, int]]:
-    """Kind, sort key and (layer, position, index) of a node."""
+def _parse(node: dict[str, Any]) -> _Listed:
     kind, position = _kind(node), int(node["ctx_idx"])
     layer = -1 if kind == NodeKind.EMBEDDING else int(node["layer"])
     parts = re.fullmatch(r"(E|-?\d+)_(-?\d+)_(-?\d+)", str(node["node_id"]))
@@ -356,24 +364,17 @@ def _parse(node: dict[str, Any]) -> tuple[NodeKind, tuple[int | float, ...], tup
         case _:
             index = int(parts[2]) if parts else int(feature or 0)
     order = (-_number(node.get("token_prob"), 0.0),) if kind == NodeKind.LOGIT else (layer, position, index)
-    return kind, order, (layer, position, index)
+    return _Listed(kind, order, (layer, position, index), node)
 
 
-def _strength(node: dict[str, Any]) -> float:
-    return (
-        _number(node.get("token_prob"), 0.0)
-        if _kind(node) == NodeKind.LOGIT
-        else _number(node.get("activation"), torch.nan)
-    )
+def _strength(node: _Listed) -> float:
+    if node.kind == NodeKind.LOGIT:
+        return _number(node.given.get("token_prob"), 0.0)
+    return _number(node.given.get("activation"), torch.nan)
 
 
 def _number(value: Any, default: float) -> float:
     return default if value is None else float(value)
-
-
-def _joined(link: dict[str, Any], names: dict[str, int]) -> bool:
-    """Whether both ends of a link are among the nodes; links of nodes that a tool left out are left out too."""
-    return str(link["source"]) in names and str(link["target"]) in names
 
 
 def _token_ids(ids: list[str], n: int) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def strongest_paths(
 
 def _paths(graph: Graph, starts: set[int], target: int) -> Iterator[Path]:
     reach = _best_reach(graph, starts)
-    rows, nodes, size = graph.rows, graph.nodes, graph._row_size
+    rows, nodes, size = graph.rows, graph.nodes, graph.input_size
     ticket = itertools.count()
     queue: list[tuple[float, int, float, int, tuple[Edge, ...], bool]] = [
         (-float(reach[target]), next(ticket), 1.0, target, (), False)
@@ -76,7 +76,7 @@ def _best_reach(graph: Graph, starts: set[int]) -> torch.Tensor:
     reach = torch.zeros(len(graph.nodes), dtype=torch.float64)
     reach[list(starts)] = 1.0
     rows, row = graph.rows, graph.rows.row_numbers()
-    share = rows.value.abs().double() / graph._row_size.clamp_min(1e-10)[row]
+    share = rows.value.abs().double() / graph.input_size.clamp_min(1e-10)[row]
     for group in reversed(list(levels(graph.depth, rows.start.diff() > 0))):
         for first, stop in runs(rows.start, torch.sort(group).values):
             entries = slice(int(rows.start[first]), int(rows.start[stop]))

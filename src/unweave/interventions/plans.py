@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..base.choices import Mode, choice
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel, Recording
+from ..models.passes import read_at
 from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import JumpReLU, NeuronActivation, TopK, TranscoderLayer
 from .edits import Change, Feature, Intervention, SteeringVector, check_feature, goes_on, prompt_positions
@@ -113,19 +114,14 @@ def prompt_edits(model: ReplacementModel, recording: Recording, variants: Sequen
                 for position in prompt_positions(feature.id, feature.position, n):
                     entries.put(row, position, feature, change)
     layers = {}
-    for layer, edits in entries.by_layer(model.language_model.engine_dtype).items():
+    for layer, (edits, added) in entries.by_layer(model.language_model.engine_dtype).items():
         x = read_points(model, recording, layer)[edits.position]
         _, clean = read(model.transcoders.layers[layer], x, edits.index)
         clean = clean.masked_fill(edits.position < model.transcoders.n_ignored_positions(recording.input_ids), 0.0)
-        scaled = (
-            ~edits.slope.isnan()
-        )  # an addition has slope NaN so far: it moves with the activation, whatever that is
-        layers[layer] = replace(
-            edits,
-            slope=(~scaled).to(clean),
-            offset=edits.offset + torch.where(scaled, edits.slope.nan_to_num() * clean, 0.0),
-            clean=clean,
-        )
+        # "Twice" and "up by 3" mean the activation on the unchanged prompt, so they are constants here. What is only
+        # added to moves with its activation, whatever that will be.
+        offset = edits.offset + torch.where(added, 0.0, edits.slope * clean)
+        layers[layer] = replace(edits, slope=added.to(clean), offset=offset, clean=clean)
     return EditPlan(layers, tuple(pushes))
 
 
@@ -139,35 +135,47 @@ def generation_edits(model: ReplacementModel, changes: Sequence[Change], row: in
         for feature in change.features:
             if goes_on(feature.position):
                 entries.put(row, 0, feature, change)
-    layers = entries.by_layer(model.language_model.engine_dtype)
-    return EditPlan(
-        {layer: replace(edits, slope=edits.slope.nan_to_num(1.0)) for layer, edits in layers.items()}, tuple(pushes)
-    )
+    layers = {layer: edits for layer, (edits, _) in entries.by_layer(model.language_model.engine_dtype).items()}
+    return EditPlan(layers, tuple(pushes))
+
+
+@dataclass
+class _Entry:
+    """What becomes of one activation: `slope` times it plus `offset`."""
+
+    slope: float | None = None
+    """None: nothing but additions was asked for."""
+    offset: float = 0.0
 
 
 class _Entries:
-    """Changes collected by (layer, row, position, feature); slope NaN where nothing but an addition was asked for."""
+    """Changes collected by (layer, row, position, feature)."""
 
     def __init__(self) -> None:
-        self.found: dict[int, dict[tuple[int, int, int], list[float]]] = {}
+        self.found: dict[int, dict[tuple[int, int, int], _Entry]] = {}
 
     def put(self, row: int, position: int, feature: Feature, change: Intervention) -> None:
-        entry = self.found.setdefault(feature.layer, {}).setdefault((row, position, feature.index), [float("nan"), 0.0])
+        entry = self.found.setdefault(feature.layer, {}).setdefault((row, position, feature.index), _Entry())
         if change.action != "add":
-            if entry[0] == entry[0]:
+            if entry.slope is not None:
                 raise InterventionError(
                     f"{feature.id} is set or scaled twice; one change a feature and position (additions come on top)"
                 )
-            entry[0] = {"scale": change.value, "set": 0.0, "shift": 1.0}[change.action]
+            entry.slope = {"scale": change.value, "set": 0.0, "shift": 1.0}[change.action]
         if change.action != "scale":
-            entry[1] += change.value
+            entry.offset += change.value
 
-    def by_layer(self, dtype: torch.dtype) -> dict[int, LayerEdits]:
+    def by_layer(self, dtype: torch.dtype) -> dict[int, tuple[LayerEdits, Bool[Tensor, " edit"]]]:
+        """The edits of each layer, and which of them only add."""
         layers = {}
         for layer, entries in sorted(self.found.items()):
             row, position, index = torch.tensor(list(entries)).T.contiguous()
-            slope, offset = torch.tensor(list(entries.values()), dtype=dtype).T.contiguous()
-            layers[layer] = LayerEdits(row, position, index, slope, offset, torch.zeros_like(offset))
+            added = torch.tensor([entry.slope is None for entry in entries.values()])
+            slope = torch.tensor(
+                [1.0 if entry.slope is None else entry.slope for entry in entries.values()], dtype=dtype
+            )
+            offset = torch.tensor([entry.offset for entry in entries.values()], dtype=dtype)
+            layers[layer] = LayerEdits(row, position, index, slope, offset, torch.zeros_like(offset)), added
         return layers
 
 
@@ -185,13 +193,8 @@ def _check_push(push: SteeringVector, model: LanguageModel) -> None:
 
 def read_points(model: ReplacementModel, recording: Recording, layer: int) -> Float[Tensor, "pos d"]:
     """What the encoders of one layer saw on the unchanged prompt."""
-    match model.transcoders.read:
-        case "mid":
-            return recording.resid_mid[layer]
-        case "mlp_in":
-            return recording.mlp_inputs[layer]
-        case "mlp_in_normalized":
-            return normalized(model.language_model, layer, recording.resid_mid[layer], recording.resid_mid[layer])
+    mid, mlp_in = recording.resid_mid[layer], recording.mlp_inputs[layer]
+    return read_at(model.language_model, layer, model.transcoders.read, mid, mlp_in)
 
 
 def normalized(
@@ -205,22 +208,22 @@ def read(
     part: TranscoderLayer,
     x: Float[Tensor, "entry d"],
     index: Int[Tensor, " entry"],
-    frozen_parts: Float[Tensor, "entry d"] | None = None,
+    gates_at: Float[Tensor, "entry d"] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Pre-activation and activation of one feature per row of `x`; gates of neurons are those at `held`, if given.
+    """Pre-activation and activation of one feature per row of `x`; gates of neurons are those at `gates_at`, if given.
 
     Of a neuron both are its activation, as in a graph.
     """
     if isinstance(part.activation, NeuronActivation):
         entry = torch.arange(len(x))
-        if frozen_parts is None:
+        if gates_at is None:
             activation = part.activation.hidden(x)[entry, index]
         else:
             now, then = (
                 (rows * part.encoder.select(index, x.dtype)).sum(-1) + part.encoder_bias.to(x.dtype)[index]
-                for rows in (x, frozen_parts)
+                for rows in (x, gates_at)
             )
-            activation = now * (part.activation.hidden(frozen_parts)[entry, index] / then)
+            activation = now * (part.activation.hidden(gates_at)[entry, index] / then)
         return activation, activation
     if isinstance(part.activation, TopK):  # whether one is among the largest, all must tell
         different, place = torch.unique(x.detach(), dim=0, return_inverse=True)

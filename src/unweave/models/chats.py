@@ -1,9 +1,10 @@
 """Prompts as an instruct model's chat template frames them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ..base.hub import first_line
-from ..errors import PromptError
+from ..errors import PromptError, UnweaveError
 from .language_model import LanguageModel
 
 
@@ -32,15 +33,30 @@ def conversation_text(model: LanguageModel, messages: list[dict[str, str]]) -> s
 
 
 def _framed(model: LanguageModel, messages: list[dict[str, str]], advice: str) -> str:
+    begun = messages[-1]["role"] == "assistant"
+
+    def complaint(reason: str | None) -> PromptError:
+        if reason is None:
+            return PromptError(
+                f"{model.name} has no chat template; leave --chat and --system out, or give the instruct model"
+            )
+        return PromptError(f"the chat template of {model.name} refuses this: {reason}{advice}")
+
+    return render(model, messages, complaint, add_generation_prompt=not begun, continue_final_message=begun)
+
+
+def render(
+    model: LanguageModel, messages: list[dict[str, str]], complaint: Callable[[str | None], UnweaveError], **how: bool
+) -> str:
+    """Messages as the model's template has them.
+
+    Raises:
+        UnweaveError: `complaint` of the template's own words, or of None where there is no template.
+    """
     tokenizer: Any = model.tokenizer
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        raise PromptError(
-            f"{model.name} has no chat template; leave --chat and --system out, or give the instruct model"
-        )
-    begun = messages[-1]["role"] == "assistant"
+        raise complaint(None)
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
-        )
+        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
     except Exception as error:  # a template is a program and may refuse in any way
-        raise PromptError(f"the chat template of {model.name} refuses this: {first_line(error)}{advice}") from error
+        raise complaint(first_line(error)) from error

@@ -4,6 +4,18 @@ Folded form. With everything frozen, an attention layer is `x -> output . mix . 
 the learned gains, `mix` carries the pattern and the per-position scales of the norms before and after. Gradients are
 [batch, position, d], so a transpose is large matrix products with a small one between them, without copies, and a batch
 grows at its end. `forward` and `transpose` of each class are each other's adjoint (bias terms apart).
+
+Index letters, in shapes and in einsum:
+    b  target: one gradient of a batch          d  channel of the residual stream
+    p  position a gradient comes from, or the   kv key-value head
+       query's; always the later one            g  query head within the group of a key-value head
+    q  position it goes to, the key's: q <= p   c  channel of a head
+
+For one layer, with A the recorded pattern, n and m the scales of the norms before (at q) and after (at p), and those
+norms' gains in W_V and W_O,
+    forward    y[p] = m[p] sum_(kv, g) W_O[kv, g] sum_q A[kv, g, p, q] n[q] W_V[kv] x[q]
+    transpose  x'[q] = sum_kv W_V[kv]^T n[q] sum_(p >= q, g) A[kv, g, p, q] m[p] W_O[kv, g]^T y'[p]
+and `mix[kv, q, p, g]` is A n[q] m[p], laid out so that for each (kv, q) the sum over (p, g) is one row of a product.
 """
 
 import math
@@ -47,6 +59,10 @@ class FrozenNorm:
         return FrozenNorm(
             scale, weights.gain.to(x), None if weights.bias is None else weights.bias.to(x), weights.centred
         )
+
+    def at(self, positions: int | Int[Tensor, " row"]) -> "FrozenNorm":
+        """The norm of one position, or of one for each row that it is given."""
+        return replace(self, scale=self.scale[positions].view(-1))
 
     @property
     def without_gain(self) -> "FrozenNorm":
@@ -149,12 +165,14 @@ class FrozenAttention:
         flat = g.view(batch * n, d)
         mixed = work.take("values", (batch, n, kv, channels), g)
         for head, (output, pattern) in enumerate(zip(self.output.chunk(kv, dim=1), self.mix, strict=True)):
+            # W_O^T y' of this key-value head's group: rows (b, p, g), read as (b, (p, g), c) without a copy.
             heads = torch.mm(flat, output, out=work.take("heads", (batch * n, output.shape[1]), g)).view(
                 batch, -1, channels
             )
             rows = pattern.flatten(1)  # [position, group] rows lie side by side, so one product sums over both
             for begin in range(0, n, POSITIONS_PER_BLOCK):
                 end = min(n, begin + POSITIONS_PER_BLOCK)
+                # Keys `begin` to `end` are read by queries from `begin` on alone (q <= p).
                 back = rows[begin:end, begin * groups :].expand(batch, -1, -1)
                 made = work.take("back", (batch, end - begin, channels), g)
                 mixed[:, begin:end, head] = torch.bmm(back, heads[:, begin * groups :], out=made)

@@ -1,7 +1,6 @@
 """A causal language model from transformers, recorded once and frozen."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..errors import ModelError, PromptError
 from .architectures import Architecture
 from .frozen import FrozenAttention, FrozenNorm
-from .recording import Recording, first_of
+from .recording import Recording, WatchPoint, watching
 from .tokens import Kind
 from .weights import NormWeights, attention_weights, norm_weights
 
@@ -205,45 +204,11 @@ class LanguageModel:
         Raises:
             ModelError: the model's logits are not finite.
         """
-        row, saved = self.architecture, {}
-        dtype = self.engine_dtype
-
-        def keep(name: str, layer: int, value: Tensor) -> None:
-            saved[name, layer] = value[0].detach().to("cpu", dtype)
-
-        def before(name: str, layer: int) -> Callable:
-            return lambda module, args, kwargs: keep(name, layer, args[0] if args else kwargs["hidden_states"])
-
-        def after(name: str, layer: int) -> Callable:
-            return lambda module, args, output: keep(name, layer, first_of(output))
-
-        def attention(layer: int) -> Callable:
-            return lambda module, args, output: (
-                keep("attention", layer, output[0]),
-                keep("pattern", layer, output[1]),
-                None,
-            )[-1]
-
-        head = self.module.get_output_embeddings()
-        with _hooks() as hook:
-            for layer, block in enumerate(self.blocks):
-                hook(block.register_forward_pre_hook(before("input", layer), with_kwargs=True))
-                hook(block.get_submodule(row.attention).register_forward_hook(attention(layer)))
-                hook(
-                    block.get_submodule(row.mlp_norm or row.mlp).register_forward_pre_hook(
-                        before("mid", layer), with_kwargs=True
-                    )
-                )
-                hook(block.get_submodule(row.mlp).register_forward_pre_hook(before("mlp_in", layer), with_kwargs=True))
-                hook(block.get_submodule(row.mlp).register_forward_hook(after("mlp_out", layer)))
-            hook(
-                self.module.get_submodule(row.final_norm).register_forward_pre_hook(
-                    before("final", 0), with_kwargs=True
-                )
-            )
-            hook(head.register_forward_hook(lambda module, args, output: keep("logits", 0, self.raw_logits(output))))
-            with torch.no_grad():
-                self.module(input_ids=ids[None].to(self.device), use_cache=False)
+        with (
+            watching(self._record_points(), lambda x: x[0].detach().to("cpu", self.engine_dtype)) as saved,
+            torch.no_grad(),
+        ):
+            self.module(input_ids=ids[None].to(self.device), use_cache=False)
         if not bool(saved["logits", 0].isfinite().all()):
             raise ModelError(
                 f"{self.name} gives logits that are not finite (NaN or infinite weights?); nothing can be traced"
@@ -264,6 +229,19 @@ class LanguageModel:
             final=saved["final", 0],
             logits=saved["logits", 0],
         )
+
+    def _record_points(self) -> Iterator[WatchPoint]:
+        row = self.architecture
+        for layer, block in enumerate(self.blocks):
+            attention, mlp = block.get_submodule(row.attention), block.get_submodule(row.mlp)
+            yield WatchPoint(("input", layer), block, "in")
+            yield WatchPoint(("attention", layer), attention, "out")
+            yield WatchPoint(("pattern", layer), attention, "out", lambda output: output[1])
+            yield WatchPoint(("mid", layer), block.get_submodule(row.mlp_norm or row.mlp), "in")
+            yield WatchPoint(("mlp_in", layer), mlp, "in")
+            yield WatchPoint(("mlp_out", layer), mlp, "out")
+        yield WatchPoint(("final", 0), self.module.get_submodule(row.final_norm), "in")
+        yield WatchPoint(("logits", 0), self.module.get_output_embeddings(), "out", self.raw_logits)
 
     @property
     def epsilon(self) -> float:
@@ -328,14 +306,3 @@ class LanguageModel:
     def frozen_final_norm(self, recording: Recording) -> FrozenNorm:
         """The final norm, frozen as it was in the recording."""
         return FrozenNorm.freeze(self.final_norm_weights, recording.final, self.epsilon)
-
-
-@contextmanager
-def _hooks() -> Iterator[Callable[[Any], None]]:
-    """Collects hook handles and removes them all, also after an exception."""
-    handles: list[Any] = []
-    try:
-        yield handles.append
-    finally:
-        for handle in handles:
-            handle.remove()

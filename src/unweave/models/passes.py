@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .language_model import LanguageModel
-from .recording import ReadPoint, WritePoint, first_of
+from .recording import ReadPoint, WatchPoint, WritePoint, first_of, watching
 
 TOKENS_PER_BATCH = 512
 """On the CPU: enough for full matrix speed, few enough for the logits of a large vocabulary."""
@@ -66,23 +66,17 @@ def batches(blocks: Int[Tensor, "sequence pos"], model: LanguageModel) -> Iterat
 
 def run(model: LanguageModel, ids: Int[Tensor, "sequence pos"], write: WritePoint, *, logits: bool = True) -> Pass:
     """Run the real model and keep what its MLPs see and make; `write` says where outputs are taken."""
+    outputs_at = []
+    for layer in range(model.n_layers):
+        writer, factor = model.writer(layer, write)
+        outputs_at.append(WatchPoint(("output", layer), writer, "out", lambda output, f=factor: _times(f, output)))
     tuples: list[bool] = []
-    with ExitStack() as stack:
-        saved = stack.enter_context(_watched(model))
 
-        def keep(layer: int, factor: float) -> Callable:
-            return lambda module, args, output: saved.update(
-                {("output", layer): first_of(output) if factor == 1 else first_of(output) * factor}
-            )
+    def see(module: Any, args: tuple, output: Any) -> None:
+        tuples.append(isinstance(output, tuple))
 
-        for layer in range(model.n_layers):
-            writer, factor = model.writer(layer, write)
-            stack.callback(writer.register_forward_hook(keep(layer, factor)).remove)
-        stack.callback(
-            model.blocks[0]
-            .register_forward_hook(lambda module, args, output: tuples.append(isinstance(output, tuple)))
-            .remove
-        )
+    with watching([*_inputs_at(model), *outputs_at]) as saved, ExitStack() as stack:
+        stack.callback(model.blocks[0].register_forward_hook(see).remove)
         made = _logits(model, ids) if logits else _hidden_only(model, ids)
     entered, resid_mid, inputs, outputs = (
         tuple(saved[name, layer] for layer in range(model.n_layers)) for name in ("entered", "mid", "input", "output")
@@ -120,7 +114,7 @@ def replaced_logits(
     Source: Ameisen et al. 2025, "Circuit Tracing", section on the replacement model.
     """
     with ExitStack() as stack:
-        saved = stack.enter_context(_watched(model))
+        saved = stack.enter_context(watching(_inputs_at(model)))
 
         def made(layer: int) -> Tensor:
             return step(
@@ -180,23 +174,16 @@ def _hidden_only(model: LanguageModel, ids: Int[Tensor, "sequence pos"]) -> None
         model.module.base_model(input_ids=ids, use_cache=False)
 
 
-@contextmanager
-def _watched(model: LanguageModel) -> Iterator[dict[tuple[str, int], Tensor]]:
-    """Keeps, under ("entered", "mid" or "input", layer), what enters every block, every MLP's norm and every MLP."""
-    saved: dict[tuple[str, int], Tensor] = {}
+def _times(factor: float, output: Any) -> Tensor:
+    return first_of(output) if factor == 1 else first_of(output) * factor
 
-    def keep(name: str, layer: int) -> Callable:
-        return lambda module, args, kwargs: saved.update({(name, layer): args[0] if args else kwargs["hidden_states"]})
 
-    with ExitStack() as stack:
-        for layer, block in enumerate(model.blocks):
-            for name, module in (
-                ("entered", block),
-                ("mid", model.reader(layer)),
-                ("input", block.get_submodule(model.architecture.mlp)),
-            ):
-                stack.callback(module.register_forward_pre_hook(keep(name, layer), with_kwargs=True).remove)
-        yield saved
+def _inputs_at(model: LanguageModel) -> Iterator[WatchPoint]:
+    """Under ("entered", "mid" or "input", layer), what enters every block, every MLP's norm and every MLP."""
+    for layer, block in enumerate(model.blocks):
+        yield WatchPoint(("entered", layer), block, "in")
+        yield WatchPoint(("mid", layer), model.reader(layer), "in")
+        yield WatchPoint(("input", layer), block.get_submodule(model.architecture.mlp), "in")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def view(
         edges: at most so many edges, beside the strongest few into every node.
     """
     facts = graph.provenance
-    size = input_sizes(graph)
+    size = graph.input_size
     entries = strongest(graph, size, edges)
     source, target, weight = graph.rows.column[entries], _targets(graph, entries), graph.rows.value[entries]
     title = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
@@ -64,11 +64,6 @@ def view(
         "validation": validation,
         "live": live,
     }
-
-
-def input_sizes(graph: Graph) -> Float[Tensor, " node"]:
-    """All absolute input of every node, what pruning took out included."""
-    return graph.rows.row_sizes() + graph.removed_size.double()
 
 
 def strongest(graph: Graph, size: Float[Tensor, " node"], most: int) -> Int[Tensor, " shown"]:
@@ -110,23 +105,12 @@ def node_edges(graph: Graph, row: int, direction: str, limit: int, offset: int) 
     weight = graph.rows.value[entries]
     order = torch.argsort(weight.abs(), descending=True, stable=True)[offset : offset + limit]
     here, there = weight[order], target[order]
-    share = here.abs().double() / _sizes_of(graph, there).clamp_min(1e-10)
+    share = here.abs().double() / graph.input_size[there].clamp_min(1e-10)
     rows = [
         [node, value, part]
         for node, value, part in zip(other[order].tolist(), here.tolist(), share.tolist(), strict=True)
     ]
     return {"edges": rows, "total": len(entries), "weight_total": float(weight.abs().double().sum())}
-
-
-def _sizes_of(graph: Graph, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-    """`input_sizes` of some rows alone."""
-    unique, place = torch.unique(rows, return_inverse=True)
-    sums = [
-        graph.rows.value[int(graph.rows.start[r]) : int(graph.rows.start[r + 1])].abs().double().sum()
-        for r in unique.tolist()
-    ]
-    found = torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)
-    return (found + graph.removed_size[unique].double())[place]
 
 
 def _targets(graph: Graph, entries: Int[Tensor, " edge"]) -> Int[Tensor, " edge"]:

@@ -19,6 +19,7 @@ from ..interventions.steering import activations
 from ..models.passes import read_at, run
 from ..transcoders.replacement import ReplacementModel
 from .bench import Bench, Variant
+from .groups import right as answered
 
 AT_ONCE = 1024
 """Tokens in one pass."""
@@ -136,26 +137,13 @@ def _plan(edits: Edits, part: slice) -> EditPlan:
     return EditPlan(layers, ())
 
 
-def ablated(places: Sequence[Place], prompts: int, dtype: torch.dtype) -> Edits:
-    """Features switched off on every prompt."""
-    return Edits(tuple(places), torch.zeros(prompts, len(places), dtype=dtype))
-
-
 def right(bench: Bench, variants: Sequence[Variant]) -> list[Variant]:
     """The variants that the model answers rightly, asked many at a time.
 
     Raises:
         StudyError: there are none.
     """
-    lengths: dict[int, list[tuple[Variant, list[int]]]] = {}
-    for variant in variants:
-        row = bench.model.language_model.tokenize(bench.text(variant)).tolist()
-        lengths.setdefault(len(row), []).append((variant, row))
-    for some in lengths.values():
-        logits = logits_with(bench.model, torch.tensor([row for _, row in some]), None)[:, 0]
-        for (variant, _), one in zip(some, logits, strict=True):
-            bench.hear(variant, one)
-    found = [variant for variant in variants if bench.said(variant).right]
+    found = answered(bench, variants)
     if not found:
         raise StudyError(f"the model answers none of {len(variants)} variants rightly, so there is nothing to explain")
     return found

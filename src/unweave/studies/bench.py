@@ -23,6 +23,8 @@ from ..transcoders.replacement import ReplacementModel
 from .results import Result
 
 Fields = dict[str, str]
+KEPT = 8
+"""Recordings in memory at once."""
 _PLACE = re.compile(r"\{([A-Za-z_]\w*(?:\+[A-Za-z_]\w*)*)\}")
 
 
@@ -286,7 +288,3 @@ class Bench:
         for number, thing in enumerate(things):
             self.progress(number / len(things))
             yield thing
-
-
-KEPT = 8
-"""Recordings in memory at once."""

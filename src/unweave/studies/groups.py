@@ -71,7 +71,7 @@ def right(bench: Bench, variants: Sequence[Variant]) -> list[Variant]:
         with torch.no_grad():
             logits = bench.model.language_model.module(input_ids=ids, use_cache=False).logits[:, -1].cpu()
         for variant, row in zip(part, logits, strict=True):
-            bench._said[variant] = bench.measure(variant, row)
+            bench.hear(variant, row)
     return [variant for variant in variants if bench.said(variant).right]
 
 

@@ -1,11 +1,10 @@
 """The study file: what it may hold, and reading it so that whatever is wrong is named with its line."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -130,93 +129,115 @@ def read_study(path: str | Path) -> Study:
         StudyError: it cannot be read, or something in it is wrong; with the number of the line.
     """
     path = Path(path).expanduser()
-    root, data = read_yaml(path, "study", "steps", StudyError)
+    file = _Source(path, *read_yaml(path, "study", "steps", StudyError))
+    content: _StudyFile = file.validated(_StudyFile, file.data)
+    variants = _variants(file, content)
+    fields = set.intersection(*(set(variant.fields) for variant in variants))
+    steps: list[Planned] = []
+    for number, given in enumerate(content.steps):
+        steps.append(_step(file, ("steps", number), given, fields, [step.name for step in steps]))
+    return Study(
+        name=path.stem,
+        path=path,
+        title=content.title,
+        question=content.question,
+        source=content.source,
+        meant_for=content.meant_for,
+        chat=content.chat,
+        system=content.system,
+        seed=content.seed,
+        variants=tuple(variants),
+        steps=tuple(steps),
+    )
 
-    def fail(place: Sequence[str | int], message: str) -> StudyError:
-        return StudyError(f"{path}, line {line_of(root, place)}: {message}")
 
-    def validated(model: type[BaseModel], content: Any, place: tuple[str | int, ...] = ()) -> Any:
+Place = tuple[str | int, ...]
+"""Where in a file something stands: keys and numbers from the top down."""
+
+
+class _Source(NamedTuple):
+    """A file that is being read, to say in which line something is wrong."""
+
+    path: Path
+    root: Any
+    data: Any
+
+    def fail(self, place: Place, message: str) -> StudyError:
+        return StudyError(f"{self.path}, line {line_of(self.root, place)}: {message}")
+
+    def validated(self, model: type[BaseModel], content: Any, place: Place = ()) -> Any:
         try:
             return model.model_validate(content)
         except ValidationError as error:
-            at, first = first_error(error, root, place)
-            raise fail(at, worded(first, list(model.model_fields), whole=not first["loc"])) from error
+            at, first = first_error(error, self.root, place)
+            raise self.fail(at, worded(first, list(model.model_fields), whole=not first["loc"])) from error
 
-    content: _StudyFile = validated(_StudyFile, data)
+
+def _variants(file: _Source, content: _StudyFile) -> list[Variant]:
+    """Every row of fields in every wording of the prompt."""
     try:
-        rows, at_row = _rows(content)
+        rows, places = _rows(content)
     except OptionError as error:
-        raise fail(("instances",), str(error)) from error
-    if len(rows) * len(content.prompt) > MOST:
-        raise fail(("grid",), f"{len(rows) * len(content.prompt)} variants are too many; at most {MOST}")
-    variants = []
-    for row, place in zip(rows, at_row, strict=True):
-        for number, template in enumerate(content.prompt, 1):
-            fields = row if len(content.prompt) == 1 else {**row, WORDING: str(number)}
-            try:
-                made = Variant(
-                    fields,
-                    template,
-                    fill(content.answer, fields),
-                    None if content.foil is None else fill(content.foil, fields),
-                )
-                assert made.prompt
-            except ValueError as error:
-                raise fail(place, str(error)) from error
-            if not made.prompt or not made.answer:
-                raise fail(place, f"the {'prompt' if not made.prompt else 'answer'} of a variant is empty")
-            variants.append(made)
-    steps: list[Planned] = []
-    for number, step in enumerate(content.steps):
-        place = ("steps", number)
-        kinds = [key for key in step if key in PROTOCOLS]
-        if len(kinds) != 1:
-            unknown = next((key for key in step if key not in PROTOCOLS and key not in _Step.model_fields), None)
-            what = (
-                f"unknown key {unknown!r}"
-                if unknown
-                else f"a step is one protocol, not {' and '.join(kinds) or 'none'}"
-            )
-            raise fail((*place, unknown) if unknown else place, f"{what}; there are: {', '.join(PROTOCOLS)}")
-        kind = kinds[0]
-        protocol = PROTOCOLS[kind]
-        common: _Step = validated(_Step, {key: value for key, value in step.items() if key != kind}, place)
-        options = validated(protocol.options, step[kind] or {}, (*place, kind))
-        wrong = next((name for name in common.expect if name not in protocol.figures), None)
-        if wrong is not None:
-            raise fail(
-                (*place, "expect", wrong), f"{kind} gives no figure {wrong!r}; it gives: {', '.join(protocol.figures)}"
-            )
-        known = set.intersection(*(set(variant.fields) for variant in variants))
-        for key, named in [
-            *((("where", name), name) for name in common.where),
-            *((((kind, key), name)) for key, name in _named(options, "field")),
-        ]:
-            if named not in known:
-                raise fail((*place, *key), f"no field {named!r}; all variants have: {', '.join(sorted(known))}")
-        for key, named in _named(options, "step"):
-            if named not in [earlier.name for earlier in steps]:
-                raise fail(
-                    (*place, kind, key),
-                    f"no earlier step {named!r}; there are: {', '.join(earlier.name for earlier in steps) or 'none'}",
-                )
-        name = common.name or kind
-        if name in [earlier.name for earlier in steps]:
-            raise fail(place, f"two steps are called {name!r}; give one of them another 'name'")
-        steps.append(Planned(name, kind, common.note, options, common.where, common.expect))
-    head = (
-        content.title,
-        content.question,
-        content.source,
-        content.meant_for,
-        content.chat,
-        content.system,
-        content.seed,
-    )
-    return Study(path.stem, path, *head, tuple(variants), tuple(steps))
+        raise file.fail(("instances",), str(error)) from error
+    count = len(rows) * len(content.prompt)
+    if count > MOST:
+        raise file.fail(("grid",), f"{count} variants are too many; at most {MOST}")
+    return [
+        _variant(file, place, content, template, row if len(content.prompt) == 1 else {**row, WORDING: str(number)})
+        for row, place in zip(rows, places, strict=True)
+        for number, template in enumerate(content.prompt, 1)
+    ]
 
 
-def _rows(content: _StudyFile) -> tuple[list[dict[str, str]], list[tuple[str | int, ...]]]:
+def _variant(file: _Source, place: Place, content: _StudyFile, template: str, fields: dict[str, str]) -> Variant:
+    try:
+        foil = None if content.foil is None else fill(content.foil, fields)
+        made = Variant(fields, template, fill(content.answer, fields), foil)
+        prompt = made.prompt
+    except ValueError as error:
+        raise file.fail(place, str(error)) from error
+    for what, text in (("prompt", prompt), ("answer", made.answer)):
+        if not text:
+            raise file.fail(place, f"the {what} of a variant is empty")
+    return made
+
+
+def _step(file: _Source, place: Place, given: dict[str, Any], fields: set[str], earlier: list[str]) -> Planned:
+    """One step, everything it names being there: its protocol, figures, fields of the variants, earlier steps."""
+    kind = _protocol_of(file, place, given)
+    protocol = PROTOCOLS[kind]
+    common: _Step = file.validated(_Step, {key: value for key, value in given.items() if key != kind}, place)
+    options = file.validated(protocol.options, given[kind] or {}, (*place, kind))
+    in_options = {what: [((kind, key), name) for key, name in _named(options, what)] for what in ("field", "step")}
+    figures = ", ".join(protocol.figures)
+    for key, name, known, complaint in [
+        *((("expect", name), name, protocol.figures, f"{kind} gives no figure {{}}; it gives: {figures}")
+          for name in common.expect),
+        *((key, name, fields, f"no field {{}}; all variants have: {', '.join(sorted(fields))}")
+          for key, name in [*((("where", name), name) for name in common.where), *in_options["field"]]),
+        *((key, name, earlier, f"no earlier step {{}}; there are: {', '.join(earlier) or 'none'}")
+          for key, name in in_options["step"]),
+    ]:  # fmt: skip
+        if name not in known:
+            raise file.fail((*place, *key), complaint.replace("{}", repr(name), 1))
+    name = common.name or kind
+    if name in earlier:
+        raise file.fail(place, f"two steps are called {name!r}; give one of them another 'name'")
+    return Planned(name, kind, common.note, options, common.where, common.expect)
+
+
+def _protocol_of(file: _Source, place: Place, given: dict[str, Any]) -> str:
+    kinds = [key for key in given if key in PROTOCOLS]
+    if len(kinds) == 1:
+        return kinds[0]
+    known = ", ".join(PROTOCOLS)
+    for key in given:
+        if key not in PROTOCOLS and key not in _Step.model_fields:
+            raise file.fail((*place, key), f"unknown key {key!r}; there are: {known}")
+    raise file.fail(place, f"a step is one protocol, not {' and '.join(kinds) or 'none'}; there are: {known}")
+
+
+def _rows(content: _StudyFile) -> tuple[list[dict[str, str]], list[Place]]:
     """Each variant's fields, and where in the file it comes from.
 
     Raises:

@@ -107,11 +107,7 @@ class LocalReplacement:
 
 def _written(write: FrozenNorm | None, rows: Tensor, position: Tensor) -> Tensor:
     """Rows, each at its own position, through the frozen norm that follows the MLP."""
-    if write is None:
-        return rows
-    if write.centred:
-        rows = rows - rows.mean(-1, keepdim=True)
-    return rows * write.gain * write.scale[position, None]
+    return rows if write is None else write.at(position).linear(rows)
 
 
 @dataclass(frozen=True)

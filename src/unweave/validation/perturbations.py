@@ -1,8 +1,7 @@
 """Does a disturbance travel through the replacement model as it does through the real one? Attention is held in
 both."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from ..interventions.edits import SteeringVector, add_direction
 from ..interventions.patching import patched
 from ..interventions.plans import frozen_parts, prompt_edits
 from ..models.language_model import LanguageModel, Recording
+from ..models.recording import WatchPoint, watching
 from ..transcoders.replacement import LocalReplacement
 from .measured import Measurements, Row
 from .sample import Question
@@ -127,22 +127,7 @@ def _clean(recording: Recording, layer: int) -> Float[Tensor, "pos d"]:
     return recording.final if layer + 1 == len(recording.attention_inputs) else recording.attention_inputs[layer + 1]
 
 
-@contextmanager
-def _residuals(model: LanguageModel) -> Iterator[dict[int, Float[Tensor, "push pos d"]]]:
+def _residuals(model: LanguageModel) -> AbstractContextManager[dict[int, Float[Tensor, "push pos d"]]]:
     """What leaves every layer while this lasts."""
-    seen: dict[int, Tensor] = {}
-
-    def keep(layer: int, output: object) -> None:
-        stream = output[0] if isinstance(output, tuple) else output
-        assert isinstance(stream, Tensor)
-        seen[layer] = stream.to("cpu", model.engine_dtype)
-
-    handles = [
-        block.register_forward_hook(lambda module, args, output, at=at: keep(at, output))
-        for at, block in enumerate(model.blocks)
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    points = [WatchPoint(layer, block, "out") for layer, block in enumerate(model.blocks)]
+    return watching(points, lambda x: x.to("cpu", model.engine_dtype))
