@@ -141,10 +141,10 @@ class _Case(NamedTuple):
 
 def _sizes(local: LocalReplacement, n_logits: int, most: int | None) -> _Sizes:
     features, n, layers, d = local.features, local.n_positions, local.n_layers, local.errors.shape[-1]
-    item, cross = local.errors.itemsize, local.transcoders.kind == "cross-layer"
+    item = local.errors.itemsize
     on = torch.bincount(features.layer, minlength=layers).tolist()
     different = [len(features.index[local.layer_slice(layer)].unique()) for layer in range(layers)]
-    times = [layers - layer if cross else 1 for layer in range(layers)]
+    times = [len(local.transcoders.writes(layer)) for layer in range(layers)]
     stored = sum(count * time for count, time in zip(different, times, strict=True)) + layers * (n + 1)
     columns = len(features) + (layers + 1) * n
     written = sum(count * time for count, time in zip(on, times, strict=True)) + n * sum(times)

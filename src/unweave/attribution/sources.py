@@ -108,7 +108,8 @@ class Sources:
     embeddings: Float[Tensor, "pos d"]
     dropped: int
     """At how many positions from the first on errors are no nodes, being constants."""
-    cross_layer: bool
+    lowest: tuple[int, ...]
+    """By layer, the lowest one whose features write there."""
     keeps_vectors: bool
 
     @staticmethod
@@ -126,13 +127,13 @@ class Sources:
         starts = (counts.cumsum(0) - counts).view(n, layers + 1)
         edges = torch.arange(layers)[:, None] * n + torch.arange(n + 1)
         first_feature = torch.searchsorted(features.layer * n + features.position, edges.flatten()).view(layers, n + 1)
-        cross = local.transcoders.kind == "cross-layer"
         tables = tuple(_table(local, at, order, starts, device) for at in range(layers))
         size = sum(table.row.numel() for table in tables) * local.errors.shape[-1] * local.errors.itemsize
         return Sources(
             local.frozen.to(device), torch.where(layer == layers, -1, layer), place, starts, first_feature, tables,
             local.recording.embeddings.to(device),
-            local.n_ignored if local.position_zero == "drop" else 0, cross,
+            local.n_ignored if local.position_zero == "drop" else 0,
+            tuple(local.transcoders.sources(at).start for at in range(layers)),
             size <= (VECTORS_KEPT if kept is None else kept),
         )  # fmt: skip
 
@@ -202,7 +203,7 @@ class Sources:
         """Write the edges from all that is added at a layer into its columns."""
         table, n = self.tables[layer], g.shape[1]
         at_once = max(1, VECTORS_AT_ONCE // (g.shape[2] * g.itemsize))
-        first = self.starts[:, 0 if self.cross_layer else layer].tolist()
+        first = self.starts[:, self.lowest[layer]].tolist()
         begin = 0
         while begin < n:
             stop = begin + 1
@@ -219,8 +220,8 @@ class Sources:
 def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, device: torch.device) -> SourceTable:
     """What is written at layer `at`."""
     n, n_features, features = local.n_positions, len(local.features), local.features
-    cross = local.transcoders.kind == "cross-layer"
-    first, stop = starts[:, 0 if cross else at], starts[:, at + 1]
+    layers = local.transcoders.sources(at)
+    first, stop = starts[:, layers.start], starts[:, layers.stop]
     sizes = stop - first
     begin = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
     # For each position the columns first[p] to stop[p] in the order in which they are kept, one after the other.
@@ -228,7 +229,7 @@ def _table(local: LocalReplacement, at: int, order: Tensor, starts: Tensor, devi
     column, position = order[kept], torch.repeat_interleave(torch.arange(n), sizes)
     # A feature that is on at many positions has one decoder row in the table: `number` says which.
     rows, number, total = [], torch.zeros(n_features, dtype=torch.int64), 0
-    for source in range(0 if cross else at, at + 1):
+    for source in layers:
         span = local.layer_slice(source)
         index, number[span] = torch.unique(features.index[span], return_inverse=True)
         number[span] += total

@@ -25,7 +25,9 @@ def run() -> None:
     presses: list[int] = []
     _watch_keys(presses)
     _prepare_streams()
-    gc.disable()  # as do collections while their thousands of classes are made; one prompt makes little garbage
+    # No collections while thousands of classes are made. One prompt makes little garbage; commands that go on for long
+    # collect again once all is loaded (`terminal.collect_garbage`).
+    gc.disable()
     code: Any = 0
     try:
         from .main import main

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from .terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout
+from .terminal import AsJson, Dictionary, Model, collect_garbage, escaped, print_json, progress, stdout
 
 app = typer.Typer(
     add_completion=False,
@@ -73,6 +73,7 @@ def build(
             context,
             held_out,
         )
+        collect_garbage()
         if not already_built(out, reading, tokens):
             collection = collect(
                 loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title)

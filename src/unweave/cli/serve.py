@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import FileError
-from .terminal import Dictionary, progress, stdout
+from .terminal import Dictionary, collect_garbage, progress, stdout
 
 
 def serve(
@@ -84,4 +84,5 @@ def open_server(
     hint = "" if loaded is not None else "; --model smollm2 adds tracing and steering"
     address = address_of(listening, slug)
     stdout.print(f"{graphs} at [bold]{address}[/]  [dim](Ctrl-C stops{hint})[/]", highlight=False)
+    collect_garbage()
     run(create_app(server), listening, open_at=address if browser else None)

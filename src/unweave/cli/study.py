@@ -7,7 +7,7 @@ import typer
 
 from ..base.catalogue import PAIRS
 from ..errors import OptionError, StudyError, UnweaveError
-from .terminal import AsJson, Dictionary, escaped, print_json, progress, stdout
+from .terminal import AsJson, Dictionary, collect_garbage, escaped, print_json, progress, stdout
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True,
@@ -159,6 +159,7 @@ def _run(
                         f"--transcoders of one you have"
                     ) from error
             assert loaded is not None
+            collect_garbage()
             found.append(run_study(one, loaded, only=only, progress=say))
             if folder is not None:
                 write_report(found[-1], folder)

@@ -1,5 +1,6 @@
 """What all commands share: the two consoles, a progress bar, common options, printing JSON."""
 
+import gc
 import json
 import logging
 import sys
@@ -84,6 +85,14 @@ def wants_chat(chat: bool, system: str | None, ids: bool) -> bool:
             "--chat and --system are about text; leave --ids out, or give the ids of the whole conversation"
         )
     return chat or system is not None
+
+
+def collect_garbage() -> None:
+    """Collect garbage from now on, which the start of the command switched off: for commands that go on for long. What
+    is loaded by now stays, so it is not looked through each time."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 SECONDS = 5.0

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..training.config import TrainConfig, read_config
-from .terminal import escaped, stderr, stdout
+from .terminal import collect_garbage, escaped, stderr, stdout
 
 app = typer.Typer(
     add_completion=False,
@@ -26,6 +26,7 @@ def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **gi
     from ..training.progress import held_out_figures
     from .show_training import Display
 
+    collect_garbage()
     with Display(out, stderr) as display:
         folder = train(wanted, out, display, held_out_figures, device=device)
     stdout.print(

@@ -1,7 +1,8 @@
 """The attribution graph: nodes, weights, bias, where it came from; saved as safetensors with a JSON header."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -272,12 +273,8 @@ class Graph:
         path = Path(path).expanduser()
         if not path.is_file():
             raise GraphError(f"no graph file at {path}")
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                _check_header(path, header)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            known = parse_json(header["provenance"])
+        with _opened(path) as (file, known):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
             _check_extra(known.get("extra", {}))
             provenance = Provenance(**{f.name: _tupled(known[f.name]) for f in fields(Provenance) if f.name in known})
             graph = Graph(
@@ -289,14 +286,42 @@ class Graph:
                 effect=tensors.get("effect"),
                 provenance=provenance,
             )
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
         _check_shape(path, graph)
         return graph
+
+    @staticmethod
+    def peek(path: str | Path) -> "GraphSummary":
+        """What a graph file says of itself, from its header and one column: a graph of a gigabyte at once.
+
+        Raises:
+            GraphError: as `load`, as far as what is read tells.
+        """
+        with _opened(Path(path).expanduser()) as (file, known):
+            return GraphSummary(known, file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0])
 
     def with_provenance(self, **changes: Any) -> "Graph":
         """The same graph with some facts of its provenance replaced."""
         return replace(self, provenance=replace(self.provenance, **changes))
+
+
+class GraphSummary(NamedTuple):
+    """What can be known of a graph file without reading it whole."""
+
+    provenance: dict[str, Any]
+    kind: Int[Tensor, " node"]
+    n_edges: int
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A graph file and its provenance; whatever is wrong with the file while it is read becomes one line."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            _check_header(path, header)
+            yield file, parse_json(header["provenance"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
 
 
 _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
 from ..base.files import check_writable
 from ..base.jsontext import encodable, parse_json
 from ..errors import FileError, GraphError, UnweaveError
@@ -247,15 +245,7 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _summary(path: Path) -> dict[str, Any]:
     """The same as `_summary_of`, from the header and one column: a graph of a gigabyte is listed at once."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != "unweave graph":
-                raise GraphError(f"{path} is a safetensors file but not a graph (no 'unweave graph' in its header)")
-            facts = parse_json(header["provenance"])
-            kinds, edges = file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
+    facts, kinds, edges = Graph.peek(path)
     prompt, extra = facts.get("prompt"), facts.get("extra") or {}
     text = prompt if prompt is not None else "".join(facts.get("tokens") or ())
     return {

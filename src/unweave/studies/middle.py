@@ -84,8 +84,44 @@ class Exchange(NamedTuple):
     answer: int
 
 
+class Exchanged(NamedTuple):
+    """What was exchanged, and what came of it."""
+
+    right: list[Variant]
+    carriers: Carriers
+    chosen: list[int]
+    """Features of what is hidden, as numbers of carriers."""
+    others: list[int]
+    """As many that tell names apart."""
+    values: list[str]
+    means: Float[Tensor, "value place"]
+    kinds: list[str]
+    """The values of `asked`, and which one each exchange is of."""
+    at: list[int]
+    of_found: Bool[Tensor, " exchange"]
+    """Whether it is one that features were sought on."""
+    dose: float
+    hits: Bool[Tensor, " exchange"]
+    kept: Bool[Tensor, " exchange_with_partner"]
+    by_name: Bool[Tensor, " exchange_or_none"]
+    drawn: int
+    """Random features in a draw."""
+    random: Bool[Tensor, "draw exchange"]
+    changed: Bool[Tensor, "draw exchange"]
+    """Whether random features bring any other answer."""
+
+
 def run(bench: Bench, options: Middle) -> Result:
     """Find the features, choose the dose, exchange on all questions, and the controls."""
+    return _told(bench, options, measure(bench, options))
+
+
+def measure(bench: Bench, options: Middle) -> Exchanged:
+    """The exchanges and their controls.
+
+    Raises:
+        StudyError: no variant that features could be sought on, or no feature that carries what is hidden.
+    """
     model = bench.model
     right = answered(bench, bench.variants)
     ids = tokens(bench, right)
@@ -94,14 +130,7 @@ def run(bench: Bench, options: Middle) -> Result:
     if not bool(found_on.any()):
         raise StudyError(f"no variant answered rightly has {options.asked} {' or '.join(options.found_on)}")
     carriers = carry(bench, ids, found_on, right, range(start, ids.shape[1]), options)
-    chosen = (carriers.hidden >= options.least).nonzero().flatten().tolist()
-    if not chosen:
-        raise StudyError(
-            f"no feature's activation is decided by {options.hidden} to {options.least:.0%}; the most is "
-            f"{float(carriers.hidden.max()):.0%}"
-        )
-    others = ((carriers.named >= options.least) & (carriers.hidden < 0.3)).nonzero().flatten()
-    others = others[carriers.size[others].argsort(descending=True)][: len(chosen)].tolist()
+    chosen, others = _chosen(carriers, options)
     values = sorted({one.fields[options.hidden] for one in right})
     labels = torch.tensor([values.index(one.fields[options.hidden]) for one in right])
     means = torch.stack([carriers.activation[(labels == number) & found_on].mean(0) for number in range(len(values))])
@@ -118,118 +147,95 @@ def run(bench: Bench, options: Middle) -> Result:
         edits = Edits(tuple(carriers.places[one] for one in places), own + dose * (target[:, list(places)] - own))
         return logits_with(model, ids[rows], edits)[:, 0].argmax(-1)
 
+    # The dose is chosen on the kinds of question that features were sought on, and kept for all others.
     by_dose = [tops(chosen, dose) == wanted for dose in bench.each(options.doses)]
-    shares = [
-        float(hits[of_found].double().mean()) if bool(of_found.any()) else float(hits.double().mean())
-        for hits in by_dose
-    ]
-    best = max(range(len(shares)), key=lambda number: shares[number])
+    judged = of_found if bool(of_found.any()) else torch.ones_like(of_found)
+    best = max(range(len(by_dose)), key=lambda number: _mean(by_dose[number][judged]))
     dose, hits = options.doses[best], by_dose[best]
     before = torch.tensor([bench.token(right[one.row].answer) for one in exchanges])
     drawn = matched(carriers.size, carriers.places, chosen, [], options.draws, bench.seed)
     random = torch.stack([tops(draw, dose) for draw in bench.each(drawn)])
     partner = _partners(right, rows.tolist(), options)
     kept = tops(range(len(carriers.places)), 1.0, carriers.activation[partner]) == before
-    kept = kept[partner != rows]
     # The names' control takes the other name's own activations: features of a name have no mean for a state.
     donor = torch.tensor([_donor(right, one, options) for one in exchanges])
     by_name = tops(others, dose, carriers.activation[donor]) == wanted if others else torch.zeros(0, dtype=torch.bool)
+    return Exchanged(
+        right, carriers, chosen, others, values, means, kinds, at, of_found, dose, hits, kept[partner != rows], by_name,
+        len(drawn[0]), random == wanted, random != before,
+    )  # fmt: skip
 
-    def mean(part: Tensor) -> float:
-        return float(part.double().mean()) if part.numel() else float("nan")
 
-    by_kind = {
-        kind: [hit for hit, which in zip(hits.tolist(), at, strict=True) if kinds[which] == kind] for kind in kinds
-    }
+def _chosen(carriers: Carriers, options: Middle) -> tuple[list[int], list[int]]:
+    """The features decided by what is hidden, and at most as many, the largest, decided by the name alone."""
+    chosen = (carriers.hidden >= options.least).nonzero().flatten().tolist()
+    if not chosen:
+        raise StudyError(
+            f"no feature's activation is decided by {options.hidden} to {options.least:.0%}; the most is "
+            f"{float(carriers.hidden.max()):.0%}"
+        )
+    others = ((carriers.named >= options.least) & (carriers.hidden < 0.3)).nonzero().flatten()
+    return chosen, others[carriers.size[others].argsort(descending=True)][: len(chosen)].tolist()
+
+
+def _mean(part: Tensor) -> float:
+    return float(part.double().mean()) if part.numel() else float("nan")
+
+
+def _told(bench: Bench, options: Middle, found: Exchanged) -> Result:
+    """Figures, tables and words."""
+    carriers, chosen, of_found, hits = found.carriers, found.chosen, found.of_found, found.hits
+    of_kind = {kind: torch.tensor(found.at) == number for number, kind in enumerate(found.kinds)}
+    by_kind = {kind: hits[which].tolist() for kind, which in of_kind.items()}
+    random_by_kind = {kind: _mean(found.random[:, which]) for kind, which in of_kind.items()}
     figures = {
-        "swapped": mean(hits[~of_found]),
-        "swapped_found_on": mean(hits[of_found]),
+        "swapped": _mean(hits[~of_found]),
+        "swapped_found_on": _mean(hits[of_found]),
         "worst": min(sum(part) / len(part) for part in by_kind.values()),
-        "dose": dose,
+        "dose": found.dose,
         "features": float(len(chosen)),
-        "same": mean(kept),
-        "names": mean(by_name),
-        "random": mean(random == wanted),
-        "random_changed": mean(random != before),
-        "prompts": float(len(exchanges)),
+        "same": _mean(found.kept),
+        "names": _mean(found.by_name),
+        "random": _mean(found.random),
+        "random_changed": _mean(found.changed),
+        "prompts": float(len(hits)),
     }
-    random_by_kind = {
-        kind: mean((random == wanted)[:, [number for number, which in enumerate(at) if kinds[which] == kind]])
-        for kind in kinds
-    }
-    rows_ = [
+    rows = [
         (kind, "yes" if kind in options.found_on else "no", len(part), str(share(part)), random_by_kind[kind])
         for kind, part in by_kind.items()
     ]
-    heads = (
-        options.asked,
-        "features sought on it",
-        "exchanges",
-        f"answer of the other {options.hidden}",
-        "random features",
-    )
+    heads = (options.asked, "features sought on it", "exchanges", f"answer of the other {options.hidden}",
+             "random features")  # fmt: skip
+    other, draws = f"answer of the other {options.hidden}", f"random features, {options.draws} draws"
+    beside = [
+        (f"{name}: {what}", count, str(share(part)), len(part))
+        for name, what, count, part in (
+            (f"features of {options.hidden}", other, len(chosen), hits),
+            (f"all features, {options.named} of the same {options.hidden}", "same answer", len(carriers.places),
+             found.kept),
+            (f"features of {options.named} alone", other, len(found.others), found.by_name),
+        )
+    ] + [
+        (f"{draws}: {what}", found.drawn, f"{figures[name]:.3f}", found.random.numel())
+        for name, what in (("random", other), ("random_changed", "another answer"))
+    ]  # fmt: skip
+    title = f"Exchanges of {len(chosen)} features of {options.hidden} at dose {found.dose:g} (95% intervals)"
     tables = (
-        ResultTable(
-            f"Exchanges of {len(chosen)} features of {options.hidden} at dose {dose:g} (95% intervals)",
-            heads,
-            tuple(rows_),
-        ),
-        ResultTable(
-            "Beside it",
-            ("what is exchanged", "features", "share", "of"),
-            (
-                (
-                    f"features of {options.hidden}: answer of the other {options.hidden}",
-                    len(chosen),
-                    str(share(hits)),
-                    len(hits),
-                ),
-                (
-                    f"all features, {options.named} of the same {options.hidden}: same answer",
-                    len(carriers.places),
-                    str(share(kept)),
-                    len(kept),
-                ),
-                (
-                    f"features of {options.named} alone: answer of the other {options.hidden}",
-                    len(others),
-                    str(share(by_name)),
-                    len(by_name),
-                ),
-                (
-                    f"random features, {options.draws} draws: answer of the other {options.hidden}",
-                    len(drawn[0]),
-                    f"{figures['random']:.3f}",
-                    random.numel(),
-                ),
-                (
-                    f"random features, {options.draws} draws: another answer",
-                    len(drawn[0]),
-                    f"{figures['random_changed']:.3f}",
-                    random.numel(),
-                ),
-            ),
-        ),
-        _strongest(bench, carriers, chosen, right, means, values),
+        ResultTable(title, heads, tuple(rows)),
+        ResultTable("Beside it", ("what is exchanged", "features", "share", "of"), tuple(beside)),
+        _strongest(bench, carriers, chosen, found.right, found.means, found.values),
     )
     summary = (
         f"{len(chosen)} features from the {options.named}'s token on are decided by the {options.hidden} (on "
-        f"{', '.join(options.found_on)}). Exchanged "
-        f"at dose {dose:g} they bring the other {options.hidden}'s answer in {figures['swapped_found_on']:.0%} of "
-        f"{int(of_found.sum())} such questions "
-        f"and in {figures['swapped']:.0%} of {int((~of_found).sum())} of the other kinds; random features do in "
-        f"{figures['random']:.1%}, "
-        f"features that tell one {options.hidden}'s names apart in {figures['names']:.1%}; with all features of "
-        f"another {options.named} of the same "
-        f"{options.hidden} the answer stays in {figures['same']:.0%}."
+        f"{', '.join(options.found_on)}). Exchanged at dose {found.dose:g} they bring the other {options.hidden}'s "
+        f"answer in {figures['swapped_found_on']:.0%} of {int(of_found.sum())} such questions and in "
+        f"{figures['swapped']:.0%} of {int((~of_found).sum())} of the other kinds; random features do in "
+        f"{figures['random']:.1%}, features that tell one {options.hidden}'s names apart in {figures['names']:.1%}; "
+        f"with all features of another {options.named} of the same {options.hidden} the answer stays in "
+        f"{figures['same']:.0%}."
     )
-    return Result(
-        figures,
-        summary,
-        tables,
-        _plots(by_kind, random_by_kind, carriers, chosen, options, bench, right[0]),
-        _found(bench, carriers, chosen, right, options),
-    )
+    plots = _plots(by_kind, random_by_kind, carriers, chosen, options, bench, found.right[0])
+    return Result(figures, summary, tables, plots, _found(bench, carriers, chosen, found.right, options))
 
 
 def carry(

@@ -269,6 +269,10 @@ class Transcoders:
         """The layers at which features of `layer` write."""
         return range(layer, len(self.layers)) if self.kind == "cross-layer" else range(layer, layer + 1)
 
+    def sources(self, layer: int) -> range:
+        """The layers whose features write at `layer`."""
+        return range(layer + 1) if self.kind == "cross-layer" else range(layer, layer + 1)
+
     def encode(self, layer: int, x: Float[Tensor, "pos d"]) -> tuple[Tensor, Tensor]:
         """Pre-activations and activations [pos, feature] of one layer.
 
