@@ -1,8 +1,7 @@
 """The attribution graph: nodes, weights, bias, where it came from; saved as safetensors with a JSON header."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
 from ..base.choices import PositionZero, choice
 from ..base.files import write_atomically
-from ..base.jsontext import parse_json
 from ..errors import GraphError, OptionError
+from .graphfile import SCHEMA_VERSION, GraphSummary, check_extra, open_graph_file
 from .influence import Rows, Scores, influence
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
-
-SCHEMA_VERSION = 1
 
 
 class Edge(NamedTuple):
@@ -273,9 +269,9 @@ class Graph:
         path = Path(path).expanduser()
         if not path.is_file():
             raise GraphError(f"no graph file at {path}")
-        with _opened(path) as (file, known):
+        with open_graph_file(path) as (file, known):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            _check_extra(known.get("extra", {}))
+            check_extra(known.get("extra", {}))
             provenance = Provenance(**{f.name: _tupled(known[f.name]) for f in fields(Provenance) if f.name in known})
             graph = Graph(
                 nodes=NodeTable(**{f.name: tensors[f"nodes.{f.name}"] for f in fields(NodeTable)}),
@@ -296,7 +292,7 @@ class Graph:
         Raises:
             GraphError: as `load`, as far as what is read tells.
         """
-        with _opened(Path(path).expanduser()) as (file, known):
+        with open_graph_file(Path(path).expanduser()) as (file, known):
             return GraphSummary(known, file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0])
 
     def with_provenance(self, **changes: Any) -> "Graph":
@@ -304,64 +300,12 @@ class Graph:
         return replace(self, provenance=replace(self.provenance, **changes))
 
 
-class GraphSummary(NamedTuple):
-    """What can be known of a graph file without reading it whole."""
-
-    provenance: dict[str, Any]
-    kind: Int[Tensor, " node"]
-    n_edges: int
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A graph file and its provenance; whatever is wrong with the file while it is read becomes one line."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            _check_header(path, header)
-            yield file, parse_json(header["provenance"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
-
-
 _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
 _FULL = ("full_influence", "full_rank", "effect")
 
 
-_EXTRA = {
-    "labels": dict,
-    "promotes": dict,
-    "effects": dict,
-    "metadata": dict,
-    "qParams": dict,
-    "title": str,
-    "notes": str,
-}
-"""What is read of `Provenance.extra`."""
-
-
-def _check_extra(extra: Any) -> None:
-    if not isinstance(extra, dict):
-        raise ValueError("its extra facts are no object")
-    for name, kind in _EXTRA.items():
-        if not isinstance(extra.get(name, kind()), kind):
-            raise ValueError(f"its {name} are of another type")
-
-
 def _tupled(value: Any) -> Any:
     return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
-
-
-def _check_header(path: Path, header: dict[str, str]) -> None:
-    if header.get("format") != "unweave graph":
-        raise GraphError(f"{path} is a safetensors file but not a graph (no 'unweave graph' in its header)")
-    version = header.get("schema_version", "")
-    if not version.isdigit():
-        raise GraphError(f"{path} has schema version {version!r}, which is not a number")
-    if int(version) > SCHEMA_VERSION:
-        raise GraphError(
-            f"{path} has schema version {version}; this unweave reads up to {SCHEMA_VERSION}: upgrade unweave"
-        )
 
 
 def _check_shape(path: Path, graph: Graph) -> None:
