@@ -5,8 +5,9 @@ STAMP := $(VENV)/installed
 
 .PHONY: demo test test-oldest doctest check bench studies docs page tools clean
 
-demo: $(STAMP)  ## set up, trace a real prompt, show it
+demo: $(STAMP)  ## set up, trace a real prompt, show it, say why in sentences that were measured
 	$(BIN)/unweave trace "The capital of France is"
+	$(BIN)/unweave explain "The capital of France is"
 	@echo "Open it in the browser: $(BIN)/unweave serve --model smollm2"
 
 test: check tools doctest  ## set up, lint, check types, run all tests on two cores; says which were skipped and why

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import OptionError, UnweaveError
 from ..version import __version__
-from . import eval, export, features, files, models, organism, serve, steer, study, trace, train, validate
+from . import eval, explain, export, features, files, models, organism, serve, steer, study, trace, train, validate
 from .codes import PIPE_CLOSED, REFUSED, STOPPED
 from .commands import Group, command_of
 from .terminal import escaped, stderr
@@ -92,6 +92,7 @@ def options(
 
 for command in (
     trace.trace,
+    explain.explain,
     steer.steer,
     validate.validate,
     serve.serve,

@@ -83,6 +83,7 @@ Limits = Annotated[Any, BeforeValidator(Bound.parse)]
 PromptText = Annotated[Any, BeforeValidator(_prompt_of)]
 Token = Annotated[Any, BeforeValidator(_token_of)]
 OF_TOKEN = ("logit", "logit_change", "probability", "probability_change", "rank")
+OF_DIFFERENCE = ("logit", "logit_change")
 OF_FEATURE = ("activation", "activation_change")
 
 
@@ -102,22 +103,28 @@ class Expectation(BaseModel):
     feature: Text | None = None
     activation: Limits = None
     activation_change: Limits = None
+    minus: Token = None
+    parts: Annotated[tuple[Text, ...], BeforeValidator(_several)] = ()
+    moved: Limits = None
 
     @model_validator(mode="after")
     def _one_subject(self) -> "Expectation":
         given = self.model_fields_set
-        subjects = [name for name in ("token", "top", "not_top", "kl", "feature") if name in given]
+        subjects = [name for name in ("token", "top", "not_top", "kl", "feature", "parts") if name in given]
         if len(subjects) != 1:
             raise ValueError(
-                f"an expectation is about one of token, top, not_top, kl or feature, not "
+                f"an expectation is about one of token, top, not_top, kl, feature or parts, not "
                 f"{' and '.join(subjects) or 'none of them'}"
             )
-        measures = {"token": OF_TOKEN, "feature": OF_FEATURE}.get(subjects[0], ())
-        stray = sorted(given - {subjects[0], *measures})
+        measures = {"token": OF_TOKEN, "feature": OF_FEATURE, "parts": ("moved",)}.get(subjects[0], ())
+        if subjects[0] == "token" and "minus" in given:
+            measures = OF_DIFFERENCE
+        stray = sorted(given - {subjects[0], *measures} - ({"minus"} if subjects[0] == "token" else set()))
         if stray:
             raise ValueError(f"{stray[0]} does not go with {subjects[0]}")
         if measures and not given & set(measures):
-            raise ValueError(f"what of the {subjects[0]}? give {', '.join(measures[:-1])} or {measures[-1]}")
+            wanted = f"{', '.join(measures[:-1])} or {measures[-1]}" if len(measures) > 1 else measures[0]
+            raise ValueError(f"what of the {subjects[0]}? give {wanted}")
         return self
 
 
@@ -135,6 +142,8 @@ class Claim(BaseModel):
     swap_only: Words = ()
     swap_at: Annotated[tuple[int, ...], Field(min_length=1)] = ()
     swap_factor: FiniteFloat = 1.0
+    swap_parts: Words = ()
+    hold_parts: Words = ()
     mode: Literal["frozen_attention", "open", "frozen"] = "frozen_attention"
     layers: Annotated[Any, BeforeValidator(_layers_of)] = None
     expect: Annotated[tuple[Expectation, ...], Field(min_length=1)]
@@ -143,9 +152,21 @@ class Claim(BaseModel):
     def _changes_something(self) -> "Claim":
         if not (self.ablate or self.scale or self.set or self.add or self.swap_from):
             raise ValueError("nothing is changed; give ablate, scale, set, add or swap_from")
-        stray = sorted(self.model_fields_set & {"swap_only", "swap_at", "swap_factor"})
+        stray = sorted(self.model_fields_set & {"swap_only", "swap_at", "swap_factor", "swap_parts"})
         if stray and not self.swap_from:
             raise ValueError(f"{stray[0]} needs swap_from")
+        if "hold_parts" in self.model_fields_set and not self.swap_parts:
+            raise ValueError("hold_parts needs swap_parts")
+        others = self.model_fields_set & {"ablate", "scale", "set", "add", "layers", *stray} - {"swap_parts"}
+        if self.swap_parts and others:
+            raise ValueError(f"{min(others)} does not go with swap_parts")
+        if self.swap_parts and self.mode != "open":
+            raise ValueError("with swap_parts everything is live; write mode: open")
+        for wanted in self.expect:
+            if wanted.feature and self.swap_parts:
+                raise ValueError("with swap_parts expect parts, not a feature")
+            if wanted.parts and not self.swap_parts:
+                raise ValueError("parts are expected of swap_parts alone")
         return self
 
     @property

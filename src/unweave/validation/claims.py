@@ -15,8 +15,9 @@ from ..interventions.naming import Names, check_graph
 from ..interventions.steering import swap
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
-from .claimfile import OF_FEATURE, OF_TOKEN, Bound, Claim, ClaimsFile, Expectation
+from .claimfile import OF_DIFFERENCE, OF_FEATURE, OF_TOKEN, Bound, Claim, ClaimsFile, Expectation
 from .claimfile import read_claims as read_claims
+from .partsclaim import PartsClaim
 
 
 class ClaimCheck(NamedTuple):
@@ -68,6 +69,7 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
             graph = read_graph(file.graph)
             check_graph(graph, file.graph, model)
     names = Names(model, file.supernodes, graph)
+    named = {name: [feature.id for feature in members] for name, members in file.supernodes.items()}
     recordings: dict[Any, Recording] = {}
 
     def recorded(prompt: Any) -> Recording:
@@ -82,6 +84,10 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
                 claim.prompt if claim.prompt is not None or graph is None else graph.provenance.input_ids
             )
             tokens = [token_ids(model.language_model, recording, [token])[0] for token in _tokens(claim)]
+            if claim.swap_parts:
+                swapped = PartsClaim.read(claim, model.language_model, recording, recorded(claim.swap_from), named)
+                planned.append((recording, tokens, swapped))
+                continue
             watched = [_watched(names, expectation.feature) for expectation in claim.expect if expectation.feature]
             other = None if claim.swap_from is None else recorded(claim.swap_from)
             changes = _changes(names, claim, recording, other)
@@ -95,7 +101,7 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
     verdicts = []
     for number, (claim, (recording, tokens, outcomes)) in enumerate(zip(file.claims, planned, strict=True)):
         with _in_claim(file, number):
-            outcome = next(outcomes)
+            moved, outcome = outcomes.run() if isinstance(outcomes, PartsClaim) else ([], next(outcomes))
         words = (
             claim.prompt
             if isinstance(claim.prompt, str)
@@ -108,7 +114,7 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
                 file.lines[number],
                 words,
                 claim.mode,
-                tuple(_checks(claim, outcome, tokens)),
+                tuple(_checks(claim, outcome, tokens, moved)),
                 before,
                 after,
                 outcome.kl(),
@@ -131,7 +137,10 @@ def _in_claim(file: ClaimsFile, place: int | str) -> Iterator[None]:
 
 def _tokens(claim: Claim) -> list[str | int]:
     return [
-        token for wanted in claim.expect for token in (wanted.token, wanted.top, wanted.not_top) if token is not None
+        token
+        for wanted in claim.expect
+        for token in (wanted.token, wanted.minus, wanted.top, wanted.not_top)
+        if token is not None
     ]
 
 
@@ -162,9 +171,9 @@ def _likeliest(outcome: Outcome, logits: Any) -> tuple[str, float]:
     return outcome.model.token_text(int(token)), float(probability)
 
 
-def _checks(claim: Claim, outcome: Outcome, tokens: list[int]) -> Iterator[ClaimCheck]:
+def _checks(claim: Claim, outcome: Outcome, tokens: list[int], moved: Sequence[float]) -> Iterator[ClaimCheck]:
     """Every expectation's figures, in the order of the file."""
-    ids, watched = iter(tokens), iter(outcome.activations.T.tolist())
+    ids, watched, ways = iter(tokens), iter(outcome.activations.T.tolist()), iter(moved)
     likeliest = int(outcome.logits[-1].argmax())
     text = outcome.model.token_text
     for wanted in claim.expect:
@@ -173,6 +182,13 @@ def _checks(claim: Claim, outcome: Outcome, tokens: list[int]) -> Iterator[Claim
         elif wanted.feature is not None:
             before, after = next(watched)
             yield from _numbers(wanted, wanted.feature, dict(zip(OF_FEATURE, (after, after - before), strict=True)))
+        elif wanted.parts:
+            yield _number(f"{', '.join(wanted.parts)[:60]} moved", wanted.moved, next(ways))
+        elif wanted.minus is not None:
+            plus, minus = next(ids), next(ids)
+            before, after = (float(x[-1, plus] - x[-1, minus]) for x in (outcome.baseline, outcome.logits))
+            subject = f"{text(plus)!r} minus {text(minus)!r}"
+            yield from _numbers(wanted, subject, dict(zip(OF_DIFFERENCE, (after, after - before), strict=True)))
         elif wanted.token is not None:
             token = outcome.tokens([next(ids)], count=0)[0]
             rank = float((outcome.logits[-1] > outcome.logits[-1][token.id]).sum() + 1)

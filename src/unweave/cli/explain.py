@@ -1,0 +1,96 @@
+"""`unweave explain`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..base.parsing import target_of, token_ids
+from ..errors import OptionError
+from .terminal import AsJson, Model, escaped, print_json, progress, stdout
+
+SUFFIXES = {".json": "facts", ".md": "report", ".svg": "picture", ".yaml": "claims"}
+
+
+def explain(
+    prompt: Annotated[str, typer.Argument(help="The text whose next token is to be explained.")],
+    instead: Annotated[
+        str | None,
+        typer.Option(metavar="PROMPT", help="A prompt of as many tokens with another answer. Default: one is found."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Token to explain, as text (' Paris') or #id; one that is not said: why not. Default: said."),
+    ] = None,
+    model: Model = "smollm2",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    units: Annotated[str, typer.Option(help="What groups are made of: neurons.")] = "neurons",
+    groups: Annotated[int | None, typer.Option(metavar="N", help="At most so many groups. Default: up to 12.")] = None,
+    baseline: Annotated[
+        str, typer.Option(help="Without --instead: auto (a prompt that is found, else mean), mean or zero.")
+    ] = "auto",
+    ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it: .md report with picture, .svg, .yaml claims, .json facts; "
+                     "a name without one of these: all four."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say why: what the answer hangs on, by which way, what works against it; every sentence measured."""
+    begin = time.perf_counter()
+    files = {} if out is None else _files(out)
+    with progress(f"loading {model}") as report:
+        from ..base.files import check_writable, write_atomically
+        from ..explanation.explaining import explain as explained
+        from ..models.loading import load_model
+
+        for path in files.values():
+            check_writable(path)
+        loaded = load_model(model, dtype=dtype, device=device)
+        asked: list[Any] = [None if text is None else token_ids(text) if ids else text for text in (prompt, instead)]
+        found = explained(
+            loaded, asked[0], None if target is None else target_of(target), asked[1],
+            units=units, groups=groups, baseline=baseline, progress=report,
+        )  # fmt: skip
+        written = []
+        for kind, path in files.items():
+            text = _content(found, kind)
+            if text is not None:
+                written.append(
+                    str(write_atomically(path, lambda name, text=text: Path(name).write_text(text, "utf-8")))
+                )
+    facts = found.facts | {"files": written, "seconds": round(time.perf_counter() - begin, 3)}
+    if as_json:
+        print_json(facts)
+        return
+    from .show_explanation import show_explanation
+
+    show_explanation(facts, stdout)
+    if written:
+        stdout.print(f"\nWritten to [bold]{escaped(', '.join(written))}[/].", highlight=False)
+    stdout.print(f"\n[dim]{facts['seconds']:.1f} s[/]", highlight=False)
+
+
+def _files(out: Path) -> dict[str, Path]:
+    if out.suffix in SUFFIXES:
+        return {SUFFIXES[out.suffix]: out}
+    if out.suffix and out.suffix[1:].isalpha():
+        raise OptionError(f"--out {out}: give a name that ends in {', '.join(SUFFIXES)}, or in none for all of them")
+    return {kind: out.with_name(f"{out.name}{suffix}") for suffix, kind in SUFFIXES.items()}
+
+
+def _content(found: Any, kind: str) -> str | None:
+    import json
+
+    match kind:
+        case "facts":
+            return json.dumps(found.facts, indent=2, ensure_ascii=False) + "\n"
+        case "report":
+            return found.markdown
+        case "picture":
+            return found.picture + "\n"
+        case _:
+            return found.claims

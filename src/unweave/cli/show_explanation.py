@@ -1,0 +1,29 @@
+"""What people see of an explanation."""
+
+from typing import Any
+
+from rich.console import Console
+
+from ..explanation.report import NOTHING
+from .terminal import escaped
+
+TITLES = {
+    "hangs": "What the answer hangs on",
+    "chain": "The chain",
+    "direct": "What speaks for it at the end",
+    "against": "What works against it",
+    "together": "What is not explained",
+}
+
+
+def show_explanation(facts: dict[str, Any], console: Console) -> None:
+    """Print the sentences under what they are about."""
+    console.print(f"[bold]{escaped(facts['headline'])}[/]", highlight=False)
+    last = ""
+    for number, sentence in enumerate(facts["sentences"], 1):
+        if sentence["kind"] != last:
+            last = sentence["kind"]
+            console.print(f"\n[bold]{TITLES[last]}[/]", highlight=False)
+        console.print(f"{number:>2}. {escaped(sentence['text'])}", highlight=False)
+    if not facts["found"]:
+        console.print(f"\n{NOTHING}", highlight=False)

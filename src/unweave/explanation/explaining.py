@@ -1,0 +1,116 @@
+"""Why a model says what it says: groups of its parts, arrows between them and sentences, all measured."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..errors import OptionError, PromptError
+from ..interventions.live import check_supported, heads_of, run
+from ..models.language_model import LanguageModel
+from ..transcoders.replacement import ReplacementModel
+from .choose import DRAWS, choose, single_effects
+from .contrast import contrast_of
+from .groups import DEFAULT, METHODS, Group, Profiles, make_groups
+from .maps import Contrast, leading_heads, patching_maps, stages
+from .measure import measure
+from .names import with_names
+from .result import Explanation
+from .say import sentences
+
+SMALL = 0.03
+"""A group whose swap takes less than this share of the difference is left out."""
+LITTLE = 0.5
+"""Logits of lead between two prompts below which there is nothing to explain."""
+
+
+def explain(
+    model: ReplacementModel | LanguageModel,
+    prompt: str | Sequence[int],
+    target: str | int | None = None,
+    instead: str | Sequence[int] | None = None,
+    *,
+    units: str = "neurons",
+    groups: int | None = None,
+    baseline: str = "auto",
+    method: str = DEFAULT,
+    draws: int = DRAWS,
+    progress: Callable[[float, str], object] = lambda share, what: None,
+) -> Explanation:
+    """Find what an answer hangs on, group it, name it and measure it; nothing in the model is frozen.
+
+    Args:
+        target: the token to explain; None: the likeliest. One that the model does not say is explained as a failure:
+            what would have to change.
+        instead: a prompt of equal length with another answer, whose inner values take the place of this one's. None:
+            one is looked for, by exchanging a token for another of its kind; where none changes the answer, means
+            over text.
+        units: "neurons".
+        groups: at most so many; None: up to 12.
+        baseline: "auto"; "mean" or "zero" for values from no other prompt.
+        method: how neurons are grouped: "segments", "link" or "band".
+        draws: random groups as control for each group.
+
+    Raises:
+        PromptError: a prompt that cannot be run, or an `instead` of another length or with the same answer.
+        TargetError: a target that is not one token.
+        OptionError: other units, baseline or method, or a number out of range.
+        UnsupportedModel: a mixture of experts.
+
+    >>> import unweave                                                        # doctest: +SKIP
+    >>> model = unweave.load_model("smollm2")                                 # doctest: +SKIP
+    >>> print(unweave.explain(model, "The capital of France is"))             # doctest: +SKIP
+    """
+    language_model = model if isinstance(model, LanguageModel) else model.language_model
+    check_supported(language_model)
+    if units != "neurons":
+        raise OptionError(f"units {units!r} cannot be explained; use 'neurons'")
+    if method not in METHODS:
+        raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
+    if groups is not None and groups < 1:
+        raise OptionError(f"groups is {groups}; it must be at least 1")
+    if draws < 1:
+        raise OptionError(f"draws is {draws}; it must be at least 1")
+    progress(0.0, "looking for the contrast")
+    contrast = contrast_of(language_model, prompt, target, instead, baseline)
+    if not contrast.positions or abs(contrast.whole) < LITTLE:
+        raise PromptError(
+            f"the contrast changes the lead of {language_model.token_text(contrast.question.answer)!r} by only "
+            f"{contrast.whole:.2f} logits; give another with instead="
+        )
+    progress(0.1, "where")
+    maps = patching_maps(contrast)
+    heads = leading_heads(contrast, maps["heads"])
+    progress(0.3, "choosing neurons")
+    chosen = choose(contrast, stages(contrast, maps["neurons"]))
+    progress(0.5, "grouping")
+    effect, moved = single_effects(contrast, chosen.units)
+    profiles = Profiles(chosen.units, effect, moved, language_model.n_layers)
+    if groups is not None and groups > max(1, len(chosen.units) + len(heads)):
+        raise OptionError(
+            f"groups is {groups}, but only {len(chosen.units)} neurons and {len(heads)} heads were found; give fewer"
+        )
+    made = _worth(contrast, make_groups(chosen, heads, profiles, groups, method))
+    effects = dict(zip(chosen.units.triples, effect.tolist(), strict=True))
+    made = with_names(contrast, made, effects, other_contexts(contrast))
+    progress(0.6, "measuring")
+    measured = measure(contrast, made, heads, draws)
+    said = tuple(sentences(contrast, made, measured))
+    progress(1.0, "done")
+    return Explanation(contrast, maps, heads, chosen, made, measured, said)
+
+
+def _worth(contrast: Contrast, groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Groups that do something on their own."""
+    count = heads_of(contrast.model)
+    variants = [group.part.put(contrast.there, count) for group in groups]
+    share = contrast.share(run(contrast.model, contrast.ids, contrast.question, variants).lead)
+    return tuple(group for group, value in zip(groups, share.tolist(), strict=True) if abs(value) >= SMALL)
+
+
+def other_contexts(contrast: Contrast, count: int = 8, length: int = 8) -> list[list[int]]:
+    """Contexts of one length with no relation to the prompt: the leading token and random others."""
+    generator = torch.Generator().manual_seed(0)
+    vocab = len(contrast.here.logits)
+    drawn = torch.randint(vocab, (count, length), generator=generator)
+    drawn[:, 0] = contrast.ids[0]
+    return drawn.tolist()

@@ -1,0 +1,239 @@
+"""Every group and arrow in the real model, all live: swapped, alone and with the others held, beside controls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..interventions.live import Inside, Place, Put, heads_of, run
+from ..interventions.parts import Part
+from .choose import DRAWS, SEED, random_sets
+from .groups import Group
+from .maps import Contrast, Head
+
+NOTABLE_ARROW = 0.05
+"""The share of the difference between the prompts that an arrow carries, from which it is shown."""
+
+
+class Arrow(NamedTuple):
+    """What one group does to another, or (`target` None) to the answer, not by way of a third group."""
+
+    source: int
+    target: int | None
+    moved: float
+    """How far the target goes to its values in the other prompt, the other groups held: 1 is all the way. Of the
+    answer: the share of the difference that is taken."""
+    carried: float
+    """The share of the difference between the prompts that goes this way: from the source by the target alone."""
+    control: float
+    """The largest `moved` in absolute value of random groups (of the answer: what they take, nothing held)."""
+    heads: tuple[Head, ...] = ()
+    by_heads: float | None = None
+    """The share of `moved` that is gone when those heads are held."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is larger than what any random group did."""
+        return abs(self.moved) > self.control and abs(self.carried) >= NOTABLE_ARROW
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What swapping one group does to the answer."""
+
+    group: Group
+    share: float
+    """Of the difference between the prompts."""
+    answer: float
+    """The answer's probability afterwards."""
+    rival: float
+    rank: int
+    top: int
+    direct: float
+    """As `share`, with the other groups held."""
+    random: Float[Tensor, " draw"]
+    """As `share`, of random groups of the same size, layers and token."""
+    random_answer: float
+    """The answer's median probability after those."""
+
+    @property
+    def control(self) -> float:
+        """The largest share of a random group, in absolute value."""
+        return float(self.random.abs().max()) if len(self.random) else 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it does more than any random group."""
+        return abs(self.share) > self.control
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured of a list of groups."""
+
+    effects: tuple[Effect, ...]
+    arrows: tuple[Arrow, ...]
+    together: float
+    """The share of the difference that swapping all groups takes."""
+    together_answer: float
+    together_top: int
+    kept: float
+    """The share that is left when every neuron and head outside the groups is swapped, where groups hold."""
+    random_together: float
+    """The largest share of all groups' random counterparts swapped together."""
+    answer: float
+    """The answer's probability on the prompt."""
+    other: float
+    """And in the other prompt."""
+
+
+def measure(
+    contrast: Contrast,
+    groups: Sequence[Group],
+    heads: Sequence[Head] = (),
+    draws: int = DRAWS,
+) -> Measured:
+    """Swap each group, each with the others held, and each with all others but one held; then random groups."""
+    model, ids, question = contrast.model, contrast.ids, contrast.question
+    count = heads_of(model)
+    gauges = [group.part.gauge(contrast.here, contrast.there, count) for group in groups]
+    swapped = [group.part.put(contrast.there, count) for group in groups]
+    held = [group.part.put(contrast.here, count) for group in groups]
+    n = len(groups)
+    pairs = [(s, t) for s in range(n) for t in range(n) if s != t and groups[s].before(groups[t])]
+    controls = [
+        [some.put(contrast.there, count) for some in random_parts(contrast, group.part, draws)] for group in groups
+    ]
+    every = [put for puts in swapped for put in puts]
+    random_every = [
+        [put for some in controls for put in (some[draw] if draw < len(some) else [])] for draw in range(draws)
+    ]
+    variants: list[list[Put]] = [
+        [],
+        every,
+        *swapped,
+        *(_held(held, {s}) + swapped[s] for s in range(n)),
+        *(_held(held, {s, t}) + swapped[s] for s, t in pairs),
+        *(puts for some in controls for puts in some),
+        *random_every,
+    ]
+    ran = run(model, ids, question, variants, gauges=gauges)
+    share, moved = contrast.share(ran.lead), ran.gauges
+    alone, direct, by = 2, 2 + n, 2 + 2 * n
+    at = by + len(pairs)
+    spans = []
+    for some in controls:
+        spans.append(range(at, at + len(some)))
+        at += len(some)
+    effects = tuple(
+        Effect(
+            groups[s], float(share[alone + s]), float(ran.answer[alone + s]), float(ran.rival[alone + s]),
+            int(ran.rank[alone + s]), int(ran.top[alone + s]), float(share[direct + s]),
+            share[spans[s].start : spans[s].stop],
+            float(ran.answer[spans[s].start : spans[s].stop].median()) if len(spans[s]) else float(ran.answer[0]),
+        )
+        for s in range(n)
+    )  # fmt: skip
+    arrows = [Arrow(s, None, float(share[direct + s]), float(share[direct + s]), effects[s].control) for s in range(n)]
+    for number, (s, t) in enumerate(pairs):
+        random = moved[spans[s].start : spans[s].stop, t].abs()
+        arrows.append(
+            Arrow(
+                s, t, float(moved[by + number, t]), float(share[by + number] - share[direct + s]),
+                float(random.max()) if len(random) else 0.0,
+            )
+        )  # fmt: skip
+    arrows = _with_heads(contrast, groups, arrows, swapped, held, gauges, heads)
+    return Measured(
+        effects,
+        tuple(arrows),
+        float(share[1]),
+        float(ran.answer[1]),
+        int(ran.top[1]),
+        _kept(contrast, groups),
+        float(share[at : at + draws].abs().max()) if draws else 0.0,
+        float(ran.answer[0]),
+        float(contrast.there.logits.softmax(-1)[question.answer]),
+    )
+
+
+def _held(held: Sequence[list[Put]], but: set[int]) -> list[Put]:
+    return [put for number, puts in enumerate(held) if number not in but for put in puts]
+
+
+def _kept(contrast: Contrast, groups: Sequence[Group]) -> float:
+    """What is left of the difference where every neuron is swapped but those of groups."""
+    layers, count = range(contrast.model.n_layers), heads_of(contrast.model)
+    value: dict[tuple[Place, int], Tensor] = {
+        ("neurons", layer): contrast.there.at["neurons", layer].clone() for layer in layers
+    }
+    for layer, position in [place for group in groups for place in group.part.mlps]:
+        value["neurons", layer][position] = contrast.here.at["neurons", layer][position]
+    mixed = Inside({**contrast.there.at, **value}, contrast.there.logits)
+    puts = mixed.put_cells("neurons", layers, contrast.positions)
+    puts += [put for group in groups if group.kind == "neurons" for put in group.part.put(contrast.here, count)]
+    lead = run(contrast.model, contrast.ids, contrast.question, [puts]).lead
+    return float(1 - contrast.share(lead)[0])
+
+
+def random_parts(contrast: Contrast, part: Part, draws: int) -> list[Part]:
+    """As many random parts of the same kind and token and (of neurons and heads) the same layers; of whole MLPs, the
+    other runs of as many layers at the token."""
+    count = heads_of(contrast.model)
+    if len(part.units):
+        return [Part(units) for units in random_sets(contrast, part.units, draws)]
+    if part.mlps:
+        layers, n_layers, position = part.layers, contrast.model.n_layers, part.positions[0]
+        starts = [at for at in range(n_layers - len(layers) + 1) if abs(at - layers.start) >= len(layers)]
+        step = max(1, len(starts) // max(1, draws))
+        runs = [range(at, at + len(layers)) for at in starts[::step][:draws]]
+        return [Part(mlps=tuple((layer, position) for layer in span)) for span in runs]
+    generator = torch.Generator().manual_seed(SEED)
+    made = []
+    for _ in range(draws):
+        taken = set(part.heads)
+        for layer, _, position in part.heads:
+            free = [head for head in range(count) if (layer, head, position) not in taken]
+            if free:
+                taken.add((layer, free[int(torch.randint(len(free), (1,), generator=generator))], position))
+        made.append(Part(heads=tuple(sorted(taken - set(part.heads)))))
+    return [part for part in made if len(part)]
+
+
+def _with_heads(
+    contrast: Contrast,
+    groups: Sequence[Group],
+    arrows: Sequence[Arrow],
+    swapped: Sequence[list[Put]],
+    held: Sequence[list[Put]],
+    gauges: Sequence,
+    heads: Sequence[Head],
+) -> list[Arrow]:
+    """Arrows from one token to another, with the heads at the target's token that carry them."""
+    count, made, asked = heads_of(contrast.model), list(arrows), []
+    for number, arrow in enumerate(arrows):
+        if arrow.target is None or not arrow.passed or groups[arrow.target].kind == "heads":
+            continue
+        source, target = groups[arrow.source], groups[arrow.target]
+        between = [
+            head
+            for head in heads
+            if head.position == target.position and source.part.layers.start < head.layer < target.part.layers.stop
+        ]
+        if between and source.position < target.position:
+            asked.append((number, tuple(between)))
+    variants = [
+        _held(held, {arrows[number].source, arrows[number].target})  # type: ignore[arg-type]
+        + swapped[arrows[number].source]
+        + [contrast.here.put_head(head.layer, [head.position], head.head, count) for head in some]
+        for number, some in asked
+    ]
+    ran = run(contrast.model, contrast.ids, contrast.question, variants, gauges=gauges)
+    for row, (number, some) in enumerate(asked):
+        arrow = arrows[number]
+        left = float(ran.gauges[row, arrow.target])
+        made[number] = arrow._replace(heads=some, by_heads=1 - left / arrow.moved)
+    return made

@@ -1,0 +1,225 @@
+"""Sentences, each a measurement with its control that can be made again: what the answer hangs on, the chain, what
+works against it, what is not explained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..interventions.live import heads_of, run
+from ..interventions.parts import Part
+from .groups import Group
+from .maps import Contrast
+from .measure import NOTABLE_ARROW, Arrow, Effect, Measured
+from .picture import percent
+
+HALF = 0.5
+"""A claim holds where at least so much of the measured effect is found again."""
+HANGS, CHAIN, DIRECT, AGAINST = 3, 5, 3, 3
+"""Sentences of each kind, at most."""
+Kind = Literal["hangs", "chain", "direct", "against", "together"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """What is swapped, what is held, and what must come of it."""
+
+    swap: Part
+    hold: Part
+    watch: Part | None
+    """The part that must move towards its values in the other prompt; None: the answer's lead must fall."""
+    value: float
+    """As measured: the share of the way, or of the difference in lead."""
+
+    @property
+    def bound(self) -> float:
+        """The least (or, of a negative value, the most) that is wanted."""
+        return HALF * self.value
+
+    def holds(self, value: float) -> bool:
+        """Whether a measurement agrees."""
+        return value >= self.bound if self.value > 0 else value <= self.bound
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence with its number and its control."""
+
+    text: str
+    kind: Kind
+    test: Test
+    control: float
+    """The largest of the same measurement with random groups."""
+    groups: tuple[int, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no random group would do for what is said."""
+        return abs(self.control) < abs(self.test.bound)
+
+
+def sentences(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+    """What is said; a measurement that random groups match is not among it."""
+    said = [
+        *_hangs(contrast, groups, measured),
+        *_chain(contrast, groups, measured),
+        *_direct(contrast, groups, measured),
+        *_against(contrast, groups, measured),
+        *_together(contrast, groups, measured),
+    ]
+    return [sentence for sentence in said if sentence.passed]
+
+
+def _values(contrast: Contrast, group: Group) -> str:
+    whose = _verb(group, "its", "their")
+    match contrast.kind:
+        case "instead":
+            return f"{whose} values from {contrast.instead!r}"
+        case "mean":
+            return f"{whose} mean values over text"
+        case _:
+            return f"{whose} values at zero"
+
+
+def _answer(contrast: Contrast) -> str:
+    return repr(contrast.model.token_text(contrast.question.answer))
+
+
+def _rival(contrast: Contrast) -> str:
+    return repr(contrast.model.token_text(contrast.question.rival))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _hangs(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+    order = sorted(range(len(groups)), key=lambda number: -measured.effects[number].share)
+    said = []
+    for number in order[:HANGS]:
+        effect, group = measured.effects[number], groups[number]
+        if effect.share < NOTABLE_ARROW:
+            break
+        strong = effect.answer < measured.answer / 2
+        text = (
+            f"{_capital(group.name)} {_verb(group, 'is', 'are')} {'necessary' if strong else 'part of it'}: with "
+            f"{_values(contrast, group)}, {_after(contrast, effect, measured.answer)} That is "
+            f"{percent(effect.share)} of the difference (random parts: at most {percent(effect.control)})."
+        )
+        said.append(Sentence(text, "hangs", Test(group.part, Part(), None, effect.share), effect.control, (number,)))
+    return said
+
+
+def _after(contrast: Contrast, effect: Effect, before: float) -> str:
+    answer, way = _answer(contrast), "falls" if effect.answer < before else "rises"
+    random = f"(random parts: {percent(effect.random_answer)})"
+    text = f"{answer} {way} from {percent(before)} to {percent(effect.answer)} {random}"
+    if effect.rank > 1:
+        text += f", and {contrast.model.token_text(effect.top)!r} comes first"
+    return f"{text}."
+
+
+def _verb(group: Group, one: str, many: str) -> str:
+    return one if len(group) == 1 else many
+
+
+def _chain(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+    arrows = [a for a in measured.arrows if a.target is not None and a.passed and a.carried > 0]
+    strongest = sorted(arrows, key=lambda arrow: -arrow.carried)[:CHAIN]
+    said, met = [], set[int | None]()
+    for arrow in sorted(strongest, key=lambda arrow: (groups[arrow.source].order, -arrow.carried)):
+        assert arrow.target is not None
+        source, target = groups[arrow.source], groups[arrow.target]
+        by = ""
+        if arrow.heads and arrow.by_heads is not None and arrow.by_heads >= HALF:
+            names = " and ".join(f"{head.layer}.{head.head}" for head in arrow.heads)
+            by = f", {percent(arrow.by_heads)} of that by head{'s' * (len(arrow.heads) > 1)} {names}"
+        name = target.place if arrow.target in met else target.name
+        met.add(arrow.target)
+        text = (
+            f"{_capital(source.place)} {_verb(source, 'acts', 'act')} on {name}: swapped with all other groups held, "
+            f"{_verb(source, 'it takes', 'they take')} {_verb(target, 'it', 'them')} {percent(arrow.moved)} of the way "
+            f"(random parts: at most {percent(arrow.control)}){by}; {percent(arrow.carried)} of the difference passes "
+            f"here."
+        )
+        test = Test(source.part, _others(groups, arrow), target.part, arrow.moved)
+        said.append(Sentence(text, "chain", test, arrow.control, (arrow.source, arrow.target)))
+    return said
+
+
+def _others(groups: Sequence[Group], arrow: Arrow) -> Part:
+    held = Part()
+    for number, group in enumerate(groups):
+        if number not in (arrow.source, arrow.target):
+            held = held.join(group.part)
+    return held
+
+
+def _direct(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+    arrows = [a for a in measured.arrows if a.target is None and a.passed and a.carried > 0]
+    said = []
+    for arrow in sorted(arrows, key=lambda arrow: -arrow.moved)[:DIRECT]:
+        group = groups[arrow.source]
+        text = (
+            f"{_capital(group.place)} {_verb(group, 'speaks', 'speak')} for {_answer(contrast)} directly: swapped with "
+            f"all other groups held, {percent(arrow.moved)} of the difference is gone (random parts: at most "
+            f"{percent(arrow.control)})."
+        )
+        test = Test(group.part, _others(groups, arrow), None, arrow.moved)
+        said.append(Sentence(text, "direct", test, arrow.control, (arrow.source,)))
+    return said
+
+
+def _against(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+    order = sorted(range(len(groups)), key=lambda number: measured.effects[number].share)
+    said = []
+    for number in order[:AGAINST]:
+        effect, group = measured.effects[number], groups[number]
+        if effect.share > -NOTABLE_ARROW / 2:
+            break
+        text = (
+            f"{_capital(group.name)} {_verb(group, 'works', 'work')} against it: swapped, the lead over "
+            f"{_rival(contrast)} grows by {percent(-effect.share)} of the difference (random parts: at most "
+            f"{percent(effect.control)})."
+        )
+        said.append(Sentence(text, "against", Test(group.part, Part(), None, effect.share), effect.control, (number,)))
+    return said
+
+
+def _together(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+    if not groups:
+        return []
+    whole = Part()
+    for group in groups:
+        whole = whole.join(group.part)
+    left = 1 - measured.together
+    rest = f"{percent(left)} is not explained" if left > 0 else "nothing is left unexplained"
+    text = (
+        f"All {len(groups)} groups swapped together take {percent(measured.together)} of the difference (random parts: "
+        f"at most {percent(measured.random_together)}), so {rest}. The other way round, with every neuron swapped but "
+        f"theirs, {percent(1 - measured.kept)} is gone: so much needs neurons that are in no group."
+    )
+    test = Test(whole, Part(), None, measured.together)
+    return [Sentence(text, "together", test, measured.random_together, tuple(range(len(groups))))]
+
+
+def run_tests(contrast: Contrast, tests: Sequence[Test]) -> list[float]:
+    """Make measurements again, on this prompt and contrast."""
+    count = heads_of(contrast.model)
+    variants = [test.hold.put(contrast.here, count) + test.swap.put(contrast.there, count) for test in tests]
+    watched = [test.watch or Part() for test in tests]
+    gauges = [part.gauge(contrast.here, contrast.there, count) for part in watched]
+    ran = run(contrast.model, contrast.ids, contrast.question, variants, gauges=gauges)
+    share = contrast.share(ran.lead)
+    return [
+        float(share[number] if test.watch is None else ran.gauges[number, number]) for number, test in enumerate(tests)
+    ]
+
+
+def elsewhere(test: Test, places: dict[int, int]) -> Test:
+    """The same test on a prompt whose tokens lie elsewhere."""
+    return replace(
+        test,
+        swap=test.swap.moved(places),
+        hold=test.hold.moved(places),
+        watch=None if test.watch is None else test.watch.moved(places),
+    )

@@ -1,0 +1,256 @@
+"""Explanations: every figure measured again by other means, on tiny models; bad input refused by name."""
+
+import json
+
+import pytest
+import torch
+
+import unweave
+from unweave.errors import InterventionError, OptionError, PromptError, TargetError, UnsupportedModel, UnweaveError
+from unweave.explanation.choose import random_sets
+from unweave.explanation.contrast import contrast_of
+from unweave.explanation.groups import METHODS, Profiles, agreement, hidden
+from unweave.explanation.maps import patching_maps, stages
+from unweave.interventions.live import Question, Units, gradients, look, run
+from unweave.interventions.parts import Part
+from unweave.validation.claims import check_claims, read_claims
+
+PROMPT, INSTEAD = [0, 3, 7, 9, 4], [0, 3, 12, 9, 4]
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tiny("llama", "jumprelu").language_model
+
+
+@pytest.fixture(scope="module")
+def explained(model):
+    return unweave.explain(model, PROMPT, instead=INSTEAD, draws=4)
+
+
+def by_hand(model, ids, put):
+    """Logits at the end with values put in by hooks of the test's own; `put` is {(module, position): (slice,
+    value)}."""
+    handles = []
+    for (module, position), (entries, value) in put.items():
+
+        def hook(module, args, position=position, entries=entries, value=value):
+            x = args[0].clone()
+            x[0, position, entries] = value
+            return (x, *args[1:])
+
+        handles.append(module.register_forward_pre_hook(hook))
+    with torch.no_grad():
+        logits = model.module(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def test_a_swap_is_what_hooks_make_of_it(model):
+    here, there = (look(model, torch.tensor(ids)) for ids in (PROMPT, INSTEAD))
+    torch.testing.assert_close(here.logits, by_hand(model, PROMPT, {}), rtol=0, atol=1e-5)
+    part = Part.parse(["1.mlp@4", "0.h1@3", "0_5_2"])
+    down, attention = model.module.model.layers[1].mlp.down_proj, model.module.model.layers[0].self_attn.o_proj
+    width = there.at["heads", 0].shape[1] // 4
+    head = slice(width, 2 * width)
+    wanted = by_hand(
+        model,
+        PROMPT,
+        {
+            (down, 4): (slice(None), there.at["neurons", 1][4]),
+            (attention, 3): (head, there.at["heads", 0][3, head]),
+            (model.module.model.layers[0].mlp.down_proj, 2): (5, there.at["neurons", 0][2, 5]),
+        },
+    )
+    ran = run(model, torch.tensor(PROMPT), Question(3, 8), [[], part.put(there, 4)])
+    torch.testing.assert_close(ran.lead[1], wanted[3] - wanted[8], rtol=0, atol=1e-5)
+    torch.testing.assert_close(ran.lead[0], here.logits[3] - here.logits[8], rtol=0, atol=1e-5)
+
+
+def test_gradients_are_differences(model):
+    ids, question = torch.tensor(PROMPT), Question(3, 8)
+    lead, values, slopes = gradients(model, ids, question, [])
+    here = look(model, ids)
+    assert lead == pytest.approx(float(question.lead(here.logits)), abs=1e-5)
+    torch.testing.assert_close(values[1], here.at["neurons", 1], rtol=0, atol=1e-6)
+    down, step = model.module.model.layers[1].mlp.down_proj, 1e-2
+    up, below = (by_hand(model, PROMPT, {(down, 2): (3, values[1][2, 3] + sign * step)}) for sign in (1, -1))
+    slope = (question.lead(up) - question.lead(below)) / (2 * step)
+    torch.testing.assert_close(slopes[1][2, 3], slope, rtol=2e-2, atol=2e-3)
+
+
+def test_swapping_everything_gives_the_other_prompt(model):
+    contrast = contrast_of(model, PROMPT, None, INSTEAD)
+    maps = patching_maps(contrast)
+    assert contrast.positions == (2, 3, 4)
+    stream = maps["stream"]
+    assert float(stream.share[0, 0]) == pytest.approx(1.0, abs=1e-5)  # the only token that differs, before layer 0
+    puts = contrast.there.put_cells("stream", [model.n_layers - 1], contrast.positions)
+    puts += contrast.there.put_cells("heads", [model.n_layers - 1], contrast.positions)
+    lead = run(model, contrast.ids, contrast.question, [puts]).lead
+    assert float(contrast.share(lead)[0]) == pytest.approx(1.0, abs=1e-4)
+    assert all(stage.position in contrast.positions for stage in stages(contrast, maps["neurons"]))
+
+
+def test_every_sentence_holds_as_a_claim_of_its_own(explained, tiny, tmp_path):
+    assert explained.found and explained.sentences
+    path = tmp_path / "claims.yaml"
+    path.write_text(explained.claims)
+    verdicts = check_claims(read_claims(path), tiny("llama", "jumprelu"))
+    assert len(verdicts) == len(explained.sentences) and all(verdict.holds for verdict in verdicts)
+    again = explained.check()
+    for verdict, sentence, (_, value, holds) in zip(verdicts, explained.sentences, again, strict=True):
+        measured = float(verdict.checks[0].measured)
+        share = measured if sentence.test.watch is not None else -measured / explained.contrast.whole
+        assert holds and value == pytest.approx(sentence.test.value, abs=1e-4)
+        assert share == pytest.approx(sentence.test.value, abs=1e-3)
+
+
+def test_controls_are_in_every_sentence_and_random_groups_do_not_pass(explained):
+    for sentence in explained.sentences:
+        assert "random parts" in sentence.text
+        assert abs(sentence.control) < abs(sentence.test.bound)
+    for arrow in explained.measured.arrows:
+        assert arrow.passed == (abs(arrow.moved) > arrow.control and abs(arrow.carried) >= 0.05)
+
+
+def test_the_same_input_gives_the_same_explanation(explained, model):
+    again = unweave.explain(model, PROMPT, instead=INSTEAD, draws=4)
+    assert again.facts == explained.facts
+    assert again.picture == explained.picture and explained.picture.startswith("<svg")
+    assert json.loads(json.dumps(explained.facts)) and explained.markdown.startswith("# Why '#")
+
+
+def test_random_sets_are_of_the_same_places_and_of_other_neurons(explained):
+    contrast, units = explained.contrast, explained.chosen.units.select(torch.tensor([0, 1, -1]))
+    for drawn in random_sets(contrast, units, 3):
+        assert drawn.layer.tolist() == units.layer.tolist() and drawn.position.tolist() == units.position.tolist()
+        assert not set(drawn.triples) & set(units.triples) and len(set(drawn.triples)) == len(units)
+
+
+def profiles(n: int = 9) -> Profiles:
+    generator = torch.Generator().manual_seed(0)
+    moved = torch.rand(n, n, generator=generator).triu(1)
+    units = Units.of([(layer, 1 + layer // 5, layer) for layer in range(n)])
+    return Profiles(units, torch.rand(n, generator=generator) - 0.3, moved, n)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_are_partitions_of_one_token_and_sign(method):
+    made = profiles()
+    partition = METHODS[method](made, 5)
+    assert sorted(unit for group in partition for unit in group) == list(range(9))
+    for group in partition:
+        assert len({int(made.units.position[unit]) for unit in group}) == 1
+        assert len({bool(made.effect[unit] < 0) for unit in group}) == 1
+    assert 0 <= hidden(made, partition) <= 1 and -1 <= agreement(made, partition) <= 1
+
+
+def test_segments_are_the_best_of_all_cuts():
+    """Against every way to cut one line into at most 3 pieces."""
+    from itertools import combinations, pairwise
+
+    from unweave.explanation.groups import _cost, by_segments
+
+    made = profiles()
+    made = Profiles(Units.of([(layer, 1, layer) for layer in range(7)]), torch.ones(7), made.moved[:7, :7], 7)
+
+    def cost(cuts):
+        edges = [0, *cuts, 7]
+        return sum(_cost(made, list(range(a, b))) for a, b in pairwise(edges))
+
+    best = min(cost(cuts) for count in range(3) for cuts in combinations(range(1, 7), count))
+    assert sum(_cost(made, group) for group in by_segments(made, 3)) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"instead": [0, 3, 12, 9]}, PromptError, "4; give one of equal"),
+        ({"instead": PROMPT}, PromptError, "is the same prompt"),
+        ({"instead": [0, 3, 10, 9, 4]}, PromptError, "same answer"),
+        ({"target": 4000}, TargetError, "4000"),
+        ({"units": "heads"}, OptionError, "'heads'"),
+        ({"baseline": "noise"}, OptionError, "'noise'"),
+        ({"method": "best"}, OptionError, "'best'"),
+        ({"groups": 0}, OptionError, "at least 1"),
+        ({"groups": 5000, "instead": INSTEAD}, OptionError, "only"),
+        ({"draws": 0}, OptionError, "at least 1"),
+        ({"baseline": "mean"}, OptionError, "no tokenizer"),
+    ],
+)
+def test_bad_input_is_refused_by_name(model, options, error, message):
+    with pytest.raises(error, match=message):
+        unweave.explain(model, PROMPT, **options)
+
+
+def test_experts_are_refused(tiny_folders):
+    folder, _ = tiny_folders("gpt_oss", "jumprelu")
+    with pytest.raises(UnsupportedModel, match="experts"):
+        unweave.explain(unweave.load_model(str(folder)), PROMPT)
+
+
+def test_without_a_contrast_zero_stands_in(model):
+    found = unweave.explain(model, PROMPT, baseline="zero", draws=3)
+    assert found.contrast.kind == "zero" and found.claims is None and "against zero" in found.headline
+
+
+def test_a_token_that_is_not_said_is_a_question_why_not(model):
+    said = int(look(model, torch.tensor(INSTEAD)).logits.argmax())
+    found = unweave.explain(model, PROMPT, target=said, instead=INSTEAD, draws=3)
+    assert found.contrast.lead < 0 < found.contrast.other
+    assert found.contrast.question.answer == said
+
+
+def test_parts_by_words():
+    part = Part.parse(["all", "2.h1@3"], {"all": ["0_5_2", "0-1.mlp@4"]})
+    assert part.words == ("0-1.mlp@4", "2.h1@3", "0_5_2") and part.positions == (2, 3, 4) and len(part) == 4
+    assert Part.parse(part.words).words == part.words
+    assert part.moved({4: 7, 2: 5}).words == ("0-1.mlp@7", "0_5_5")
+    with pytest.raises(InterventionError, match=r"'3\.h2' is no part"):
+        Part.parse(["3.h2"])
+
+
+@pytest.mark.parametrize("word", ["9.mlp@1", "0.h9@1", "0_5_9", "0_4000_1", "7_1_1"])
+def test_parts_that_are_not_there(model, word):
+    with pytest.raises(InterventionError, match=r"does not exist|has no neuron"):
+        Part.parse([word]).check(model, 5)
+
+
+def test_claims_about_parts_say_what_is_wrong(tiny, tmp_path):
+    head = "claims:\n  - {name: a, prompt: ['0', '3', '7'], mode: open, swap_from: ['0', '3', '9'], "
+    wrong = {
+        "swap_parts: 0_1_1, expect: [{parts: 0_1_1}]": "what of the parts. give moved",
+        "swap_parts: 0_1_1, expect: [{token: '#1', minus: '#2', rank: '<= 2'}]": "rank does not go with token",
+        "hold_parts: 0_1_1, expect: [{top: '#1'}]": "hold_parts needs swap_parts",
+        "swap_parts: 0_1_1, swap_factor: 2, expect: [{top: '#1'}]": "swap_factor does not go with swap_parts",
+        "expect: [{parts: 0_1_1, moved: '>= 1'}]": "of swap_parts alone",
+        "swap_parts: 0.h9@1, expect: [{top: '#1'}]": "head 9 does not exist",
+        "swap_parts: nothing, expect: [{top: '#1'}]": "'nothing' is no part",
+    }
+    for content, message in wrong.items():
+        path = tmp_path / "c.yaml"
+        path.write_text(f"{head}{content}}}\n")
+        with pytest.raises(UnweaveError, match=message):
+            check_claims(read_claims(path), tiny("llama", "jumprelu"))
+
+
+def test_command(run, tiny_folders):
+    folder, _ = tiny_folders("llama", "jumprelu")
+    words = ["explain", " ".join(map(str, PROMPT)), "--instead", " ".join(map(str, INSTEAD)), "--ids", "-m", folder]
+    code, out, err = run(*words, "--out", "why")
+    assert code == 0, err
+    assert "What the answer hangs on" in out and "random parts" in out and "why.yaml" in out
+    code, _, err = run("validate", "--claims", "why.yaml", "-m", folder, "-t", "neurons")
+    assert code == 0, err
+    code, out, _ = run(*words, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["found"] and facts["groups"] and facts["maps"]["stream"]["share"]
+    for extra, message in (
+        (["--out", "why.txt"], "ends in"),
+        (["--groups", "0"], "at least 1"),
+        (["--target", "#9999"], "9999"),
+    ):
+        code, out, err = run(*words, *extra)
+        assert code == 2 and message in " ".join(err.split()) and not out
