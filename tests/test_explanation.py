@@ -11,7 +11,7 @@ from unweave.explanation.choose import random_sets
 from unweave.explanation.contrast import contrast_of
 from unweave.explanation.groups import METHODS, Profiles, agreement, hidden
 from unweave.explanation.maps import patching_maps, stages
-from unweave.interventions.live import Question, Units, gradients, look, run
+from unweave.interventions.live import NeuronPlaces, TokenPair, gradients, look, run
 from unweave.interventions.parts import Part
 from unweave.validation.claims import check_claims, read_claims
 
@@ -63,13 +63,13 @@ def test_a_swap_is_what_hooks_make_of_it(model):
             (model.module.model.layers[0].mlp.down_proj, 2): (5, there.at["neurons", 0][2, 5]),
         },
     )
-    ran = run(model, torch.tensor(PROMPT), Question(3, 8), [[], part.put(there, 4)])
+    ran = run(model, torch.tensor(PROMPT), TokenPair(3, 8), [[], part.put(there, 4)])
     torch.testing.assert_close(ran.lead[1], wanted[3] - wanted[8], rtol=0, atol=1e-5)
     torch.testing.assert_close(ran.lead[0], here.logits[3] - here.logits[8], rtol=0, atol=1e-5)
 
 
 def test_gradients_are_differences(model):
-    ids, question = torch.tensor(PROMPT), Question(3, 8)
+    ids, question = torch.tensor(PROMPT), TokenPair(3, 8)
     lead, values, slopes = gradients(model, ids, question, [])
     here = look(model, ids)
     assert lead == pytest.approx(float(question.lead(here.logits)), abs=1e-5)
@@ -132,7 +132,7 @@ def test_random_sets_are_of_the_same_places_and_of_other_neurons(explained):
 def profiles(n: int = 9) -> Profiles:
     generator = torch.Generator().manual_seed(0)
     moved = torch.rand(n, n, generator=generator).triu(1)
-    units = Units.of([(layer, 1 + layer // 5, layer) for layer in range(n)])
+    units = NeuronPlaces.of([(layer, 1 + layer // 5, layer) for layer in range(n)])
     return Profiles(units, torch.rand(n, generator=generator) - 0.3, moved, n)
 
 
@@ -154,7 +154,7 @@ def test_segments_are_the_best_of_all_cuts():
     from unweave.explanation.groups import _cost, by_segments
 
     made = profiles()
-    made = Profiles(Units.of([(layer, 1, layer) for layer in range(7)]), torch.ones(7), made.moved[:7, :7], 7)
+    made = Profiles(NeuronPlaces.of([(layer, 1, layer) for layer in range(7)]), torch.ones(7), made.moved[:7, :7], 7)
 
     def cost(cuts):
         edges = [0, *cuts, 7]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .errors import UnweaveError as UnweaveError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.results import Evaluation as Evaluation
+    from .explanation.explaining import explain as explain
+    from .explanation.result import Explanation as Explanation
     from .graphs.graph import Edge as Edge
     from .graphs.graph import Graph as Graph
     from .graphs.influence import Scores as Scores

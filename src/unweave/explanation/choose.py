@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import Put, Units, gradients, run
+from ..interventions.live import NeuronPlaces, Put, gradients, run
 from .maps import Contrast, Stage
 
 MOST = 100
-"""Units in all."""
+"""NeuronPlaces in all."""
 ENOUGH = 0.8
 """The share of what a stage carries that its units are to carry."""
 FEW = 4
-"""Units between two gradients, or half of those there are if that is more."""
+"""NeuronPlaces between two gradients, or half of those there are if that is more."""
 EACH = 24
-"""Units of one stage, at most: what these do not carry is spread over many."""
+"""NeuronPlaces of one stage, at most: what these do not carry is spread over many."""
 AGAINST = 12
-"""Units that work against the answer, at most."""
+"""NeuronPlaces that work against the answer, at most."""
 DRAWS = 20
 """Random sets as control."""
 SEED = 0
@@ -38,7 +38,7 @@ class Carried(NamedTuple):
 class Chosen:
     """The units, which stage each belongs to (-1: found as working against the answer), and what they do together."""
 
-    units: Units
+    units: NeuronPlaces
     stage: tuple[int, ...]
     carried: tuple[Carried, ...]
     swapped: float
@@ -51,7 +51,7 @@ class Chosen:
 
 def choose(contrast: Contrast, stages: Sequence[Stage], most: int = MOST) -> Chosen:
     """For each stage the fewest neurons (greedily) that carry 0.8 of what it carries; at most `most` in all."""
-    chosen, owner, carried = Units.of([]), [], []
+    chosen, owner, carried = NeuronPlaces.of([]), [], []
     left = most - min(AGAINST, most // 5)
     smallest_first = sorted(range(len(stages)), key=lambda number: abs(stages[number].share))
     for place, number in enumerate(smallest_first):
@@ -73,9 +73,9 @@ def choose(contrast: Contrast, stages: Sequence[Stage], most: int = MOST) -> Cho
     )
 
 
-def _of_stage(contrast: Contrast, stage: Stage, most: int) -> tuple[Units, float]:
+def _of_stage(contrast: Contrast, stage: Stage, most: int) -> tuple[NeuronPlaces, float]:
     sign = 1.0 if stage.share > 0 else -1.0
-    chosen = Units.of([])
+    chosen = NeuronPlaces.of([])
     while True:
         few = min(max(FEW, len(chosen) // 2), most - len(chosen))
         share, found = _strongest(contrast, chosen, stage, sign, few)
@@ -84,24 +84,26 @@ def _of_stage(contrast: Contrast, stage: Stage, most: int) -> tuple[Units, float
         chosen = chosen.join(found)
 
 
-def _against(contrast: Contrast, chosen: Units, most: int) -> Units:
+def _against(contrast: Contrast, chosen: NeuronPlaces, most: int) -> NeuronPlaces:
     """Neurons anywhere whose swap would raise the lead most, the prompt being as it is."""
-    _, found = _strongest(contrast, Units.of([]), None, -1.0, most + len(chosen))
+    _, found = _strongest(contrast, NeuronPlaces.of([]), None, -1.0, most + len(chosen))
     known = set(chosen.triples)
     fresh = [triple for triple in found.triples if triple not in known][:most]
     if not fresh:
-        return Units.of([])
+        return NeuronPlaces.of([])
     lead = run(
         contrast.model,
         contrast.ids,
         contrast.question,
-        [contrast.there.put_units(Units.of([triple])) for triple in fresh],
+        [contrast.there.put_units(NeuronPlaces.of([triple])) for triple in fresh],
     ).lead
     share = contrast.share(lead)
-    return Units.of([triple for triple, value in zip(fresh, share.tolist(), strict=True) if value < -0.005])
+    return NeuronPlaces.of([triple for triple, value in zip(fresh, share.tolist(), strict=True) if value < -0.005])
 
 
-def _strongest(contrast: Contrast, swapped: Units, stage: Stage | None, sign: float, count: int) -> tuple[float, Units]:
+def _strongest(
+    contrast: Contrast, swapped: NeuronPlaces, stage: Stage | None, sign: float, count: int
+) -> tuple[float, NeuronPlaces]:
     """The share that swapping some units takes, and the units of a stage (None: anywhere) whose swap beside it lowers
     (`sign` 1) or raises the lead most, to first order."""
     put: list[Put] = contrast.there.put_units(swapped)
@@ -123,10 +125,10 @@ def _strongest(contrast: Contrast, swapped: Units, stage: Stage | None, sign: fl
         triple = (layers[row], int(positions[place]), index)
         if triple not in known:
             found.append(triple)
-    return float(contrast.share(torch.tensor(lead))), Units.of(found[:count])
+    return float(contrast.share(torch.tensor(lead))), NeuronPlaces.of(found[:count])
 
 
-def all_but(contrast: Contrast, kept: Units) -> list[Put]:
+def all_but(contrast: Contrast, kept: NeuronPlaces) -> list[Put]:
     """Every neuron swapped but these, which keep the values of the prompt."""
     at = torch.tensor(contrast.positions)
     puts = []
@@ -139,10 +141,10 @@ def all_but(contrast: Contrast, kept: Units) -> list[Put]:
     return puts
 
 
-def random_sets(contrast: Contrast, units: Units, count: int, seed: int = SEED) -> list[Units]:
+def random_sets(contrast: Contrast, units: NeuronPlaces, count: int, seed: int = SEED) -> list[NeuronPlaces]:
     """Sets of as many other neurons, each of the same layer and token as one of these."""
     generator = torch.Generator().manual_seed(seed)
-    drawn: list[Units] = []
+    drawn: list[NeuronPlaces] = []
     widths = {layer: contrast.here.at["neurons", layer].shape[1] for layer in units.layer.unique().tolist()}
     for _ in range(count):
         taken = set(units.triples)
@@ -153,11 +155,13 @@ def random_sets(contrast: Contrast, units: Units, count: int, seed: int = SEED) 
                 index = tries.pop()
             taken.add((layer, position, index))
             some.append((layer, position, index))
-        drawn.append(Units.of(some))
+        drawn.append(NeuronPlaces.of(some))
     return drawn
 
 
-def single_effects(contrast: Contrast, units: Units) -> tuple[Float[Tensor, " unit"], Float[Tensor, "source target"]]:
+def single_effects(
+    contrast: Contrast, units: NeuronPlaces
+) -> tuple[Float[Tensor, " unit"], Float[Tensor, "source target"]]:
     """For every unit swapped alone, the share of the difference it takes, and how far every other unit goes from its
     own value (0) to the one in the other prompt (1)."""
     there = contrast.there

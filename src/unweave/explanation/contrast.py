@@ -10,7 +10,7 @@ from ..attribution.targets import resolve_targets
 from ..corpus.blocks import named_sources
 from ..corpus.documents import documents
 from ..errors import OptionError, PromptError
-from ..interventions.live import PLACES, Inside, Place, Question, look, next_logits
+from ..interventions.live import PLACES, Inside, Place, TokenPair, look, next_logits
 from ..models.language_model import LanguageModel
 from .maps import Contrast, with_prompt, with_values
 
@@ -53,11 +53,11 @@ def contrast_of(
         found = propose(model, ids, here, answer, None if answer == said else said)
         if found is not None:
             other, rival = found
-            return with_prompt(model, ids, other, Question(answer, rival), proposed=True, here=here)
+            return with_prompt(model, ids, other, TokenPair(answer, rival), proposed=True, here=here)
     rival = said if answer != said else int(here.logits.topk(2).indices[1])
     values = _zeros(here) if baseline == "zero" else text_means(model)
     kind = "zero" if baseline == "zero" else "mean"
-    return with_values(model, ids, values, Question(answer, rival), kind, here)
+    return with_values(model, ids, values, TokenPair(answer, rival), kind, here)
 
 
 def token_of(model: LanguageModel, ids: Int[Tensor, " pos"], target: str | int) -> int:
@@ -92,7 +92,7 @@ def _given(
             f"the prompt to contrast with (instead) has the same answer, {model.token_text(answer)!r}; give one that "
             f"changes it"
         )
-    return with_prompt(model, ids, other, Question(answer, rival), here=here)
+    return with_prompt(model, ids, other, TokenPair(answer, rival), here=here)
 
 
 def propose(

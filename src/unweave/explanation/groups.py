@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import Units
+from ..interventions.live import NeuronPlaces
 from ..interventions.parts import Part
 from .choose import Chosen
 from .maps import Head, Stage
@@ -68,7 +68,7 @@ class Group:
 class Profiles:
     """What is known of each unit: what it does to the answer, and what it does to each other unit."""
 
-    units: Units
+    units: NeuronPlaces
     effect: Float[Tensor, " unit"]
     moved: Float[Tensor, "source target"]
     depth: int

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions.live import PLACES, Inside, Place, Question, heads_of, look, run
+from ..interventions.live import PLACES, Inside, Place, TokenPair, heads_of, look, run
 from ..models.language_model import LanguageModel
 
 CELLS = 6000
@@ -29,7 +29,7 @@ class Contrast:
     ids: Int[Tensor, " pos"]
     here: Inside
     there: Inside
-    question: Question
+    question: TokenPair
     kind: str
     """`instead`: another prompt's values; `mean`: means over text; `zero`."""
     instead: str | None
@@ -178,7 +178,7 @@ def with_prompt(
     model: LanguageModel,
     ids: Int[Tensor, " pos"],
     other: Int[Tensor, " pos"],
-    question: Question,
+    question: TokenPair,
     *,
     proposed: bool = False,
     here: Inside | None = None,
@@ -197,7 +197,7 @@ def with_values(
     model: LanguageModel,
     ids: Int[Tensor, " pos"],
     values: Mapping[Place, Sequence[Float[Tensor, " width"]]],
-    question: Question,
+    question: TokenPair,
     kind: str,
     here: Inside | None = None,
 ) -> Contrast:

@@ -13,7 +13,7 @@ from .maps import Contrast, Head, Map, text_of
 from .measure import Measured
 from .picture import picture
 from .report import claims_yaml, markdown
-from .say import Sentence, elsewhere, run_tests
+from .say import CheckedSentence, elsewhere, run_tests
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,7 +26,7 @@ class Explanation:
     chosen: Chosen
     groups: tuple[Group, ...]
     measured: Measured
-    sentences: tuple[Sentence, ...]
+    sentences: tuple[CheckedSentence, ...]
 
     @cached_property
     def prompt(self) -> str:
@@ -54,7 +54,7 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join([self.headline, *(f"{n}. {s.text}" for n, s in enumerate(self.sentences, 1))])
 
-    def check(self, prompt: Any = None, instead: Any = None) -> list[tuple[Sentence, float, bool]]:
+    def check(self, prompt: Any = None, instead: Any = None) -> list[tuple[CheckedSentence, float, bool]]:
         """Every sentence measured again, on this prompt or, with tokens matched from both ends, on a rephrasing.
 
         Returns:
@@ -217,7 +217,7 @@ def _arrows(measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
-def _claim(explanation: Explanation, sentence: Sentence) -> dict[str, Any] | None:
+def _claim(explanation: Explanation, sentence: CheckedSentence) -> dict[str, Any] | None:
     """A sentence as a claim; None where the contrast is no prompt."""
     contrast, test = explanation.contrast, sentence.test
     if contrast.instead is None:

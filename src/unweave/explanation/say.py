@@ -41,7 +41,7 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Sentence:
+class CheckedSentence:
     """One sentence with its number and its control."""
 
     text: str
@@ -57,7 +57,7 @@ class Sentence:
         return abs(self.control) < abs(self.test.bound)
 
 
-def sentences(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+def sentences(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
     """What is said; a measurement that random groups match is not among it."""
     said = [
         *_hangs(contrast, groups, measured),
@@ -92,7 +92,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _hangs(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+def _hangs(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
     order = sorted(range(len(groups)), key=lambda number: -measured.effects[number].share)
     said = []
     for number in order[:HANGS]:
@@ -105,7 +105,9 @@ def _hangs(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> l
             f"{_values(contrast, group)}, {_after(contrast, effect, measured.answer)} That is "
             f"{percent(effect.share)} of the difference (random parts: at most {percent(effect.control)})."
         )
-        said.append(Sentence(text, "hangs", Test(group.part, Part(), None, effect.share), effect.control, (number,)))
+        said.append(
+            CheckedSentence(text, "hangs", Test(group.part, Part(), None, effect.share), effect.control, (number,))
+        )
     return said
 
 
@@ -122,7 +124,7 @@ def _verb(group: Group, one: str, many: str) -> str:
     return one if len(group) == 1 else many
 
 
-def _chain(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+def _chain(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
     arrows = [a for a in measured.arrows if a.target is not None and a.passed and a.carried > 0]
     strongest = sorted(arrows, key=lambda arrow: -arrow.carried)[:CHAIN]
     said, met = [], set[int | None]()
@@ -142,7 +144,7 @@ def _chain(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> l
             f"here."
         )
         test = Test(source.part, _others(groups, arrow), target.part, arrow.moved)
-        said.append(Sentence(text, "chain", test, arrow.control, (arrow.source, arrow.target)))
+        said.append(CheckedSentence(text, "chain", test, arrow.control, (arrow.source, arrow.target)))
     return said
 
 
@@ -154,7 +156,7 @@ def _others(groups: Sequence[Group], arrow: Arrow) -> Part:
     return held
 
 
-def _direct(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+def _direct(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
     arrows = [a for a in measured.arrows if a.target is None and a.passed and a.carried > 0]
     said = []
     for arrow in sorted(arrows, key=lambda arrow: -arrow.moved)[:DIRECT]:
@@ -165,11 +167,11 @@ def _direct(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> 
             f"{percent(arrow.control)})."
         )
         test = Test(group.part, _others(groups, arrow), None, arrow.moved)
-        said.append(Sentence(text, "direct", test, arrow.control, (arrow.source,)))
+        said.append(CheckedSentence(text, "direct", test, arrow.control, (arrow.source,)))
     return said
 
 
-def _against(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+def _against(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
     order = sorted(range(len(groups)), key=lambda number: measured.effects[number].share)
     said = []
     for number in order[:AGAINST]:
@@ -181,11 +183,13 @@ def _against(contrast: Contrast, groups: Sequence[Group], measured: Measured) ->
             f"{_rival(contrast)} grows by {percent(-effect.share)} of the difference (random parts: at most "
             f"{percent(effect.control)})."
         )
-        said.append(Sentence(text, "against", Test(group.part, Part(), None, effect.share), effect.control, (number,)))
+        said.append(
+            CheckedSentence(text, "against", Test(group.part, Part(), None, effect.share), effect.control, (number,))
+        )
     return said
 
 
-def _together(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[Sentence]:
+def _together(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
     if not groups:
         return []
     whole = Part()
@@ -199,7 +203,7 @@ def _together(contrast: Contrast, groups: Sequence[Group], measured: Measured) -
         f"theirs, {percent(1 - measured.kept)} is gone: so much needs neurons that are in no group."
     )
     test = Test(whole, Part(), None, measured.together)
-    return [Sentence(text, "together", test, measured.random_together, tuple(range(len(groups))))]
+    return [CheckedSentence(text, "together", test, measured.random_together, tuple(range(len(groups))))]
 
 
 def run_tests(contrast: Contrast, tests: Sequence[Test]) -> list[float]:

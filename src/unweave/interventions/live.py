@@ -20,7 +20,7 @@ TOKENS_PER_PASS = 384
 
 
 @dataclass(frozen=True)
-class Units:
+class NeuronPlaces:
     """Neurons of one prompt by place."""
 
     layer: Int[Tensor, " unit"]
@@ -30,24 +30,24 @@ class Units:
     def __len__(self) -> int:
         return len(self.layer)
 
-    def select(self, which: Tensor) -> "Units":
+    def select(self, which: Tensor) -> "NeuronPlaces":
         """Some of them, by number or mask."""
-        return Units(self.layer[which], self.position[which], self.index[which])
+        return NeuronPlaces(self.layer[which], self.position[which], self.index[which])
 
-    def join(self, other: "Units") -> "Units":
+    def join(self, other: "NeuronPlaces") -> "NeuronPlaces":
         """These, then those."""
         pairs = ((self.layer, other.layer), (self.position, other.position), (self.index, other.index))
-        return Units(*(torch.cat(pair) for pair in pairs))
+        return NeuronPlaces(*(torch.cat(pair) for pair in pairs))
 
     @staticmethod
-    def of(triples: Sequence[tuple[int, int, int]]) -> "Units":
+    def of(triples: Sequence[tuple[int, int, int]]) -> "NeuronPlaces":
         """From (layer, position, index).
 
-        >>> Units.of([(3, 1, 7)]).ids
+        >>> NeuronPlaces.of([(3, 1, 7)]).ids
         ['3_7_1']
         """
         columns = torch.tensor(list(triples), dtype=torch.int64).reshape(-1, 3)
-        return Units(columns[:, 0], columns[:, 1], columns[:, 2])
+        return NeuronPlaces(columns[:, 0], columns[:, 1], columns[:, 2])
 
     @property
     def triples(self) -> list[tuple[int, int, int]]:
@@ -85,7 +85,7 @@ class Inside:
     logits: Float[Tensor, " vocab"]
     """At the last position, as the model gives them."""
 
-    def units(self, units: Units) -> Float[Tensor, " unit"]:
+    def units(self, units: NeuronPlaces) -> Float[Tensor, " unit"]:
         """Activations of some units."""
         found = self.logits.new_zeros(len(units))
         for layer in units.layer.unique().tolist():
@@ -93,7 +93,7 @@ class Inside:
             found[here] = self.at["neurons", layer][units.position[here], units.index[here]]
         return found
 
-    def put_units(self, units: Units) -> list[Put]:
+    def put_units(self, units: NeuronPlaces) -> list[Put]:
         """Set units to the values they have here."""
         values = self.units(units)
         return [
@@ -117,7 +117,7 @@ class Inside:
         return Put("heads", layer, at, index, values[at, index])
 
 
-class Reading(NamedTuple):
+class GaugeReading(NamedTuple):
     """A direction at one place, and what the prompt itself gives along it."""
 
     place: Place
@@ -127,12 +127,12 @@ class Reading(NamedTuple):
     own: float
 
 
-Gauge = Sequence[Reading]
+Gauge = Sequence[GaugeReading]
 """Readings that are added up: how far a group is from its own values (0) to the other prompt's (1)."""
 
 
 @dataclass(frozen=True)
-class Question:
+class TokenPair:
     """Why `answer` rather than `rival`."""
 
     answer: int
@@ -207,13 +207,13 @@ def run_logits(
 def run(
     model: LanguageModel,
     ids: Int[Tensor, " pos"],
-    question: Question,
+    question: TokenPair,
     variants: Sequence[Variant],
-    read: Units | None = None,
+    read: NeuronPlaces | None = None,
     gauges: Sequence[Gauge] = (),
 ) -> Ran:
     """Run a prompt in many variants, everything live."""
-    read = Units.of([]) if read is None else read
+    read = NeuronPlaces.of([]) if read is None else read
     each = max(1, TOKENS_PER_PASS // len(ids))
     parts = [
         _one_pass(model, ids, question, variants[at : at + each], read, gauges) for at in range(0, len(variants), each)
@@ -227,15 +227,15 @@ def run(
 def _one_pass(
     model: LanguageModel,
     ids: Int[Tensor, " pos"],
-    question: Question,
+    question: TokenPair,
     variants: Sequence[Variant],
-    read: Units,
+    read: NeuronPlaces,
     gauges: Sequence[Gauge],
 ) -> Ran:
     flat = _flat(variants)
     seen = torch.zeros(len(variants), len(read), dtype=model.engine_dtype)
     shown = torch.zeros(len(variants), len(gauges), dtype=model.engine_dtype)
-    readings: dict[tuple[Place, int], list[tuple[int, Reading]]] = {}
+    readings: dict[tuple[Place, int], list[tuple[int, GaugeReading]]] = {}
     for number, gauge in enumerate(gauges):
         for reading in gauge:
             readings.setdefault((reading.place, reading.layer), []).append((number, reading))
@@ -258,7 +258,7 @@ def _one_pass(
 
 
 def gradients(
-    model: LanguageModel, ids: Int[Tensor, " pos"], question: Question, variant: Variant
+    model: LanguageModel, ids: Int[Tensor, " pos"], question: TokenPair, variant: Variant
 ) -> tuple[float, list[Float[Tensor, "pos neuron"]], list[Float[Tensor, "pos neuron"]]]:
     """The lead in a variant; by layer, every neuron's activation there, and the gradient of the lead at it."""
     flat = _flat([variant])

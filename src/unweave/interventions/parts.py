@@ -8,22 +8,22 @@ import torch
 
 from ..errors import InterventionError
 from ..models.language_model import LanguageModel
-from .live import Gauge, Inside, Place, Put, Reading, Units, heads_of
+from .live import Gauge, GaugeReading, Inside, NeuronPlaces, Place, Put, heads_of
 
 _HEAD, _MLP, _NEURON = (
     re.compile(pattern) for pattern in (r"(\d+)\.h(\d+)@(\d+)", r"(\d+)(?:-(\d+))?\.mlp@(\d+)", r"(\d+)_(\d+)_(\d+)")
 )
 
 
-def _no_units() -> Units:
-    return Units.of([])
+def _no_units() -> NeuronPlaces:
+    return NeuronPlaces.of([])
 
 
 @dataclass(frozen=True)
 class Part:
     """Neurons, attention heads by (layer, head, position), and whole MLPs by (layer, position)."""
 
-    units: Units = field(default_factory=_no_units)
+    units: NeuronPlaces = field(default_factory=_no_units)
     heads: tuple[tuple[int, int, int], ...] = ()
     mlps: tuple[tuple[int, int], ...] = ()
 
@@ -57,7 +57,9 @@ class Part:
                     f"{word!r} is no part of a model; give a neuron (12_345_5: layer, number, position), a head "
                     f"(23.h4@5), MLPs (0-2.mlp@4){known}"
                 )
-        return Part(Units.of(list(dict.fromkeys(units))), tuple(dict.fromkeys(heads)), tuple(dict.fromkeys(mlps)))
+        return Part(
+            NeuronPlaces.of(list(dict.fromkeys(units))), tuple(dict.fromkeys(heads)), tuple(dict.fromkeys(mlps))
+        )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ class Part:
         """The same at other positions; what has no new place is left out."""
         units = [(layer, places[p], index) for layer, p, index in self.units.triples if p in places]
         heads = tuple((layer, head, places[p]) for layer, head, p in self.heads if p in places)
-        return Part(Units.of(units), heads, tuple((layer, places[p]) for layer, p in self.mlps if p in places))
+        return Part(NeuronPlaces.of(units), heads, tuple((layer, places[p]) for layer, p in self.mlps if p in places))
 
     def put(self, values: Inside, heads: int) -> list[Put]:
         """Set it to what it is in some prompt; `heads`: how many a layer has."""
@@ -124,7 +126,7 @@ class Part:
             made.append((place, layer, position, direction, own))
         scale = 1 / max(total, 1e-12)
         return [
-            Reading(place, layer, position, line * scale, float(own @ line) * scale)
+            GaugeReading(place, layer, position, line * scale, float(own @ line) * scale)
             for place, layer, position, line, own in made
         ]
 

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import ClaimError
 from ..interventions.interventions import Outcome
-from ..interventions.live import Question, Variant, heads_of, look, run, run_logits
+from ..interventions.live import TokenPair, Variant, heads_of, look, run, run_logits
 from ..interventions.parts import Part
 from ..models.language_model import LanguageModel, Recording
 from .claimfile import Claim
@@ -53,7 +53,7 @@ class PartsClaim:
         here, there = look(self.model, ids), look(self.model, self.other.input_ids)
         variant: Variant = [*self.held.put(here, count), *self.swapped.put(there, count)]
         gauges = [part.gauge(here, there, count) for part in self.watched]
-        ran = run(self.model, ids, Question(0, 0), [variant], gauges=gauges)
+        ran = run(self.model, ids, TokenPair(0, 0), [variant], gauges=gauges)
         none = torch.zeros(2, 0)
         logits = run_logits(self.model, ids[None], [variant])
         outcome = Outcome(
