@@ -25,7 +25,7 @@ Partition = list[list[int]]
 
 
 @dataclass(frozen=True)
-class Group:
+class PartGroup:
     """Parts of the model that are swapped together, all of one kind."""
 
     part: Part
@@ -55,7 +55,7 @@ class Group:
     def __len__(self) -> int:
         return len(self.part)
 
-    def before(self, other: "Group") -> bool:
+    def before(self, other: "PartGroup") -> bool:
         """Whether it can act on another: nothing goes back in layers or in tokens."""
         first, last = self.part.layers.start, other.part.layers.stop - 1
         return self.part.positions[0] <= other.position and (first, self.kind != "heads") < (
@@ -222,20 +222,20 @@ DEFAULT = "segments"
 
 def make_groups(
     chosen: Chosen, heads: Sequence[Head], profiles: Profiles, count: int | None = None, method: str = DEFAULT
-) -> tuple[Group, ...]:
+) -> tuple[PartGroup, ...]:
     """Groups in the order of tokens and layers: whole stages that are spread over many neurons, heads, and neurons in
     groups by one method."""
     spread = [
         number for number, carried in enumerate(chosen.carried) if carried.share < SPREAD and carried.stage.share > 0
     ]
-    whole = [Group(_whole(chosen.carried[number].stage)) for number in spread]
+    whole = [PartGroup(_whole(chosen.carried[number].stage)) for number in spread]
     joined = _head_groups([head for head in heads if abs(head.share) >= NOTABLE_HEAD])
     rest = torch.tensor([number for number, owner in enumerate(chosen.stage) if owner not in spread], dtype=torch.int64)
     left = max(1, (count or MOST) - len(whole) - len(joined))
     part = profiles.select(rest)
     partition = METHODS[method](part, left) if len(rest) else []
     made = [
-        Group(Part(part.units.select(torch.tensor(group))), against=float(part.effect[group].sum()) < 0)
+        PartGroup(Part(part.units.select(torch.tensor(group))), against=float(part.effect[group].sum()) < 0)
         for group in partition
     ]
     return tuple(sorted([*whole, *joined, *made], key=lambda group: group.order))
@@ -245,7 +245,7 @@ def _whole(stage: Stage) -> Part:
     return Part(mlps=tuple((layer, stage.position) for layer in stage.layers))
 
 
-def _head_groups(heads: Sequence[Head]) -> list[Group]:
+def _head_groups(heads: Sequence[Head]) -> list[PartGroup]:
     """Heads of one token and sign, at most two layers apart."""
     found: list[list[Head]] = []
     for head in sorted(heads, key=lambda head: (head.position, head.share < 0, head.layer, head.head)):
@@ -256,6 +256,6 @@ def _head_groups(heads: Sequence[Head]) -> list[Group]:
         else:
             found.append([head])
     return [
-        Group(Part(heads=tuple((head.layer, head.head, head.position) for head in some)), against=some[0].share < 0)
+        PartGroup(Part(heads=tuple((head.layer, head.head, head.position) for head in some)), against=some[0].share < 0)
         for some in found
     ]

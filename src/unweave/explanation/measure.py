@@ -11,7 +11,7 @@ from torch import Tensor
 from ..interventions.live import Inside, Place, Put, heads_of, run
 from ..interventions.parts import Part
 from .choose import DRAWS, SEED, random_sets
-from .groups import Group
+from .groups import PartGroup
 from .maps import Contrast, Head
 
 NOTABLE_ARROW = 0.05
@@ -44,7 +44,7 @@ class Arrow(NamedTuple):
 class Effect:
     """What swapping one group does to the answer."""
 
-    group: Group
+    group: PartGroup
     share: float
     """Of the difference between the prompts."""
     answer: float
@@ -92,7 +92,7 @@ class Measured:
 
 def measure(
     contrast: Contrast,
-    groups: Sequence[Group],
+    groups: Sequence[PartGroup],
     heads: Sequence[Head] = (),
     draws: int = DRAWS,
 ) -> Measured:
@@ -164,7 +164,7 @@ def _held(held: Sequence[list[Put]], but: set[int]) -> list[Put]:
     return [put for number, puts in enumerate(held) if number not in but for put in puts]
 
 
-def _kept(contrast: Contrast, groups: Sequence[Group]) -> float:
+def _kept(contrast: Contrast, groups: Sequence[PartGroup]) -> float:
     """What is left of the difference where every neuron is swapped but those of groups."""
     layers, count = range(contrast.model.n_layers), heads_of(contrast.model)
     value: dict[tuple[Place, int], Tensor] = {
@@ -205,7 +205,7 @@ def random_parts(contrast: Contrast, part: Part, draws: int) -> list[Part]:
 
 def _with_heads(
     contrast: Contrast,
-    groups: Sequence[Group],
+    groups: Sequence[PartGroup],
     arrows: Sequence[Arrow],
     swapped: Sequence[list[Put]],
     held: Sequence[list[Put]],

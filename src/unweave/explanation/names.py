@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..interventions.live import Put, Variant, next_logits, run_logits
-from .groups import Group
+from .groups import PartGroup
 from .maps import Contrast
 
 CONTEXTS = 8
@@ -24,10 +24,10 @@ LIKELY = 200
 
 def with_names(
     contrast: Contrast,
-    groups: Sequence[Group],
+    groups: Sequence[PartGroup],
     effects: dict[tuple[int, int, int], float],
     contexts: Sequence[Sequence[int]] = (),
-) -> tuple[Group, ...]:
+) -> tuple[PartGroup, ...]:
     """Groups by names, with what each rests on; where that is thin the evidence says so.
 
     A group's push is the causal readout of what it writes here and does not in the other prompt: that much more of its
@@ -50,7 +50,7 @@ def with_names(
     return tuple(made)
 
 
-def place(contrast: Contrast, group: Group) -> str:
+def place(contrast: Contrast, group: PartGroup) -> str:
     """Where a group sits, in words."""
     at = " and ".join(token_name(contrast, position) for position in group.part.positions)
     layers = group.part.layers
@@ -71,7 +71,7 @@ def token_name(contrast: Contrast, position: int) -> str:
 
 
 def _pushes(
-    contrast: Contrast, groups: Sequence[Group], contexts: Sequence[Sequence[int]]
+    contrast: Contrast, groups: Sequence[PartGroup], contexts: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "context vocab"] | None]:
     """By group, what its push does to the logits in each context, less the mean over the vocabulary."""
     asked = [n for n, group in enumerate(groups) if group.kind == "neurons" and group.position == len(contrast.ids) - 1]
@@ -89,7 +89,7 @@ def _pushes(
     return found
 
 
-def _push(contrast: Contrast, group: Group, position: int) -> Variant:
+def _push(contrast: Contrast, group: PartGroup, position: int) -> Variant:
     units = group.part.units
     amounts = contrast.here.units(units) - contrast.there.units(units)
     return [

@@ -8,7 +8,7 @@ from ..graphs.comparison import aligned
 from ..interventions.live import Place
 from .choose import Chosen
 from .contrast import contrast_of
-from .groups import Group
+from .groups import PartGroup
 from .maps import Contrast, Head, Map, text_of
 from .measure import Measured
 from .picture import picture
@@ -24,7 +24,7 @@ class Explanation:
     maps: dict[Place, Map]
     heads: tuple[Head, ...]
     chosen: Chosen
-    groups: tuple[Group, ...]
+    groups: tuple[PartGroup, ...]
     measured: Measured
     sentences: tuple[CheckedSentence, ...]
 

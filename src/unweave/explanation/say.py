@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..interventions.live import heads_of, run
 from ..interventions.parts import Part
-from .groups import Group
+from .groups import PartGroup
 from .maps import Contrast
 from .measure import NOTABLE_ARROW, Arrow, Effect, Measured
 from .picture import percent
@@ -57,7 +57,7 @@ class CheckedSentence:
         return abs(self.control) < abs(self.test.bound)
 
 
-def sentences(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
+def sentences(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     """What is said; a measurement that random groups match is not among it."""
     said = [
         *_hangs(contrast, groups, measured),
@@ -69,7 +69,7 @@ def sentences(contrast: Contrast, groups: Sequence[Group], measured: Measured) -
     return [sentence for sentence in said if sentence.passed]
 
 
-def _values(contrast: Contrast, group: Group) -> str:
+def _values(contrast: Contrast, group: PartGroup) -> str:
     whose = _verb(group, "its", "their")
     match contrast.kind:
         case "instead":
@@ -92,7 +92,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _hangs(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
+def _hangs(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     order = sorted(range(len(groups)), key=lambda number: -measured.effects[number].share)
     said = []
     for number in order[:HANGS]:
@@ -120,11 +120,11 @@ def _after(contrast: Contrast, effect: Effect, before: float) -> str:
     return f"{text}."
 
 
-def _verb(group: Group, one: str, many: str) -> str:
+def _verb(group: PartGroup, one: str, many: str) -> str:
     return one if len(group) == 1 else many
 
 
-def _chain(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
+def _chain(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     arrows = [a for a in measured.arrows if a.target is not None and a.passed and a.carried > 0]
     strongest = sorted(arrows, key=lambda arrow: -arrow.carried)[:CHAIN]
     said, met = [], set[int | None]()
@@ -148,7 +148,7 @@ def _chain(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> l
     return said
 
 
-def _others(groups: Sequence[Group], arrow: Arrow) -> Part:
+def _others(groups: Sequence[PartGroup], arrow: Arrow) -> Part:
     held = Part()
     for number, group in enumerate(groups):
         if number not in (arrow.source, arrow.target):
@@ -156,7 +156,7 @@ def _others(groups: Sequence[Group], arrow: Arrow) -> Part:
     return held
 
 
-def _direct(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
+def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     arrows = [a for a in measured.arrows if a.target is None and a.passed and a.carried > 0]
     said = []
     for arrow in sorted(arrows, key=lambda arrow: -arrow.moved)[:DIRECT]:
@@ -171,7 +171,7 @@ def _direct(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> 
     return said
 
 
-def _against(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
+def _against(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     order = sorted(range(len(groups)), key=lambda number: measured.effects[number].share)
     said = []
     for number in order[:AGAINST]:
@@ -189,7 +189,7 @@ def _against(contrast: Contrast, groups: Sequence[Group], measured: Measured) ->
     return said
 
 
-def _together(contrast: Contrast, groups: Sequence[Group], measured: Measured) -> list[CheckedSentence]:
+def _together(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     if not groups:
         return []
     whole = Part()
