@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .models.language_model import LanguageModel as LanguageModel
     from .models.loading import load_model as load_model
     from .page.notebook import show as show
+    from .response.attending import attend as attend
     from .response.response import response_graph as response_graph
     from .response.routes import routes as routes
     from .studies.run import run_study as run_study
@@ -95,6 +96,7 @@ _HOMES = {
     "ablate": "interventions.edits",
     "add": "interventions.edits",
     "add_direction": "interventions.edits",
+    "attend": "response.attending",
     "attribute": "attribution.attribution",
     "average_path_length": "graphs.paths",
     "circuit_curve": "validation.curves",

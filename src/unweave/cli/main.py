@@ -9,7 +9,22 @@ import typer
 
 from ..errors import OptionError, UnweaveError
 from ..version import __version__
-from . import eval, explain, export, features, files, models, organism, serve, steer, study, trace, train, validate
+from . import (
+    attend,
+    eval,
+    explain,
+    export,
+    features,
+    files,
+    models,
+    organism,
+    serve,
+    steer,
+    study,
+    trace,
+    train,
+    validate,
+)
 from .codes import PIPE_CLOSED, REFUSED, STOPPED
 from .commands import Group, command_of
 from .terminal import escaped, stderr
@@ -94,6 +109,7 @@ for command in (
     trace.trace,
     explain.explain,
     steer.steer,
+    attend.attend,
     validate.validate,
     serve.serve,
     export.export,

@@ -158,6 +158,12 @@ class TangentAttention:
         query, key = (part.view(heads, batch, n, -1).permute(1, 2, 0, 3).contiguous() for part in (query, key))
         return Gradients(value, query, key)
 
+    def carried(self, g: Float[Tensor, "pos d"]) -> Float[Tensor, "heads p q"]:
+        """What each head adds to a target by way of each query and key, for the gradients at what the layer adds."""
+        g = g if self.after is None else self.after.transpose(g)
+        made = (g @ self.output).view(len(g), self.pattern.shape[0], -1)
+        return self.pattern * torch.einsum("phc,hqc->hpq", made, self.values)
+
     def _through_softmax(self, scores: Float[Tensor, "heads batch p q"]) -> Float[Tensor, "heads batch p q"]:
         """Between patterns and scores: the derivative of the softmax is its own transpose, as is that of a soft cap."""
         pattern = self.pattern[:, None]

@@ -1,0 +1,63 @@
+"""`unweave attend`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .terminal import AsJson, Model, escaped, print_json, progress, stdout
+
+
+def attend(
+    graph: Annotated[Path, typer.Argument(help="File of a response graph (unweave trace --response).")],
+    model: Model = "smollm2",
+    transcoders: Annotated[
+        str | None, typer.Option("--transcoders", "-t", help="The dictionary, if the graph's units are features.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="How many heads.")] = 5,
+    sources: Annotated[int, typer.Option(help="How many sources of each side to show.")] = 4,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Say why the heads that matter most to a response graph's target looked where they did."""
+    with progress(f"loading {model}") as report:
+        from ..graphs.interchange import read_graph
+        from ..models.loading import load_model
+        from ..response.attending import attend as run
+        from ..transcoders.replacement import load
+
+        read = read_graph(graph)
+        dtype, features = read.provenance.dtype, read.provenance.units == "features"
+        loaded: Any = (
+            load(model, transcoders, dtype=dtype, device=device)
+            if features
+            else load_model(model, dtype=dtype, device=device)
+        )
+        report(0.5, "following heads")
+        heads = run(loaded, read, most)
+    facts = [_facts(read, looked, sources) for looked in heads]
+    if as_json:
+        return print_json({"file": str(graph), "heads": facts})
+    for told in facts:
+        stdout.print(
+            f"[bold]L{told['layer']}H{told['head']}[/] from {told['query']} {escaped(repr(told['query_token']))} "
+            f"looks at {told['key']} {escaped(repr(told['key_token']))}: {told['pattern']:.2f} of its attention, "
+            f"carries {told['carried']:+.3f}",
+            highlight=False,
+        )
+        for side in ("query", "key"):
+            words = ", ".join(f"{one['node']} {one['effect']:+.3f}" for one in told[f"by_{side}"])
+            stdout.print(f"  [dim]{side} side, change of the pattern without:[/] {words}", highlight=False)
+
+
+def _facts(graph: Any, looked: Any, most: int) -> dict[str, Any]:
+    tokens = graph.provenance.tokens
+    facts = {
+        "layer": looked.layer, "head": looked.head, "query": looked.query, "query_token": tokens[looked.query],
+        "key": looked.key, "key_token": tokens[looked.key], "pattern": looked.pattern, "carried": looked.carried,
+    }  # fmt: skip
+    for name in ("by_query", "by_key"):
+        effects = getattr(looked, name)
+        rows = [int(row) for row in effects.abs().argsort(descending=True)[:most] if float(effects[row])]
+        facts[name] = [{"node": graph.nodes[row].id, "effect": float(effects[row])} for row in rows]
+    return facts

@@ -1,0 +1,142 @@
+"""Why a head looked where it did: what each node of a response graph does to one entry of an attention pattern."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import OptionError
+from ..graphs.graph import Graph
+from ..models.language_model import LanguageModel
+from ..transcoders.replacement import ReplacementModel
+from .routes import setting_of
+from .setting import Setting
+from .tangents import Cut, Starts
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One head at one query and key, what it carries, and what made it look there.
+
+    Effects are first-order changes of the pattern's entry when a node of the graph is taken away, by all paths, in the
+    order of the graph's nodes; the two sides add up to the whole. The softmax's competition counts: on the key side,
+    every key that the query sees.
+    """
+
+    layer: int
+    head: int
+    query: int
+    key: int
+    pattern: float
+    """How much of the head's attention goes there."""
+    carried: float
+    """The first-order effect on the graph's target of what the head moves from the key to the query."""
+    by_query: Float[Tensor, " node"]
+    by_key: Float[Tensor, " node"]
+
+    @property
+    def effect(self) -> Float[Tensor, " node"]:
+        """Both sides together."""
+        return self.by_query + self.by_key
+
+
+def attend(model: ReplacementModel | LanguageModel, graph: Graph, most: int = 5) -> list[Looked]:
+    """The heads through which most of a response graph's target flows, and why they looked where they did.
+
+    Heads are found by the first-order effect of what they carry from a key to a query, the first position's keys left
+    out; the patterns' change is computed as the graph's rows are, by a transposed sweep from the entry.
+
+    Raises:
+        GraphError: not a response graph of this model, or a pruned one.
+        OptionError: `most` is under 1.
+
+    >>> import unweave                                                              # doctest: +SKIP
+    >>> model = unweave.load_model("smollm2")                                       # doctest: +SKIP
+    >>> graph = unweave.response_graph(model, "The capital of France is")           # doctest: +SKIP
+    >>> unweave.attend(model, graph)[0].head                                        # doctest: +SKIP
+    """
+    if most < 1:
+        raise OptionError(f"most is {most}; it must be at least 1")
+    setting = setting_of(model, graph)
+    found = []
+    for layer, carried in carried_by_heads(setting).items():
+        carried[:, :, 0] = 0
+        size = carried.abs().flatten()
+        top = size.topk(min(most, len(size)))
+        n = carried.shape[-1]
+        for value, place in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            found.append((value, layer, place // (n * n), place // n % n, place % n, float(carried.flatten()[place])))
+    found.sort(reverse=True)
+    return [
+        looked_at(setting, layer, head, query, key, carried) for _, layer, head, query, key, carried in found[:most]
+    ]
+
+
+def carried_by_heads(setting: Setting) -> dict[int, Float[Tensor, "head query key"]]:
+    """By layer, the first-order effect on the target of what each head moves from each key to each query."""
+    tangent, found = setting.asked.tangent, {}
+    for number, g, _ in tangent.walk(setting.start, Cut()):
+        found[number] = tangent.layers[number].attention.cut(g.shape[1]).carried(g[0])
+    return found
+
+
+def looked_at(setting: Setting, layer: int, head: int, query: int, key: int, carried: float = 0.0) -> Looked:
+    """What made one head look from a query at a key."""
+    tangent, chosen = setting.asked.tangent, setting.chosen
+    attention = tangent.layers[layer].attention
+    starts = pattern_starts(setting, layer, head, query, key)
+    below = replace(tangent, layers=tangent.layers[:layer])
+    sides = torch.zeros(2, len(chosen) + setting.rests.shape[0] * len(setting.tokens) + len(setting.tokens))
+    sides = sides.to(setting.tokens)
+    if layer:
+        writes: list[Tensor] = []
+
+        def keep(number: int, g: Tensor, inside: Tensor, mlp: object) -> None:
+            at = g if setting.asked.basis.residual else inside
+            writes.append(torch.stack([at[:1].sum(0), at[1:].sum(0)]))
+
+        entered = below.sweep(starts, Cut(), watcher=keep).tokens
+        at_writes = torch.stack(writes[::-1], dim=1)  # [side, layer, pos, d]
+        entered = torch.stack([entered[:1].sum(0), entered[1:].sum(0)])
+    else:
+        at_writes = setting.tokens.new_zeros(2, 0, query + 1, setting.tokens.shape[1])
+        entered = setting.tokens.new_zeros(2, query + 1, setting.tokens.shape[1])
+        entered.index_put_((torch.tensor([0] + [1] * query + [1]), starts.position), starts.vector, accumulate=True)
+    n, seen = len(setting.tokens), query + 1
+    gradient = setting.tokens.new_zeros(2, len(tangent.layers), n, setting.tokens.shape[1])
+    gradient[:, :layer, :seen] = at_writes
+    for side in range(2):
+        for number in range(layer):
+            which = chosen.at(number)
+            part = chosen.select(which)
+            sides[side, which] = setting.asked.basis.gradients(part, number, gradient[side]) * part.taken
+        rest = (gradient[side] * setting.rests).sum(-1).flatten()
+        sides[side, len(chosen) : len(chosen) + len(rest)] = rest
+        token = (entered[side] * setting.tokens[:seen]).sum(-1)
+        sides[side, len(chosen) + len(rest) : len(chosen) + len(rest) + seen] = token
+    sides = torch.cat([-sides, sides.new_zeros(2, 1)], dim=1)  # and the target itself
+    pattern = float(attention.pattern[head, query, key])
+    return Looked(layer, head, query, key, pattern, carried, sides[0], sides[1])
+
+
+def pattern_starts(setting: Setting, layer: int, head: int, query: int, key: int) -> Starts:
+    """The gradients of one entry of a pattern in what enters its layer: by the query, then by each key it sees."""
+    attention = setting.asked.tangent.layers[layer].attention
+    n, (heads, _, channels) = query + 1, attention.queries.shape
+    pattern = attention.pattern[head, query, :n]
+    score = -pattern * pattern[key]
+    score[key] += pattern[key]
+    if attention.slope is not None:
+        score = score * attention.slope[head, query, :n]
+    own = head // (heads // attention.key.heads)
+    queries = score.new_zeros(1, n, heads, channels)
+    queries[0, query, head] = score @ attention.keys[head, :n]
+    keys = score.new_zeros(n, n, attention.key.heads, channels)
+    places = torch.arange(n)
+    keys[places, places, own] = score[:, None] * attention.queries[head, query]
+    by_query = (attention.query.transpose(queries) @ attention.query.weight).view(1, n, -1)[:, query]
+    by_key = (attention.key.transpose(keys) @ attention.key.weight).view(n, n, -1)[places, places]
+    at = torch.cat([torch.tensor([query]), places])
+    vectors = attention.before.transpose_at(torch.cat([by_query, by_key]), at)
+    return Starts(torch.full((n + 1,), layer), at, vectors)

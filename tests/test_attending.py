@@ -1,0 +1,78 @@
+"""Why a head looked there: against autograd of the pattern's entry, and against patching."""
+
+import json
+
+import pytest
+import torch
+from conftest import PROMPT
+
+import unweave
+from unweave.response.attending import looked_at, pattern_starts
+from unweave.response.routes import setting_of
+
+FAMILIES = ("llama", "gemma2", "qwen3", "olmo2", "gpt2", "gpt_neox", "gpt_oss")
+
+
+@pytest.fixture
+def softmax_in_float64(monkeypatch):
+    true = torch.nn.functional.softmax
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "softmax",
+        lambda x, dim=None, _stacklevel=3, dtype=None: true(
+            x, dim=dim, dtype=x.dtype if x.dtype == torch.float64 else dtype
+        ),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_sides_are_autograds_derivative_of_the_pattern(tiny, softmax_in_float64, family, layer):
+    model = tiny(family, "jumprelu", "float64").language_model
+    graph = unweave.response_graph(model, PROMPT, most=10, baseline="zero")
+    setting, head, query, key = setting_of(model, graph), 1, 4, 3
+    looked = looked_at(setting, layer, head, query, key)
+    entered, seen, handles = {}, {}, []
+
+    def leaf(module, args, kwargs):
+        entered["x"] = x = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
+
+    handles.append(model.blocks[0].register_forward_pre_hook(leaf, with_kwargs=True))
+    attention = model.blocks[layer].get_submodule(model.architecture.attention)
+    handles.append(attention.register_forward_hook(lambda module, args, output: seen.update(pattern=output[1])))
+    if family == "gpt_oss":
+        for block in model.blocks:
+            router = block.mlp.router
+            handles.append(router.register_forward_hook(lambda m, a, output: tuple(part.detach() for part in output)))
+    with torch.enable_grad():
+        model.module(input_ids=torch.tensor([PROMPT]), use_cache=False)
+        (true,) = torch.autograd.grad(seen["pattern"][0, head, query, key], entered["x"])
+    for handle in handles:
+        handle.remove()
+    tokens = -(true[0] * setting.tokens).sum(-1)
+    ours = looked.effect[graph.nodes.embeddings]
+    assert float((ours - tokens).abs().max()) <= 1e-9 * float(tokens.abs().max()) + 1e-12
+    starts = pattern_starts(setting, layer, head, query, key)
+    assert starts.position.tolist() == [query, *range(query + 1)]
+
+
+def test_the_strongest_heads_come_first(tiny):
+    model = tiny("llama").language_model
+    graph = unweave.response_graph(model, PROMPT, most=20)
+    heads = unweave.attend(model, graph, most=4)
+    assert len(heads) == 4 and all(one.key > 0 and one.key <= one.query for one in heads)
+    assert [abs(one.carried) for one in heads] == sorted((abs(one.carried) for one in heads), reverse=True)
+    assert len(heads[0].effect) == len(graph.nodes)
+    with pytest.raises(unweave.UnweaveError, match="most is 0"):
+        unweave.attend(model, graph, most=0)
+
+
+def test_the_command_names_heads_and_sources(run, tiny_folders, tmp_path):
+    folder, _ = tiny_folders("llama", "jumprelu")
+    graph = unweave.response_graph(unweave.load_model(str(folder)), PROMPT, most=20)
+    graph.save(tmp_path / "a.graph.safetensors")
+    code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2")
+    assert code == 0 and "of its attention" in out and "query side" in out
+    code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2", "--json")
+    assert code == 0 and len(json.loads(out)["heads"]) == 2
