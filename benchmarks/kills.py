@@ -1,0 +1,164 @@
+"""Kill long work again and again, and compare what comes out in the end with an undisturbed run, bit by bit.
+
+    python benchmarks/kills.py [conversion | conversions | pages | prompts | validate] [--kills 30]
+
+Each round starts the command, waits a random time, kills it (SIGKILL), and starts it again in the same place. After the
+last kill it runs to its end. `conversions` runs two at once in one cache and kills one of them.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from unweave.cli.entry import run; run()"]
+CONVERT = [sys.executable, "-c", "from unweave.models.smollm2 import default_model; print(default_model())"]
+PROMPTS = [f"{a} + {b} =" for a in range(11, 51, 4) for b in (7, 25, 38, 49)]
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """A command in a folder, with a cache of its own where that is what is tested."""
+    cache = {"UNWEAVE_CACHE": str(folder / "cache")} if words is CONVERT else {}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **cache}
+    return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(words: list[str], folder: Path) -> float:
+    """Run to the end; the seconds it took."""
+    begin = time.monotonic()
+    child = start(words, folder)
+    _, err = child.communicate()
+    if child.returncode:
+        sys.exit(f"{' '.join(words[2:])} ended with {child.returncode}: {err.decode()[-500:]}")
+    return time.monotonic() - begin
+
+
+def content(folder: Path, without: tuple[str, ...]) -> dict[str, str]:
+    """The hash of every file; of JSON and graph headers less what differs from run to run."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(stable(path, without)).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", "sha256.json")
+    }
+
+
+def stable(path: Path, without: tuple[str, ...]) -> bytes:
+    """A file's bytes, times and durations in it left out."""
+    body = path.read_bytes()
+    if path.suffix == ".safetensors":
+        size = int.from_bytes(body[:8], "little")
+        header = json.loads(body[8 : 8 + size])
+        return json.dumps(less(header, without), sort_keys=True).encode() + body[8 + size :]
+    if path.suffix in (".json", ".jsonl"):
+        return json.dumps([less(json.loads(line), without) for line in lines(path)], sort_keys=True).encode()
+    return body
+
+
+def lines(path: Path) -> list[str]:
+    """One document, or one a line."""
+    text = path.read_text(encoding="utf-8")
+    return sorted(text.splitlines()) if path.suffix == ".jsonl" else [text]
+
+
+def less(content: object, without: tuple[str, ...]) -> object:
+    """JSON without some keys, in the JSON inside texts too."""
+    if isinstance(content, dict):
+        return {key: less(value, without) for key, value in content.items() if key not in without}
+    if isinstance(content, list):
+        return [less(value, without) for value in content]
+    if isinstance(content, str) and content.startswith("{"):
+        return less(json.loads(content), without)
+    return content
+
+
+def case(name: str, folder: Path) -> tuple[list[str], Path]:
+    """The command, and the folder whose content counts."""
+    if name.startswith("conversion"):
+        return CONVERT, folder / "cache"
+    if name == "pages":
+        text = folder / "text.txt"
+        random.seed(0)
+        words = [f"{random.randrange(10, 60)} + {random.randrange(10, 60)} =" for _ in range(4000)]
+        text.write_text("\n".join(words))
+        build = [
+            "features",
+            "build",
+            "--model",
+            "organism",
+            "--text",
+            "text.txt",
+            "--tokens",
+            "8000",
+            "--context",
+            "48",
+        ]
+        return [*COMMAND, *build, "--out", "pages"], folder / "pages"
+    if name == "prompts":
+        (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
+        return [*COMMAND, "trace", "--prompts", "prompts.jsonl", "--model", "organism", "--out", "out"], folder / "out"
+    graph = folder / "g.graph.safetensors"
+    finish([*COMMAND, "trace", "36 + 25 =", "--model", "organism", "--out", str(graph)], folder)
+    return [*COMMAND, "validate", str(graph), "--model", "organism"], folder
+
+
+def disturbed(name: str, words: list[str], folder: Path, kills: int, seconds: float, seed: int) -> int:
+    """Kill so many times; how many kills met the work under way."""
+    generator, met = random.Random(seed), 0
+    for number in range(kills):
+        children = [start(words, folder) for _ in range(2 if name == "conversions" else 1)]
+        time.sleep(generator.uniform(0.05, 0.95) * seconds)
+        one = generator.choice(children)
+        met += one.poll() is None
+        one.kill()
+        for child in children:
+            if name == "conversions" and child is not one and number % 2:
+                child.wait()  # it ends undisturbed
+            else:
+                child.kill()
+            child.communicate()
+        if one.returncode == 0 or (name.startswith("conversion") and (folder / "cache").is_dir() and whole(folder)):
+            subprocess.run(["rm", "-rf", folder / {"pages": "pages", "prompts": "out"}.get(name, "cache")], check=True)
+    return met
+
+
+def whole(folder: Path) -> bool:
+    """Whether a conversion has come to its end."""
+    return any((folder / "cache").glob("smollm2*/config.json"))
+
+
+def main() -> None:
+    """Run one kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("conversion", "conversions", "pages", "prompts", "validate"))
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    without = ("created", "seconds", "time", "started", "file", "folder")
+    with tempfile.TemporaryDirectory() as base:
+        quiet, killed = Path(base) / "quiet", Path(base) / "killed"
+        quiet.mkdir(), killed.mkdir()
+        words, result = case(given.kind, quiet)
+        seconds = finish(words, quiet)
+        expected = content(result, without)
+        words, result = case(given.kind, killed)
+        met = disturbed(given.kind, words, killed, given.kills, seconds, given.seed)
+        if given.kind.startswith("conversion"):
+            time.sleep(11)  # after which what is left counts as left
+        finish(words, killed)
+        found = content(result, without)
+    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    same = len(expected) - len([name for name in different if name in expected])
+    print(
+        f"{given.kind}: {given.kills} kills, {met} during the work; undisturbed {seconds:.1f} s, "
+        f"{len(expected)} files; {same} equal bit by bit; different or left behind: {different or 'none'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
