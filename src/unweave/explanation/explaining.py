@@ -10,7 +10,7 @@ from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .choose import DRAWS, choose, single_effects
 from .contrast import contrast_of
-from .groups import DEFAULT, METHODS, Group, Profiles, make_groups
+from .groups import DEFAULT, METHODS, PartGroup, Profiles, make_groups
 from .maps import Contrast, leading_heads, patching_maps, stages
 from .measure import measure
 from .names import with_names
@@ -99,7 +99,7 @@ def explain(
     return Explanation(contrast, maps, heads, chosen, made, measured, said)
 
 
-def _worth(contrast: Contrast, groups: Sequence[Group]) -> tuple[Group, ...]:
+def _worth(contrast: Contrast, groups: Sequence[PartGroup]) -> tuple[PartGroup, ...]:
     """Groups that do something on their own."""
     count = heads_of(contrast.model)
     variants = [group.part.put(contrast.there, count) for group in groups]
