@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unweave.base.files import check_writable, write_atomically
+from unweave.base.words import name_of_question
 from unweave.errors import FileError
-from unweave.graphs.interchange import name_of_question
 
 
 def put(path, text="new"):

@@ -17,7 +17,7 @@ from serving import HOSTILE, document, page_of, write_document
 import unweave
 from unweave.errors import FileError
 from unweave.features.foreign import open_pages
-from unweave.graphs.interchange import cantor
+from unweave.graphs.spelling import cantor
 from unweave.page import template as pages
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "neuronpedia-graph-schema.json").read_text())

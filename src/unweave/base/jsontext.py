@@ -19,7 +19,8 @@ def parse_json(text: str | bytes) -> Any:
     {'prompt': 'a\ufffd'}
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8")
+        text = text.decode("utf-8-sig")
+    text = text.removeprefix("\ufeff")
     try:
         content = json.loads(text)
     except RecursionError as error:

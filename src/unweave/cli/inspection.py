@@ -85,7 +85,9 @@ def _graph_facts(name: str) -> dict[str, Any]:
         {"token": label, "weight": graph.nodes[row].activation, "node": graph.nodes[row].id}
         for label, row in zip(facts.logit_labels, range(graph.nodes.logits.start, graph.nodes.logits.stop), strict=True)
     ]
-    here = graph.scores()
+    here, worst = graph.scores(), graph.damage()
+    again = float(graph.residual().max()) if facts.origin == "unweave" and len(graph.nodes) else None
+    exactness = {"logits": facts.logits_error, "residual": facts.residual, "residual_of_this_file": again}
     response = {
         "units": facts.units, "baseline": facts.baseline, "instead": facts.instead, "attention": facts.attention,
         "agreement": facts.agreement, "mediated": facts.mediated,
@@ -99,7 +101,9 @@ def _graph_facts(name: str) -> dict[str, Any]:
         "unpruned_edges": facts.unpruned_edges, "targets": logits,
         "scores": None if facts.scores is None else {"replacement": facts.scores[0], "completeness": facts.scores[1]},
         "scores_of_this_file": {"replacement": here.replacement, "completeness": here.completeness},
-        "position_zero": facts.position_zero, "exactness": {"logits": facts.logits_error, "residual": facts.residual},
+        "position_zero": facts.position_zero, "exactness": exactness,
+        "two_nodes_in_one_id": facts.extra.get("ambiguous") or None,
+        "damaged": None if worst is None else f"the weights into {worst.id} do not add up",
         "max_features": facts.max_features, "active_features": facts.active_features, "dtype": facts.dtype,
         "precision": facts.precision, "version": facts.version, "created": facts.created, "origin": facts.origin,
         "input": told.get("input"), "paths": told.get("paths", []), "most_influential": told.get("features", []),

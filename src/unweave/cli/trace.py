@@ -89,7 +89,8 @@ def trace(
     """Trace a prompt: find the features, errors and tokens that caused the next token."""
     begin = time.perf_counter()
     from ..base.files import check_writable
-    from ..graphs.interchange import name_of_question, write_json
+    from ..base.words import name_of_question
+    from ..graphs.interchange import write_json
 
     framed = wants_chat(chat, system, ids)
     if minus is not None and len(target or []) != 1:

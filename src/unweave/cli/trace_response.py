@@ -31,7 +31,8 @@ def trace_response(
 ) -> None:
     """Compute a response graph, write it, and say what matters most."""
     from ..base.files import check_writable
-    from ..graphs.interchange import name_of_question, write_json
+    from ..base.words import name_of_question
+    from ..graphs.interchange import write_json
 
     if prompt is None:
         raise OptionError("nothing to trace; give a PROMPT")

@@ -49,7 +49,7 @@ def prompts_of(model: str, file: Path | None = None) -> tuple[str, ...]:
     if file is None:
         return PROMPTS
     try:
-        lines = tuple(line for line in file.expanduser().read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = tuple(line for line in file.expanduser().read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read prompts from {file}: {error}") from error
     if not lines:

@@ -13,7 +13,7 @@ from typing import Any
 from ..base.files import write_atomically
 from ..base.progress import Progress
 from ..errors import FileError
-from ..graphs.interchange import cantor
+from ..graphs.spelling import cantor
 from .pages import Pages, page
 
 INDEX = "index.json.gz"

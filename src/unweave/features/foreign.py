@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from ..graphs.interchange import cantor
+from ..graphs.spelling import cantor
 from . import pages as microscope
 from .write import META
 
@@ -94,7 +94,7 @@ def _single(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return _page(json.loads(path.read_text(encoding="utf-8")))
+        return _page(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(f"{path} is not a feature page ({type(error).__name__}: {error})") from error
 

@@ -205,7 +205,7 @@ def _peer(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _neuronpedia(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(
             f"cannot read {path}: {error}; give a folder with {INDEX} or a JSON file of Neuronpedia's records"

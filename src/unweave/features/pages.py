@@ -139,7 +139,7 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     place = default_feature_pages() if folder is None else Path(folder).expanduser()
     path = place / META
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         begun = (place / "collecting.safetensors").is_file()
         why = (

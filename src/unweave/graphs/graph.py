@@ -1,6 +1,8 @@
 """The attribution graph: nodes, weights, bias, where it came from; saved as safetensors with a JSON header."""
 
 import json
+import logging
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -16,7 +18,8 @@ from torch import Tensor
 from ..base.choices import PositionZero, choice
 from ..base.files import write_atomically
 from ..errors import GraphError, OptionError
-from .graphfile import SCHEMA_VERSION, GraphSummary, check_extra, open_graph_file
+from .checks import check_counts, check_ids, check_sums, check_tensors, checksum, provenance_of
+from .graphfile import SCHEMA_VERSION, GraphSummary, open_graph_file
 from .influence import Rows, Scores, influence
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
@@ -257,22 +260,28 @@ class Graph:
             "schema_version": str(SCHEMA_VERSION),
             "provenance": json.dumps(asdict(self.provenance)),
         }
-        return {name: value.contiguous() for name, value in tensors.items()}, header
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        sums = {name: checksum(value) for name, value in tensors.items()}
+        header["checksums"] = json.dumps(sums | {"provenance": zlib.crc32(header["provenance"].encode())})
+        return tensors, header
 
     @staticmethod
     def load(path: str | Path) -> "Graph":
         """Read a graph that `save` wrote.
 
         Raises:
-            GraphError: not there, not a graph, truncated, or written by a newer version.
+            GraphError: not there, not a graph, truncated, changed since it was written, or of a newer version.
         """
         path = Path(path).expanduser()
         if not path.is_file():
             raise GraphError(f"no graph file at {path}")
+        if path.suffix == ".json":
+            raise GraphError(f"{path} is JSON, which unweave.graphs.interchange.read_graph reads")
         with open_graph_file(path) as (file, known):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            check_extra(known.get("extra", {}))
-            provenance = Provenance(**{f.name: _tupled(known[f.name]) for f in fields(Provenance) if f.name in known})
+            told = check_sums(path, file.metadata(), tensors)
+            provenance = provenance_of(known)
+            check_tensors(path, tensors)
             graph = Graph(
                 nodes=NodeTable(**{f.name: tensors[f"nodes.{f.name}"] for f in fields(NodeTable)}),
                 rows=Rows(*(tensors[f"rows.{name}"] for name in Rows._fields)),
@@ -282,7 +291,12 @@ class Graph:
                 effect=tensors.get("effect"),
                 provenance=provenance,
             )
-        _check_shape(path, graph)
+        check_counts(path, provenance, graph.nodes.logits.stop - graph.nodes.logits.start)
+        check_ids(path, graph.nodes.ids)
+        if not told and (worst := graph.damage()) is not None:
+            logging.getLogger(__name__).warning(
+                "%s: the weights into %s do not add up; the file was changed since it was written", path, worst.id
+            )
         return graph
 
     @staticmethod
@@ -295,6 +309,18 @@ class Graph:
         with open_graph_file(Path(path).expanduser()) as (file, known):
             return GraphSummary(known, file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0])
 
+    def damage(self) -> Node | None:
+        """The target whose weights are furthest from adding up, if that is more than rounding and the engine explain.
+
+        None for graphs of other tools, which do not say what weights should add up to, and for response graphs.
+        """
+        facts = self.provenance
+        if facts.origin != "unweave" or facts.kind != "attribution" or not len(self.nodes):
+            return None
+        residual = self.residual()
+        worst = int(residual.argmax())
+        return self.nodes[worst] if float(residual[worst]) > max(1e-3, 30 * (facts.residual or 0.0)) else None
+
     def with_provenance(self, **changes: Any) -> "Graph":
         """The same graph with some facts of its provenance replaced."""
         return replace(self, provenance=replace(self.provenance, **changes))
@@ -302,29 +328,6 @@ class Graph:
 
 _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
 _FULL = ("full_influence", "full_rank", "effect")
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
-
-
-def _check_shape(path: Path, graph: Graph) -> None:
-    n, rows = len(graph.nodes), graph.rows
-    columns = [getattr(graph.nodes, f.name) for f in fields(NodeTable)] + [
-        getattr(graph, name) for name in _NODE_VALUES
-    ]
-    sound = (
-        all(len(column) == n for column in columns) and len(rows.start) == n + 1 and len(rows.column) == len(rows.value)
-    )
-    sound = (
-        sound
-        and int(rows.start[0]) == 0
-        and int(rows.start[-1]) == len(rows.column)
-        and bool((rows.start.diff() >= 0).all())
-    )
-    sound = sound and (not len(rows.column) or (int(rows.column.min()) >= 0 and int(rows.column.max()) < n))
-    if not sound:
-        raise GraphError(f"{path} is damaged: its tables disagree in length; trace the prompt again")
 
 
 def _longest_path(rows: Rows, n: int) -> Tensor:

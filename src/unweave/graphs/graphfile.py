@@ -58,8 +58,8 @@ def _check_header(path: Path, header: dict[str, str]) -> None:
     if header.get("format") != "unweave graph":
         raise GraphError(f"{path} is a safetensors file but not a graph (no 'unweave graph' in its header)")
     version = header.get("schema_version", "")
-    if not version.isdigit():
-        raise GraphError(f"{path} has schema version {version!r}, which is not a number")
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise GraphError(f"{path} has schema version {version[:20]!r}, which is not a number")
     if int(version) > SCHEMA_VERSION:
         raise GraphError(
             f"{path} has schema version {version}; this unweave reads up to {SCHEMA_VERSION}: upgrade unweave"

@@ -1,6 +1,5 @@
 """Graphs as the JSON that Anthropic's page, circuit-tracer and Neuronpedia read and write."""
 
-import hashlib
 import json
 import math
 import re
@@ -11,11 +10,13 @@ import torch
 
 from ..base.files import write_atomically
 from ..base.jsontext import parse_json
+from ..base.words import slug_of
 from ..errors import FileError, GraphError
 from .graph import Graph
 from .influence import Rows
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
+from .spelling import added_up, cantor, merged, respelled, rows_by_id, uncantor
 
 FEATURE_TYPES = {
     NodeKind.FEATURE: "cross layer transcoder",
@@ -26,43 +27,8 @@ FEATURE_TYPES = {
 """The field's names of the node kinds; features are called so whatever their dictionary."""
 
 
-def cantor(layer: int, feature: int) -> int:
-    """The one number that stands for (layer, feature) in the field's JSON.
-
-    >>> cantor(0, 12284)
-    75466754
-    """
-    return (layer + feature) * (layer + feature + 1) // 2 + feature
-
-
-def uncantor(number: int) -> tuple[int, int]:
-    """The (layer, feature) of a Cantor number.
-
-    >>> uncantor(75466754)
-    (0, 12284)
-    """
-    diagonal = (math.isqrt(8 * number + 1) - 1) // 2
-    feature = number - diagonal * (diagonal + 1) // 2
-    return diagonal - feature, feature
-
-
-def slug_of(text: str) -> str:
-    """A file name for a prompt: letters, digits and dashes, at most 48.
-
-    >>> slug_of("The capital of France is")
-    'the-capital-of-france-is'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].strip("-") or "graph"
-
-
-def name_of_question(prompt: str, question: dict[str, Any]) -> str:
-    """A file name for a prompt together with all that is asked about it: readable, and another for another question.
-
-    >>> name_of_question("2 + 3 =", {"target": [" 5"]})
-    '2-3-13c41bc2'
-    """
-    digest = hashlib.sha256(json.dumps([prompt, question], sort_keys=True, default=str).encode()).hexdigest()
-    return f"{slug_of(prompt)}-{digest[:8]}"
+LINKS_AT_ONCE = 1 << 16
+"""How many links are text in memory at a time."""
 
 
 def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> dict[str, Any]:
@@ -72,6 +38,19 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
         slug: the graph's name in viewers; letters, digits, `.`, `_`, `-`.
         scan: the model's name in viewers.
     """
+    ids = _ids(graph)
+    weights = zip(graph.rows.column.tolist(), graph.rows.row_numbers().tolist(), graph.rows.value.tolist(), strict=True)
+    links = [{"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in weights]
+    return {**_without_links(graph, slug, scan), "links": links}
+
+
+def _ids(graph: Graph) -> list[str]:
+    """The ids of the nodes as the file has or had them that the graph came from."""
+    spelled = graph.provenance.extra.get("ids", {})
+    return [spelled.get(name, name) for name in graph.nodes.ids]
+
+
+def _without_links(graph: Graph, slug: str | None, scan: str | None) -> dict[str, Any]:
     facts = graph.provenance
     prompt = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     metadata: dict[str, Any] = {
@@ -100,15 +79,15 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
     nodes = list(graph.nodes)
     first = graph.nodes.logits.start
     labels = facts.extra.get("labels", {})
-    ids = [node.id for node in nodes]
-    weights = zip(graph.rows.column.tolist(), graph.rows.row_numbers().tolist(), graph.rows.value.tolist(), strict=True)
+    spelled = facts.extra.get("ids", {})
+    ids = _ids(graph)
     return {
         "metadata": metadata,
-        "qParams": facts.extra.get("qParams")
+        "qParams": respelled(facts.extra.get("qParams"), spelled)
         or {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
-        "nodes": [_node(node, graph, rank[node.row], node.row == first, labels.get(node.id, "")) for node in nodes],
-        "links": [
-            {"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in weights
+        "nodes": [
+            _node(node, ids[node.row], graph, rank[node.row], node.row == first, labels.get(node.id, ""))
+            for node in nodes
         ],
     }
 
@@ -119,6 +98,10 @@ def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> d
     Nodes that the graph does not have are left out; members of supernodes are pinned, since only pinned nodes are
     grouped there.
     """
+    errors = [node for node in document["nodes"] if node["feature_type"] == FEATURE_TYPES[NodeKind.ERROR]]
+    annotations = respelled(
+        annotations, {f"{node['layer']}_error_mlp_{node['ctx_idx']}": node["node_id"] for node in errors}
+    )
     present = {node["node_id"]: node for node in document["nodes"]}
     groups = [
         [str(group.get("name", "")), *(name for name in group["members"] if name in present)]
@@ -143,7 +126,7 @@ def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> d
     }
 
 
-def _node(node: Node, graph: Graph, rank: float, top: bool, label: str) -> dict[str, Any]:
+def _node(node: Node, name: str, graph: Graph, rank: float, top: bool, label: str) -> dict[str, Any]:
     layer = {NodeKind.EMBEDDING: "E"}.get(node.kind, str(node.layer))
     feature = {
         NodeKind.FEATURE: cantor(node.layer, node.index),
@@ -158,10 +141,10 @@ def _node(node: Node, graph: Graph, rank: float, top: bool, label: str) -> dict[
     }[node.kind]
     logit = node.kind == NodeKind.LOGIT
     if logit and not label:
-        name = graph.provenance.logit_labels[node.row - graph.nodes.logits.start]
-        label = f'Output "{name}" (p={node.activation:.3f})'
+        token = graph.provenance.logit_labels[node.row - graph.nodes.logits.start]
+        label = f'Output "{token}" (p={node.activation:.3f})'
     return {
-        "node_id": node.id,
+        "node_id": name,
         "feature": feature,
         "layer": layer,
         "ctx_idx": node.position,
@@ -188,20 +171,36 @@ def write_json(graph: Graph, path: str | Path, scan: str | None = None) -> Path:
     index = path.parent / "graph-metadata.json"
     if path.name == index.name:
         raise FileError(f"cannot write {path}: {index.name} is the list of graphs; give another file name")
-    document = to_json(graph, path.stem, scan)
+    document = _without_links(graph, path.stem, scan)
     listed = _listed(index)
     others = [entry for entry in listed if entry.get("slug") != document["metadata"]["slug"]]
-    write_atomically(path, lambda name: Path(name).write_text(json.dumps(document, allow_nan=False), encoding="utf-8"))
+    write_atomically(path, lambda name: _write_stream(graph, document, name))
     text = json.dumps({"graphs": [*others, document["metadata"]]}, indent=2)
     write_atomically(index, lambda name: Path(name).write_text(text, encoding="utf-8"))
     return path
+
+
+def _write_stream(graph: Graph, document: dict[str, Any], name: str) -> None:
+    """Write a document and its links, a piece of them at a time: as objects they are hundreds of bytes each."""
+    ids = [json.dumps(name) for name in _ids(graph)]
+    target, (_, column, value) = graph.rows.row_numbers(), graph.rows
+    with open(name, "w", encoding="utf-8") as file:
+        file.write(json.dumps(document, allow_nan=False)[:-1] + ', "links": [')
+        for begin in range(0, len(value), LINKS_AT_ONCE):
+            part = slice(begin, begin + LINKS_AT_ONCE)
+            if not bool(value[part].isfinite().all()):
+                raise GraphError("the graph has weights that are not finite, which JSON does not hold")
+            links = zip(column[part].tolist(), target[part].tolist(), value[part].tolist(), strict=True)
+            texts = (f'{{"source": {ids[s]}, "target": {ids[t]}, "weight": {weight!r}}}' for s, t, weight in links)
+            file.write((", " if begin else "") + ", ".join(texts))
+        file.write("]}")
 
 
 def _listed(index: Path) -> list[dict[str, Any]]:
     if not index.exists():
         return []
     try:
-        graphs = json.loads(index.read_text(encoding="utf-8"))["graphs"]
+        graphs = json.loads(index.read_text(encoding="utf-8-sig"))["graphs"]
         if not all(isinstance(entry, dict) for entry in graphs):
             raise TypeError("graphs is not a list of objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -244,7 +243,7 @@ class _Listed(NamedTuple):
 
 
 def _graph(document: dict[str, Any]) -> Graph:
-    metadata, given, links = document["metadata"], _objects(document, "nodes"), _objects(document, "links")
+    metadata, given, links = document["metadata"], merged(_objects(document, "nodes")), _objects(document, "links")
     if not isinstance(metadata, dict):
         raise TypeError("metadata is not an object")
     listed = sorted(map(_parse, given), key=lambda node: (node.kind, *node.order))
@@ -253,7 +252,9 @@ def _graph(document: dict[str, Any]) -> Graph:
     strength = torch.tensor([_strength(node) for node in listed])
     nodes = NodeTable(kinds, places[:, 0], places[:, 1], places[:, 2], strength)
     rank = torch.tensor([_number(node.given.get("influence"), 1.0) for node in listed], dtype=torch.float64)
-    rows = _rows(listed, links)
+    spelled = [str(node.given["node_id"]) for node in listed]
+    targets, sources, twice = rows_by_id(spelled, [node.kind for node in listed])
+    rows = _rows(len(listed), links, targets, sources, twice)
     probability = nodes.activation[kinds == NodeKind.LOGIT]
     for name, values in (("a weight", rows.value), ("an influence", rank), ("a probability", probability)):
         if not bool(values.isfinite().all()):
@@ -261,21 +262,26 @@ def _graph(document: dict[str, Any]) -> Graph:
     unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
     clerps = {nodes[row].id: str(label) for row, node in enumerate(listed) if (label := node.given.get("clerp"))}
     settings = document.get("qParams")
-    extra = {"metadata": metadata, "qParams": settings if isinstance(settings, dict) else {}, "labels": clerps}
+    others = {own: name for own, name in zip(nodes.ids, spelled, strict=True) if own != name and name not in twice}
+    settings = respelled(settings, {name: own for own, name in others.items()}) if isinstance(settings, dict) else {}
+    extra = {"metadata": metadata, "qParams": settings, "labels": clerps}
+    extra |= ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
     provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
     effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
     return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance, effect)
 
 
-def _rows(listed: list[_Listed], links: list[dict[str, Any]]) -> Rows:
-    """The links by target and source; those of nodes that a tool left out are left out too."""
-    names: dict[str, int] = {}
-    for row, node in enumerate(listed):  # features come first, so they keep an id that an error also claims
-        names.setdefault(str(node.given["node_id"]), row)
-    ends = [(names.get(str(link["target"])), names.get(str(link["source"])), link) for link in links]
-    edges = sorted((t, s, float(link["weight"])) for t, s, link in ends if t is not None and s is not None)
+def _rows(
+    n: int, links: list[dict[str, Any]], targets: dict[str, int], sources: dict[str, int], twice: list[str]
+) -> Rows:
+    """The links by target and source; those of nodes that a tool left out, and of no weight, are left out too."""
+    ends = [(targets.get(str(link["target"])), sources.get(str(link["source"])), link) for link in links]
+    edges = sorted({(t, s, float(link["weight"])) for t, s, link in ends if t is not None and s is not None})
+    edges = [edge for edge in edges if edge[2] != 0]
+    if len({edge[:2] for edge in edges}) < len(edges):
+        edges = added_up(edges, {sources[name] for name in twice})
     target = torch.tensor([t for t, _, _ in edges], dtype=torch.int64)
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=len(listed)).cumsum(0)])
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=n).cumsum(0)])
     source = torch.tensor([s for _, s, _ in edges], dtype=torch.int32)
     return Rows(start, source, torch.tensor([weight for *_, weight in edges]))
 

@@ -62,6 +62,8 @@ def read_supernodes(path: str | Path) -> dict[str, tuple[Feature, ...]]:
     if not isinstance(content, dict):
         raise InterventionError(f'{path} does not hold supernodes; it should look like {{"Texas": ["12_345_5"]}}')
     for name, members in content.items():
+        if re.fullmatch(r"(\d+|E)_(-?\d+|error_mlp)(_[\d*+]+)?", name):
+            raise InterventionError(f"{path}: supernode {name!r} is named like a node; give it another name")
         if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
             raise InterventionError(
                 f"{path}: supernode {name!r} should be a list of feature ids such as '12_345_5', not {members!r}"

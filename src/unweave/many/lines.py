@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..base.words import slug_of
 from ..errors import PromptError
-from ..graphs.interchange import slug_of
 
 Token = str | Annotated[int, Field(ge=0, lt=1 << 31)]
 Share = Annotated[float, Field(gt=0, le=1)]

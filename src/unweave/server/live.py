@@ -11,9 +11,9 @@ from ..attribution.attribution import attribute
 from ..attribution.promoted import logit_effects, with_promoted
 from ..base.choices import Mode, PositionZero
 from ..base.progress import Progress
+from ..base.words import slug_of
 from ..errors import GraphError, InterventionError
 from ..graphs.graph import Graph
-from ..graphs.interchange import slug_of
 from ..graphs.nodes import NodeKind
 from ..graphs.pruning import prune
 from ..interventions import described as effects

@@ -213,7 +213,7 @@ def index_of(folder: Path) -> str:
     rows = []
     for path in sorted(folder.glob(f"*{FACTS}")):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
             figures = "; ".join(
                 f"{step['name']} {check['figure']} {number(check['measured'])} "
                     f"({check['wanted']}{'' if check['holds'] else ', **fails**'})"

@@ -116,7 +116,7 @@ class TrustReport:
             GraphError: it is not there or something else.
         """
         try:
-            facts = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            facts = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
             if facts.get("format") != "unweave validation" or facts.get("report_version", 0) > REPORT_VERSION:
                 raise ValueError("no report, or one of a newer version")
             given = {field.name: facts[field.name] for field in fields(TrustReport)}
