@@ -1,8 +1,11 @@
 """Mean activations over a little text, the usual stand-in where no contrast prompt is given."""
 
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from ..base.catalogue import shipped_beside
 from ..errors import OptionError
 from ..models.language_model import LanguageModel
+from ..models.recording import first_of
 from ..transcoders.transcoders import Transcoders
 from .building import tangent_mlp, watch
 from .references import feature_firing, written_outputs
@@ -61,29 +65,59 @@ def _texts(model: LanguageModel) -> list[Int[Tensor, " pos"]]:
 
 
 def _means(model: LanguageModel, transcoders: Transcoders | None) -> Means:
-    units: list[Tensor] = []
-    outputs = torch.zeros(model.n_layers, model.d_model, dtype=torch.float64)
-    embeddings, count = torch.zeros(model.d_model, dtype=torch.float64), 0
+    sums: list[tuple[list[Tensor], Tensor, Tensor]] = []
+    count = 0
     for ids in _texts(model):
-        seen = watch(model, ids)
-        recording = seen.recording
         count += len(ids) - 1
-        residual = transcoders is not None and transcoders.write == "residual"
-        outputs += written_outputs(model, recording, residual=residual)[:, 1:].double().sum(1)
-        embeddings += recording.embeddings[1:].double().sum(0)
-        if transcoders is None:
-            sums = [
-                tangent_mlp(model, seen, layer).activations()[1:].double().sum(0) for layer in range(model.n_layers)
-            ]
-        else:
-            sums = [
-                torch.zeros(width, dtype=torch.float64).index_add_(0, firing.index, firing.activation.double())
-                for width, firing in zip(
-                    transcoders.widths, feature_firing(model, transcoders, recording, 1), strict=True
-                )
-            ]
-        units = [a + b for a, b in zip(units, sums, strict=True)] if units else sums
+        plain = transcoders is None and model.architecture.up is not None
+        sums.append(_neuron_sums(model, ids) if plain else _unit_sums(model, transcoders, ids))
+    units, outputs, embeddings = zip(*sums, strict=True)
     dtype = model.engine_dtype
     return Means(
-        tuple((part / count).to(dtype) for part in units), (outputs / count).to(dtype), (embeddings / count).to(dtype)
+        tuple((torch.stack(parts).sum(0) / count).to(dtype) for parts in zip(*units, strict=True)),
+        (torch.stack(outputs).sum(0) / count).to(dtype),
+        (torch.stack(embeddings).sum(0) / count).to(dtype),
     )
+
+
+def _neuron_sums(model: LanguageModel, ids: Int[Tensor, " pos"]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Sums over one text of what enters each MLP's last linear map, of MLPs' outputs and of embeddings: by hooks, in a
+    fifth of the time that a derivative takes."""
+    row, seen, entered = model.architecture, {}, []
+
+    def total(x: Tensor) -> Tensor:
+        return x[0, 1:].detach().double().sum(0).cpu()
+
+    def keep(layer: int) -> Callable:
+        return lambda module, args, output: seen.update({layer: (total(args[0]), total(first_of(output)))})
+
+    def enter(module: Any, args: Any, kwargs: Any) -> None:
+        entered.append(total(args[0] if args else kwargs["hidden_states"]))
+
+    with ExitStack() as stack:
+        stack.callback(model.blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        for layer, block in enumerate(model.blocks):
+            mlp = block.get_submodule(row.mlp)
+            stack.callback(mlp.get_submodule(row.down).register_forward_hook(keep(layer)).remove)
+        with torch.no_grad():
+            model.module(input_ids=ids[None].to(model.device), use_cache=False)
+    neurons, outputs = zip(*(seen[layer] for layer in range(model.n_layers)), strict=True)
+    return list(neurons), torch.stack(outputs), entered[0]
+
+
+def _unit_sums(
+    model: LanguageModel, transcoders: Transcoders | None, ids: Int[Tensor, " pos"]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The same of experts' neurons, or of a dictionary's features."""
+    seen = watch(model, ids)
+    recording = seen.recording
+    residual = transcoders is not None and transcoders.write == "residual"
+    if transcoders is None:
+        units = [tangent_mlp(model, seen, layer).activations()[1:].double().sum(0) for layer in range(model.n_layers)]
+    else:
+        units = [
+            torch.zeros(width, dtype=torch.float64).index_add_(0, firing.index, firing.activation.double())
+            for width, firing in zip(transcoders.widths, feature_firing(model, transcoders, recording, 1), strict=True)
+        ]
+    outputs = written_outputs(model, recording, residual=residual)[:, 1:].double().sum(1)
+    return units, outputs, recording.embeddings[1:].double().sum(0)
