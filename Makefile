@@ -16,6 +16,11 @@ test: check tools doctest  ## set up, lint, check types, run all tests on two co
 doctest: $(STAMP)  ## run the examples in docstrings
 	$(BIN)/python -m pytest -q --doctest-modules src
 
+test-oldest:  ## the core tests with the oldest versions that pyproject.toml accepts, in an environment of their own
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install -q -c constraints-oldest.txt -e ".[plots]" pytest beartype hypothesis
+	.venv-oldest/bin/python -m pytest -q -o addopts="" tests/test_graph.py tests/test_frozen.py tests/test_attribution.py tests/test_formats.py
+
 check: $(STAMP)
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
@@ -46,4 +51,4 @@ $(STAMP): pyproject.toml constraints.txt packages/unweave-smollm2/pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) graphs ui/node_modules ui/build
+	rm -rf $(VENV) .venv-oldest site graphs ui/node_modules ui/build

@@ -149,6 +149,18 @@ def test_pinned_versions_are_those_installed():
             assert version(name).partition("+")[0] == wanted, name
 
 
+def test_the_oldest_versions_are_those_that_are_claimed():
+    """`make test-oldest` tries what pyproject.toml promises, no more and no less."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["plots"]]
+    claimed = {re.split(r"[><=]", one)[0].lower(): re.search(r">=([\d.]+)", one)[1] for one in wanted}
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    tried = dict(line.lower().split("==") for line in lines if "==" in line)
+    assert tried.keys() == claimed.keys()
+    for name, oldest in claimed.items():
+        assert re.fullmatch(rf"{re.escape(oldest)}(\.0)*", tried[name]), name
+
+
 def test_no_module_that_only_unix_has_is_needed(tiny_folders, tmp_path):
     """Import, load, attribute with rows in a file, save and load, as on a system without these."""
     model, dictionary = tiny_folders("llama", "relu")
