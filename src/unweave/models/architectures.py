@@ -26,7 +26,8 @@ _BOOKKEEPING = frozenset(
         "early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p "
         "repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
         "num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values "
-        "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens cache_implementation auto_map"
+        "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens cache_implementation auto_map "
+        "unsloth_fixed"
     ).split()
 )
 """Keys that say nothing about what the forward pass computes on a prompt in evaluation mode."""
@@ -65,6 +66,15 @@ def _mxfp4(value: Any) -> bool:
     return value is None or (value if isinstance(value, Mapping) else vars(value)).get("quant_method") == "mxfp4"
 
 
+_UNREAD: Mapping[str, Callable[[Any], bool]] = {
+    "use_mrope": _one_of(False, None),
+    "sliding_window_size": lambda value: True,
+    "full_attn_mod": _one_of(1, None),
+    "interpolate_factor": _one_of(1, None),
+    "lm_head_bias": _one_of(False, None),
+    "quantization_config": lambda value: value is None,
+}
+"""Keys of published configs that transformers reads in no family here, and the values with which they say nothing."""
 _COMMON_LIMITS: Mapping[str, Callable[[Any], bool]] = {
     "add_cross_attention": _one_of(False, None),
     "is_encoder_decoder": _one_of(False, None),
@@ -285,7 +295,17 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         raise UnsupportedModel(f"model family {family!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
     if row.text is not None:
         config = {**config, **config[row.text]}
-    unknown = sorted(key for key in set(config) - row.keys - _BOOKKEEPING if not key.startswith("_"))
+    quantized = config.get("quantization_config")
+    if quantized is not None and "quantization_config" not in row.keys:
+        kind = (quantized if isinstance(quantized, Mapping) else vars(quantized)).get(
+            "quant_method", "in an unknown way"
+        )
+        raise UnsupportedModel(
+            f"this {family} model is quantised ({kind}), and its weights are not those that were trained; give the "
+            f"unquantised model"
+        )
+    silent = {key for key, harmless in _UNREAD.items() if key in config and harmless(config[key])}
+    unknown = sorted(key for key in set(config) - row.keys - _BOOKKEEPING - silent if not key.startswith("_"))
     if unknown:
         raise UnsupportedModel(
             f"{family}: config keys that are not frozen exactly: {unknown}; see docs/architectures.md"

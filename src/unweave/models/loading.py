@@ -94,6 +94,11 @@ def _locate(name: str) -> tuple[str, str | None]:
         return str(SHIPPED_MODELS[short]), None
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file():  # transformers would load its base model, or mix it in unseen
+            raise ModelError(
+                f"{folder} holds an adapter (PEFT, adapter_config.json); merge it into its model first "
+                f"(peft: model.merge_and_unload().save_pretrained(FOLDER)) and give that folder"
+            )
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} has no config.json; a model folder holds config.json and model.safetensors")
         return str(folder), None
