@@ -244,7 +244,7 @@ WRONG = {
     "no subject": (
         GOOD.replace("kl:", "logit:"),
         9,
-        "about one of token, top, not_top, kl or feature, not none of them",
+        "about one of token, top, not_top, kl, feature or parts, not none of them",
     ),
     "two subjects": (GOOD.replace("- kl", '- top: "#3"\n        kl'), 9, "not top and kl"),
     "no measure": (GOOD.replace('kl: ">= 0.0"', 'token: "#3"'), 9, "what of the token? give logit"),
