@@ -21,7 +21,7 @@ from unweave.corpus.blocks import named_sources
 from unweave.corpus.documents import mixed
 from unweave.corpus.text import token_blocks
 from unweave.features.collect import Collection, Reading, activations, add_batch
-from unweave.features.pages import open_pages, page
+from unweave.features.pages import feature_page, open_pages
 from unweave.models.passes import batches
 from unweave.transcoders.dense import DenseTranscoders
 
@@ -84,7 +84,9 @@ def main() -> None:
     times = []
     for _ in range(100):
         layer = int(rng.integers(len(pages.widths)))
-        times.append(measured(lambda layer=layer: page(pages, layer, int(rng.integers(pages.widths[layer]))))[0] * 1e3)
+        times.append(
+            measured(lambda layer=layer: feature_page(pages, layer, int(rng.integers(pages.widths[layer]))))[0] * 1e3
+        )
     print(f"one page: median {statistics.median(times):.1f} ms, 95% below {sorted(times)[94]:.1f} ms")
 
 

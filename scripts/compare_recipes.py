@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
-from unweave.attribution.attribution import attribute
+from unweave import attribute
 from unweave.evaluation.prompts import PROMPTS
 from unweave.graphs.paths import average_path_length
 from unweave.models.loading import load_model

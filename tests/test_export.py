@@ -10,7 +10,7 @@ from jsonschema import Draft7Validator
 import unweave
 from unweave.base.words import slug_of
 from unweave.errors import FileError, GraphError
-from unweave.graphs.interchange import read_json, to_json, write_json
+from unweave.graphs.interchange import to_json, write_json
 from unweave.graphs.nodes import NodeKind
 from unweave.graphs.spelling import cantor, uncantor
 
@@ -237,7 +237,7 @@ def test_a_folder_that_is_not_there(graphs, tmp_path):
 def test_round_trip_through_json(graphs, tmp_path, kind):
     _, graph = graphs(kind)
     first = json.loads(write_json(graph, tmp_path / "one.json", scan="tiny").read_text())
-    back = read_json(tmp_path / "one.json")
+    back = unweave.Graph.load(tmp_path / "one.json")
     assert [node.id for node in back.nodes] == [node.id for node in graph.nodes]
     assert torch.equal(back.dense().float(), graph.dense().float())
     assert back.provenance.n_layers == graph.provenance.n_layers
@@ -255,7 +255,7 @@ def test_round_trip_through_json(graphs, tmp_path, kind):
 
 
 def test_a_document_of_the_peer_is_read(tmp_path):
-    graph = read_json(save(peer_document(), tmp_path / "small.json"))
+    graph = unweave.Graph.load(save(peer_document(), tmp_path / "small.json"))
     assert [node.id for node in graph.nodes] == [
         "0_1_1",
         "1_4_1",
@@ -284,7 +284,7 @@ def test_a_document_of_the_peer_is_read(tmp_path):
 
 def test_what_the_peer_wrote_is_written_back(tmp_path):
     before = peer_document()
-    after = to_json(read_json(save(before, tmp_path / "small.json")), "small", "toy-2l")
+    after = to_json(unweave.Graph.load(save(before, tmp_path / "small.json")), "small", "toy-2l")
     assert after["qParams"] == before["qParams"]
     assert after["metadata"]["feature_details"] == before["metadata"]["feature_details"]
     labels = {entry["node_id"]: entry["clerp"] for entry in after["nodes"]}
@@ -302,7 +302,7 @@ def test_what_the_peer_wrote_is_written_back(tmp_path):
 
 
 def test_an_imported_graph_is_pruned_and_scored(tmp_path):
-    graph = read_json(save(peer_document(), tmp_path / "small.json"))
+    graph = unweave.Graph.load(save(peer_document(), tmp_path / "small.json"))
     assert unweave.prune(graph, 0.9, 0.95) is graph  # it was pruned further already
     small = unweave.prune(graph, 0.5, 0.5)
     assert len(small.nodes) <= len(graph.nodes)
@@ -320,7 +320,7 @@ def test_published_graphs_open(name, nodes, links, prompt):
     path = SHARED / "graphs" / name
     if not path.is_file():
         pytest.skip(f"{name} is not here")
-    graph = read_json(path)
+    graph = unweave.Graph.load(path)
     document = json.loads(path.read_text())
     assert (len(graph.nodes), graph.n_edges, graph.prompt) == (nodes, links, prompt)
     assert graph.provenance.n_layers == 26
@@ -395,7 +395,7 @@ MALFORMED = {
 def test_malformed_documents_are_refused(tmp_path, name):
     document, message = MALFORMED[name]
     with pytest.raises(GraphError, match=message) as caught:
-        read_json(save("null" if document is None else document, tmp_path / "bad.json"))
+        unweave.Graph.load(save("null" if document is None else document, tmp_path / "bad.json"))
     assert "\n" not in str(caught.value)
 
 
@@ -403,12 +403,12 @@ def test_malformed_documents_are_refused(tmp_path, name):
 def test_files_that_are_no_text_are_refused(tmp_path, content):
     (tmp_path / "bad.json").write_bytes(content)
     with pytest.raises(GraphError, match="is not JSON"):
-        read_json(tmp_path / "bad.json")
+        unweave.Graph.load(tmp_path / "bad.json")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(GraphError, match=r"cannot read .*No such file"):
-        read_json(tmp_path / "none.json")
+        unweave.Graph.load(tmp_path / "none.json")
 
 
 def test_a_graph_with_a_cycle_is_refused(tmp_path):
@@ -416,11 +416,13 @@ def test_a_graph_with_a_cycle_is_refused(tmp_path):
     pairs = (("1_4_1", "3_8_1"), ("3_8_1", "1_4_1"))
     document["links"] = [{"source": source, "target": target, "weight": 1.0} for source, target in pairs]
     with pytest.raises(GraphError, match="cycle"):
-        read_json(save(document, tmp_path / "cycle.json")).influence()
+        unweave.Graph.load(save(document, tmp_path / "cycle.json")).influence()
 
 
 @pytest.mark.parametrize("left", [0, 2, 6])
 def test_documents_without_logits_or_links_open(tmp_path, left):
-    graph = read_json(save(peer_document(nodes=peer_document()["nodes"][:left], links=[]), tmp_path / "bare.json"))
+    graph = unweave.Graph.load(
+        save(peer_document(nodes=peer_document()["nodes"][:left], links=[]), tmp_path / "bare.json")
+    )
     assert (len(graph.nodes), graph.n_edges) == (left, 0)
     assert graph.influence().sum() == 0

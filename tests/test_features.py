@@ -18,7 +18,7 @@ from unweave.features import collect as collecting
 from unweave.features.collect import Collection, Reading, activations, add_batch, collect
 from unweave.features.label import Background, Evidence, label
 from unweave.features.like import like, when
-from unweave.features.pages import already_built, open_pages, page, pages_of, search
+from unweave.features.pages import already_built, feature_page, open_pages, pages_of, search_features
 from unweave.features.rules import CLASSES, Members, Rule, holds
 from unweave.features.score import contexts, detect
 from unweave.features.tally import AFTER, BEFORE, SAMPLED, STRONGEST, TOKENS, bin_edges, priority
@@ -86,7 +86,7 @@ def test_the_server_reads_our_pages(built):
 
     *_, pages = built
     one = feature_pages.open_pages(pages.folder)
-    assert one(1, 3) == page(pages, 1, 3) and one(1, 3)["source"] == "page"
+    assert one(1, 3) == feature_page(pages, 1, 3) and one(1, 3)["source"] == "page"
     assert one(99, 0) is None and one(1, 10_000) is None
     with ThreadPoolExecutor(8) as threads:
         assert all(list(threads.map(lambda index: one(0, index % 20)["index"] == index % 20, range(80))))
@@ -216,7 +216,7 @@ def test_memory_does_not_grow_with_the_text(model, folders):
 def test_a_page_says_what_the_model_did(model, built):
     _, blocks, full, pages = built
     for layer, index in ((0, 3), (1, 0), (2, 33)):
-        found, one = page(pages, layer, index), full[layer][..., index]
+        found, one = feature_page(pages, layer, index), full[layer][..., index]
         assert found["count"] == (one != 0).sum() and found["density"] == pytest.approx((one != 0).mean(), rel=1e-6)
         assert found["maximum"] == pytest.approx(one.max(), rel=1e-3)
         assert (
@@ -256,7 +256,7 @@ def test_a_page_says_what_the_model_did(model, built):
 def test_cross_layer_pages_say_where_a_feature_writes(folders, tmp_path):
     model = unweave.load(str(folders[0]), str(folders[2]))
     write_pages(collect(model, reading(model, folders[3]), tmp_path, tokens=300), model, tmp_path)
-    found = page(open_pages(tmp_path), 1, 4)
+    found = feature_page(open_pages(tmp_path), 1, 4)
     assert [layer for layer, _ in found["norms"]] == [1, 2]
     assert found["norms"][1][1] == pytest.approx(
         float(model.transcoders.decoder_rows(1, torch.tensor([4]), 2, torch.float32).norm()), rel=1e-3
@@ -285,25 +285,27 @@ def test_companions_are_features_that_fire_together():
 
 def test_search_finds_by_every_field(built, model):
     pages = built[3]
-    token = page(pages, 1, 2)["tokens"][0][0]
-    assert (1, 2) in {(row["layer"], row["index"]) for row in search(pages, token, fields=("token",), limit=90)}
-    promoted = page(pages, 2, 7)["promoted"][0][0]
-    rows = search(pages, promoted.upper(), fields=("promoted",), limit=90)
+    token = feature_page(pages, 1, 2)["tokens"][0][0]
+    assert (1, 2) in {
+        (row["layer"], row["index"]) for row in search_features(pages, token, fields=("token",), limit=90)
+    }
+    promoted = feature_page(pages, 2, 7)["promoted"][0][0]
+    rows = search_features(pages, promoted.upper(), fields=("promoted",), limit=90)
     assert next(row for row in rows if (row["layer"], row["index"]) == (2, 7))["weight"] >= 0.09
     for text in ("paris's", "O'Neil", '"quoted"', "';drop table x;--", "100%", "_", "\\", "[", "日本"):
-        assert isinstance(search(pages, text), list)
-    assert {row["fields"][0] for row in search(pages, "o'neil", fields=("context",))} <= {"context"}
+        assert isinstance(search_features(pages, text), list)
+    assert {row["fields"][0] for row in search_features(pages, "o'neil", fields=("context",))} <= {"context"}
     for bad in ({"text": "  "}, {"text": "x", "limit": 0}, {"text": "x", "fields": ("nothing",)}):
         with pytest.raises(OptionError):
-            search(pages, **bad)
+            search_features(pages, **bad)
 
 
 def test_one_page_takes_milliseconds(built):
     pages = built[3]
-    page(pages, 0, 0)
+    feature_page(pages, 0, 0)
     begin = time.process_time()
     for index in range(10):
-        page(pages, 1, index)
+        feature_page(pages, 1, index)
     assert (time.process_time() - begin) / 10 < 0.2  # the shape checks of the tests cost most of it
 
 
@@ -311,7 +313,7 @@ def test_pages_that_cannot_be_read(built, model, folders, tmp_path):
     pages = built[3]
     for layer, index, phrase in ((3, 0, "layers 0 to 2"), (1, 26, "features 0 to 25"), (-1, 0, "layer -1")):
         with pytest.raises(InterventionError, match=phrase):
-            page(pages, layer, index)
+            feature_page(pages, layer, index)
     other = unweave.load(str(folders[0]), str(folders[2])).transcoders
     with pytest.raises(TranscoderMismatch, match="are of another dictionary"):
         open_pages(pages.folder, other)
@@ -334,10 +336,10 @@ def test_pages_that_cannot_be_read(built, model, folders, tmp_path):
     (tmp_path / "contexts_1.parquet").write_bytes(b"PAR1 not at all")
     (tmp_path / "features_2.parquet").unlink()
     damaged = open_pages(tmp_path)
-    page(damaged, 0, 0)
+    feature_page(damaged, 0, 0)
     for layer in (1, 2):
         with pytest.raises(FileError, match="build them anew"):
-            page(damaged, layer, 0)
+            feature_page(damaged, layer, 0)
 
 
 def test_built_pages_are_not_built_again_nor_lost(built, model, folders):

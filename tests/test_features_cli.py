@@ -17,7 +17,7 @@ from unweave.base.files import locked
 from unweave.errors import FileError
 from unweave.features.exchange import packed_records, to_neuronpedia, to_peer
 from unweave.features.importing import import_pages
-from unweave.features.pages import open_pages, page, search
+from unweave.features.pages import feature_page, open_pages, search_features
 from unweave.transcoders.formats import read_transcoders
 
 
@@ -150,7 +150,7 @@ def test_score_uses_only_documents_that_the_pages_left_out(features, folders, pa
         "most frequent token" in features("score", "--text", folders[2], "--count", "5", "--context", "16", "--save")[1]
     )
     saved = [
-        page(open_pages(pages), layer, index)["score"]
+        feature_page(open_pages(pages), layer, index)["score"]
         for layer, width in enumerate((30, 26, 34))
         for index in range(width)
     ]
@@ -198,7 +198,7 @@ def service():
 def test_labels_by_a_service(features, folders, pages, service, monkeypatch):
     url, asked = service
     monkeypatch.setenv("UNWEAVE_API_KEY", "secret")
-    before = page(open_pages(pages), 2, 5)
+    before = feature_page(open_pages(pages), 2, 5)
     words = (
         "label",
         "1_3",
@@ -218,11 +218,11 @@ def test_labels_by_a_service(features, folders, pages, service, monkeypatch):
     assert [row["label"] for row in facts["features"]] == ["the word w7"] * 2
     assert all(0 <= row["detection"]["f1"] <= 1 for row in facts["features"])
     assert asked[0][:3] == ("/v1/chat/completions", "Bearer secret", "m") and "«" in asked[0][3]
-    assert page(open_pages(pages), 2, 5) == before
+    assert feature_page(open_pages(pages), 2, 5) == before
     assert features(*words, "--save")[0] == 0
     assert (
-        page(open_pages(pages), 2, 5)["label"] == "the word w7"
-        and page(open_pages(pages), 2, 6)["label"] != "the word w7"
+        feature_page(open_pages(pages), 2, 5)["label"] == "the word w7"
+        and feature_page(open_pages(pages), 2, 6)["label"] != "the word w7"
     )
     for model, phrase in (("broken", "not a chat completion"), ("missing", "refuses: 404")):
         code, _, err = features("label", "1_3", "--endpoint", url, "--endpoint-model", model)
@@ -235,14 +235,14 @@ def test_pages_go_to_circuit_tracer_and_back(run, folders, pages, tmp_path):
     assert run("features", "export", "peer", "--features", pages)[0] == 0
     records = {(layer, index): record for layer, index, record in packed_records(tmp_path / "peer")}
     assert len(records) == 90
-    ours = page(open_pages(pages), 1, 3)
+    ours = feature_page(open_pages(pages), 1, 3)
     record = records[1, 3]
     assert record == json.loads(json.dumps(to_peer(ours, open_pages(pages).facts["transcoders"])))
     assert record["index"] == unweave.graphs.interchange.cantor(1, 3) and sum(record["histogram"]) == pytest.approx(
         ours["count"], rel=0.01
     )
     assert run("features", "import", "peer", "back", "--transcoders", folders[1])[0] == 0
-    back = page(open_pages("back"), 1, 3)
+    back = feature_page(open_pages("back"), 1, 3)
     assert back["label"] == ours["label"] and back["density"] == pytest.approx(ours["density"], rel=1e-3)
     assert [token for token, _ in back["promoted"]] == [token for token, _ in ours["promoted"]]
     assert back["contexts"][0]["tokens"] == ours["contexts"][0]["tokens"]
@@ -254,14 +254,14 @@ def test_pages_go_to_circuit_tracer_and_back(run, folders, pages, tmp_path):
 def test_pages_go_to_neuronpedia_and_back(run, folders, pages, tmp_path):
     assert run("features", "export", "two.json", "--feature", "2_4", "--feature", "1_3", "--features", pages)[0] == 0
     records = json.loads((tmp_path / "two.json").read_text())
-    ours = page(open_pages(pages), 1, 3)
+    ours = feature_page(open_pages(pages), 1, 3)
     assert records[1] == json.loads(json.dumps(to_neuronpedia(ours, open_pages(pages).facts["model"], "unweave")))
     assert records[1]["layer"] == "1-unweave" and records[1]["frac_nonzero"] == ours["density"]
     assert run("features", "import", "two.json", "back", "--transcoders", folders[1])[0] == 0
-    back = page(open_pages("back"), 1, 3)
+    back = feature_page(open_pages("back"), 1, 3)
     assert [token for token, _ in back["suppressed"]] == [token for token, _ in ours["suppressed"]]
     assert back["suppressed"][0][1] == pytest.approx(ours["suppressed"][0][1])
-    assert page(open_pages("back"), 0, 0)["contexts"] == []
+    assert feature_page(open_pages("back"), 0, 0)["contexts"] == []
     assert run("features", "show", "1_3", "--features", "back")[0] == 0
 
 
@@ -361,7 +361,7 @@ def test_graphs_carry_labels(run, folders, pages, tmp_path):
     assert facts["features"]
     for feature in facts["features"]:
         layer, index, _ = map(int, feature["node"].split("_"))
-        assert feature["label"] == page(open_pages(pages), layer, index)["label"] != ""
+        assert feature["label"] == feature_page(open_pages(pages), layer, index)["label"] != ""
     graph = unweave.Graph.load("g.graph.safetensors")
     assert graph.provenance.extra["labels"][facts["features"][0]["node"]] == facts["features"][0]["label"]
     assert run("convert", "g.graph.safetensors", "g.json")[0] == 0
@@ -382,8 +382,8 @@ def test_the_pages_that_ship_are_of_the_dictionary_that_ships():
         layer = int(rng.integers(30))
         index = int(rng.integers(shipped.widths[layer]))
         begin = time.process_time()
-        found = page(shipped, layer, index)
+        found = feature_page(shipped, layer, index)
         times.append(time.process_time() - begin)
         assert (found["layer"], found["index"], bool(found["contexts"])) == (layer, index, found["count"] > 0)
     assert sorted(times)[5] < 0.1  # five times what it takes, for the shape checks of the tests
-    assert search(shipped, "paris")
+    assert search_features(shipped, "paris")

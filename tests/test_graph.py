@@ -1,5 +1,6 @@
 import os
 import resource
+import sys
 
 import fresh
 import pytest
@@ -262,3 +263,75 @@ def test_the_average_path_length_is_that_of_all_paths_listed(tiny):
             arrived = float(carried[graph.nodes.embeddings].sum())
             mass, total = mass + arrived, total + length * arrived
         assert unweave.average_path_length(graph) == pytest.approx(total / mass, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def traced(tiny):
+    return unweave.attribute(tiny(), PROMPT, [5, 7])
+
+
+def test_nodes_are_found_by_row_id_triple_and_slice(traced, unchecked):
+    nodes = traced.nodes
+    first = nodes[0]
+    assert nodes[first.id] == nodes[first.layer, first.position, first.index] == nodes[first] == first
+    assert nodes[nodes.logits] == [nodes[-2], nodes[-1]] and nodes[:3] == [nodes[0], nodes[1], nodes[2]]
+    assert nodes[-1].token == traced.provenance.logit_labels[1]
+    assert all(node.token == traced.tokens[node.position] for node in nodes[: nodes.logits.start])
+    assert repr(first) == f"Node({first.id!r}: feature at {first.token!r}, activation {first.activation:.4g})"
+    assert repr(nodes).startswith(f"NodeTable({nodes.features.stop} features, 18 errors, 6 embeddings, 2 logits")
+    small = unweave.prune(traced, 0.5, 0.9)
+    assert small.nodes[-1].token == nodes[-1].token and small.nodes.tokens == traced.tokens
+    for wrong in (1.5, (1, 2), None, "text"):
+        with pytest.raises(unweave.UnweaveError, match="'12_345_5'"):
+            nodes[wrong]
+    with pytest.raises(IndexError, match="node 10000 of"):
+        nodes[10000]
+
+
+def test_graphs_are_equal_when_all_in_them_is(traced, tiny, tmp_path):
+    again = unweave.Graph.load(traced.save(tmp_path / "x.graph.safetensors"))
+    assert again == traced and hash(again) == hash(traced) and again != "text"
+    assert unweave.prune(traced, 0.5, 0.9) != traced
+    assert traced.with_provenance(created="") != traced
+    foreign = unweave.Graph.load(unweave.prune(traced, 0.5, 0.9).save(tmp_path / "x.json"))
+    assert foreign == unweave.Graph.load(tmp_path / "x.json")  # what is not known, NaN, is the same
+
+
+def test_labels(traced):
+    first = traced.nodes[0]
+    named = traced.with_provenance(extra={"labels": {first.id: "capitals"}})
+    assert named.label(first) == named.label(first.id) == "capitals" and traced.label(first) == ""
+    assert named.label(-1) == traced.provenance.logit_labels[1]
+    assert named.label(named.nodes.embeddings.start) == traced.tokens[0]
+    assert named.label(named.nodes.errors.start) == ""
+
+
+def test_tables_and_networks(traced):
+    pandas, networkx = pytest.importorskip("pandas"), pytest.importorskip("networkx")
+    nodes, edges = traced.to_pandas()
+    assert list(nodes.index) == traced.nodes.ids and len(edges) == traced.n_edges
+    dense = traced.dense().double().numpy()
+    back = pandas.DataFrame(0.0, index=nodes.index, columns=nodes.index)
+    wide = edges.pivot(index="target", columns="source", values="weight")
+    back.loc[wide.index, wide.columns] = wide.fillna(0.0)
+    assert abs(back.to_numpy() - dense).max() == 0
+    assert nodes.influence.to_numpy() == pytest.approx(traced.influence().numpy())
+    shares = edges.groupby("target").share.sum()
+    assert shares.to_numpy() == pytest.approx(1.0)
+    network = traced.to_networkx()
+    assert networkx.is_directed_acyclic_graph(network)
+    assert abs(networkx.to_numpy_array(network, nodelist=traced.nodes.ids).T - dense).max() == 0
+    assert network.nodes[traced.nodes[-1].id]["kind"] == "logit"
+
+
+def test_a_missing_package_is_named(traced, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(unweave.UnweaveError, match="needs the package pandas; install it with: pip install pandas"):
+        traced.to_pandas()
+
+
+def test_paths_take_one_source(traced):
+    source = traced.nodes[traced.nodes.embeddings][1]
+    one = unweave.strongest_paths(traced, source.id, traced.nodes[-1])
+    assert one == unweave.strongest_paths(traced, [source], traced.nodes[-1].id)
+    assert one == unweave.strongest_paths(traced, source, traced.nodes[-1])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import unweave
 from unweave.errors import GraphError, InterventionError
-from unweave.graphs.interchange import read_json, to_json, with_annotations, write_json
+from unweave.graphs.interchange import to_json, with_annotations, write_json
 from unweave.interventions.naming import read_supernodes
 
 
@@ -120,7 +120,7 @@ def document(traced):
 
 def read(document, folder):
     (folder / "g.json").write_text(json.dumps(document))
-    return read_json(folder / "g.json")
+    return unweave.Graph.load(folder / "g.json")
 
 
 def test_json_is_written_in_pieces_as_it_was_whole(traced, document, tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_an_id_of_a_feature_and_an_error_counts_as_unexplained(document, tmp_pat
 
 def test_byte_order_marks(document, tmp_path):
     (tmp_path / "g.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(document).encode())
-    assert len(read_json(tmp_path / "g.json").nodes) == len(document["nodes"])
+    assert len(unweave.Graph.load(tmp_path / "g.json").nodes) == len(document["nodes"])
     (tmp_path / "s.json").write_bytes(b'\xef\xbb\xbf{"a": ["0_1_2"]}')
     assert list(read_supernodes(tmp_path / "s.json")) == ["a"]
     (tmp_path / "s.json").write_text('{"0_1_2": ["0_1_2"]}')

@@ -189,8 +189,8 @@ def test_annotations_nested_deep_are_saved_or_refused(tmp_path, levels):
 def test_accepted_jobs_are_done_and_others_refused(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(jobs, "JOBS_IN_LINE", 4)
     monkeypatch.setattr(jobs, "JOBS_KEPT", 2)
-    gate, attribute = threading.Event(), live.attribute
-    monkeypatch.setattr(live, "attribute", lambda *words, **more: (gate.wait(20), attribute(*words, **more))[1])
+    gate, attribute = threading.Event(), live.answer
+    monkeypatch.setattr(live, "answer", lambda *words, **more: (gate.wait(20), attribute(*words, **more))[1])
     page = Page(Server(open_library([tmp_path]), Live(tiny())))
     answers = [page.post("/api/trace", json={"prompt": PROMPT, "max_features": 5}) for _ in range(9)]
     assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 5

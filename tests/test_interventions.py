@@ -621,3 +621,13 @@ def test_the_default_model(smollm2):
     written = unweave.generate(smollm2, recording, [], max_new_tokens=3)
     assert written.default.text == written.steered.text
     assert written.default.text.startswith(" Paris")
+
+
+def test_one_change_needs_no_list(tiny, unchecked):
+    model, change = tiny(), ablate("1_2_3")
+    assert unweave.intervene(model, PROMPT, change).logits.equal(unweave.intervene(model, PROMPT, [change]).logits)
+    assert unweave.generate(model, PROMPT, change, max_new_tokens=2) is not None
+    assert unweave.sweep(model, PROMPT, change, [0.0]) is not None
+    for wrong in ("1_2_3", ["1_2_3"], 7):
+        with pytest.raises(InterventionError, match=r"is not a change; give what unweave\.ablate"):
+            unweave.intervene(model, PROMPT, wrong)

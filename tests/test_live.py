@@ -71,7 +71,7 @@ def test_a_trace_ends_in_a_graph(page, tmp_path, tiny):
 
 def test_progress_streams_while_it_works(server, monkeypatch):
     gate, reached = threading.Event(), threading.Event()
-    attribute = attribution.attribute
+    attribute = attribution.answer
 
     def slow(*words, progress, **more):
         def held(share):
@@ -81,7 +81,7 @@ def test_progress_streams_while_it_works(server, monkeypatch):
 
         return attribute(*words, progress=held, **more)
 
-    monkeypatch.setattr("unweave.server.live.attribute", slow)
+    monkeypatch.setattr("unweave.server.live.answer", slow)
     with listening(server) as port:
         job = start(Page(server))
         assert reached.wait(20)
@@ -116,7 +116,7 @@ def test_cancelling_stops_the_work_and_those_that_wait(page, monkeypatch, tmp_pa
             progress(0.1)
             time.sleep(0.005)
 
-    monkeypatch.setattr("unweave.server.live.attribute", endless)
+    monkeypatch.setattr("unweave.server.live.answer", endless)
     first, waiting = start(page), start(page)
     assert reached.wait(20)
     assert page.delete(f"/api/jobs/{waiting}").json() == {"state": "cancelled"}
@@ -153,7 +153,7 @@ def test_what_cannot_be_traced_is_said_in_one_line(page, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("unweave.server.live.attribute", broken)
+    monkeypatch.setattr("unweave.server.live.answer", broken)
     name, facts = watched(page, start(page))[-1]
     assert name == "failed" and "defect" not in facts["error"]
     for answer in (page.get("/api/jobs/nothing/events"), page.delete("/api/jobs/nothing")):

@@ -370,7 +370,7 @@ BROKEN = {
     "ids below zero": ('{"prompt": [1, -2]}', "line 3: prompt"),
     "a wrong option": (
         '{"prompt": "x", "max_features": 0}',
-        "line 3: max_features: input should be greater than or equal to 1",
+        "line 3: max_features is 0; it must be at least 1",
     ),
     "a wrong threshold": (
         '{"prompt": "x", "node_threshold": 1.5}',

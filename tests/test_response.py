@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unweave
-from unweave.graphs.interchange import read_json, write_json
+from unweave.graphs.interchange import write_json
 from unweave.graphs.nodes import NodeKind
 from unweave.models.weights import NormWeights
 from unweave.response.attention import Rotary
@@ -255,7 +255,7 @@ def test_routes_of_a_graph_from_a_file(tiny, tmp_path):
 def test_json_says_which_kind_of_graph_it_is(tiny, tmp_path):
     graph = unweave.response_graph(tiny("llama").language_model, PROMPT, instead=OTHER, most=20)
     write_json(graph, tmp_path / "a.json")
-    read = read_json(tmp_path / "a.json")
+    read = unweave.Graph.load(tmp_path / "a.json")
     assert read.is_response and read.provenance.baseline == "contrast"
     assert read.provenance.instead_ids == tuple(OTHER) and read.agreement == graph.agreement
     assert torch.allclose(read.effect, graph.effect) and torch.allclose(read.dense(), graph.dense())

@@ -14,6 +14,7 @@ import unweave
 from unweave.attribution import budget, work
 from unweave.attribution.budget import MemoryPlan
 from unweave.attribution.rowstore import RowStore
+from unweave.base import parsing
 from unweave.errors import FileError, OptionError
 
 FACTS = {"format": "unweave partial graph", "prompt": [1, 2]}
@@ -267,4 +268,4 @@ def test_less_memory_means_smaller_passes_then_files(tiny, monkeypatch):
 @pytest.mark.parametrize("text", ["", "two", "-1GB", "0", "1 XB", "1e9"])
 def test_sizes_that_are_none(text):
     with pytest.raises(OptionError, match="is not a size"):
-        budget.parse_bytes(text)
+        parsing.parse_bytes(text)

@@ -362,8 +362,8 @@ def test_many_clients_at_once(shelf):
 def test_a_graph_is_read_once_for_many_who_ask(shelf, monkeypatch):
     from unweave.server import library
 
-    reads, read = [], library.read_graph
-    monkeypatch.setattr(library, "read_graph", lambda path: (reads.append(path), read(path))[1])
+    reads, read = [], library.whole
+    monkeypatch.setattr(library, "whole", lambda path: (reads.append(path), read(path))[1])
     page = page_of(shelf)
     threads = [threading.Thread(target=lambda: page.get("/api/graphs/ours")) for _ in range(8)]
     for thread in threads:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import unweave
-from unweave.attribution.attribution import attribute
+from unweave import attribute
 from unweave.errors import StudyError
 from unweave.interventions.steering import activations
 from unweave.models.architectures import architecture_of

@@ -5,7 +5,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_types.py compares
-    from .attribution.attribution import attribute as attribute
+    from .attribution.attribution import answer as answer
+    from .attribution.estimate import CostEstimate as CostEstimate
+    from .attribution.estimate import estimate as estimate
+    from .attribution.question import Question as Question
     from .attribution.targets import Difference as Difference
     from .attribution.targets import Direction as Direction
     from .errors import UnweaveError as UnweaveError
@@ -13,6 +16,13 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .evaluation.results import Evaluation as Evaluation
     from .explanation.explaining import explain as explain
     from .explanation.result import Explanation as Explanation
+    from .features.attribute import attribute as attribute
+    from .features.pages import Pages as Pages
+    from .features.pages import feature_page as feature_page
+    from .features.pages import open_pages as open_pages
+    from .features.pages import search_features as search_features
+    from .graphs.comparison import compare as compare
+    from .graphs.frames import Frames as Frames
     from .graphs.graph import Edge as Edge
     from .graphs.graph import Graph as Graph
     from .graphs.influence import Scores as Scores
@@ -58,23 +68,29 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .response.routes import routes as routes
     from .studies.run import run_study as run_study
     from .studies.studyfile import read_study as read_study
+    from .training.config import TrainConfig as TrainConfig
+    from .training.loop import train as train
     from .transcoders.formats import read_transcoders as read_transcoders
     from .transcoders.formats import write_transcoders as write_transcoders
     from .transcoders.replacement import ReplacementModel as ReplacementModel
     from .transcoders.replacement import load as load
     from .transcoders.transcoders import Transcoders as Transcoders
+    from .validation.claimfile import read_claims as read_claims
+    from .validation.claims import check_claims as check_claims
     from .validation.curves import circuit_curve as circuit_curve
     from .validation.responses import validate_response as validate_response
     from .validation.validate import validate as validate
     from .version import __version__ as __version__
 
 _HOMES = {
+    "CostEstimate": "attribution.estimate",
     "Difference": "attribution.targets",
     "Direction": "attribution.targets",
     "Edge": "graphs.graph",
     "Evaluation": "evaluation.results",
     "Explanation": "explanation.result",
     "Feature": "interventions.edits",
+    "Frames": "graphs.frames",
     "Generation": "interventions.generation",
     "Graph": "graphs.graph",
     "Intervention": "interventions.edits",
@@ -83,25 +99,33 @@ _HOMES = {
     "NodeKind": "graphs.nodes",
     "NodeTable": "graphs.nodes",
     "Outcome": "interventions.interventions",
+    "Pages": "features.pages",
     "Path": "graphs.paths",
     "Provenance": "graphs.provenance",
+    "Question": "attribution.question",
     "ReplacementModel": "transcoders.replacement",
     "Scores": "graphs.influence",
     "SmallestSet": "interventions.smallest",
     "Sweep": "interventions.steering",
     "TraceOptions": "many.lines",
+    "TrainConfig": "training.config",
     "Transcoders": "transcoders.transcoders",
     "UnweaveError": "errors",
     "__version__": "version",
     "ablate": "interventions.edits",
     "add": "interventions.edits",
     "add_direction": "interventions.edits",
+    "answer": "attribution.attribution",
     "attend": "response.attending",
-    "attribute": "attribution.attribution",
+    "attribute": "features.attribute",
     "average_path_length": "graphs.paths",
+    "check_claims": "validation.claims",
     "circuit_curve": "validation.curves",
+    "compare": "graphs.comparison",
+    "estimate": "attribution.estimate",
     "evaluate": "evaluation.evaluate",
     "explain": "explanation.explaining",
+    "feature_page": "features.pages",
     "first_order_effects": "interventions.attribution_patching",
     "generate": "interventions.generation",
     "intervene": "interventions.interventions",
@@ -109,14 +133,17 @@ _HOMES = {
     "load": "transcoders.replacement",
     "load_model": "models.loading",
     "matched_controls": "interventions.smallest",
+    "open_pages": "features.pages",
     "predicted_effects": "interventions.attribution_patching",
     "prune": "graphs.pruning",
+    "read_claims": "validation.claimfile",
     "read_study": "studies.studyfile",
     "read_transcoders": "transcoders.formats",
     "response_graph": "response.response",
     "routes": "response.routes",
     "run_study": "studies.run",
     "scale": "interventions.edits",
+    "search_features": "features.pages",
     "set_to": "interventions.edits",
     "shift": "interventions.edits",
     "show": "page.notebook",
@@ -127,6 +154,7 @@ _HOMES = {
     "sweep": "interventions.steering",
     "total_effects": "graphs.totals",
     "trace_many": "many.run",
+    "train": "training.loop",
     "validate": "validation.validate",
     "validate_response": "validation.responses",
     "write_gradients": "interventions.attribution_patching",
@@ -134,10 +162,9 @@ _HOMES = {
 }
 """Where each public name lives; loaded when first asked for, so that `unweave --help` needs no torch."""
 
-__all__ = sorted(_HOMES)
-
 
 if not TYPE_CHECKING:  # where it is seen, any misspelt name would be a public one
+    __all__ = sorted(_HOMES)
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
@@ -146,4 +173,4 @@ if not TYPE_CHECKING:  # where it is seen, any misspelt name would be a public o
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -21,66 +20,37 @@ from ..graphs.graph import Graph
 from ..graphs.influence import Rows
 from ..graphs.nodes import NodeTable
 from ..graphs.provenance import Provenance
-from ..transcoders.replacement import LocalReplacement, PositionZero, ReplacementModel
+from ..transcoders.replacement import LocalReplacement, ReplacementModel
 from ..version import __version__
 from .limited import folded_rows, most_influential
+from .question import Question
 from .rowstore import RowStore
-from .targets import LogitTarget, TargetSpec
+from .targets import LogitTarget
 from .work import Asked, Work, prepare
 
 logger = logging.getLogger(__name__)
 
 
-def attribute(
+def answer(
     model: ReplacementModel,
-    prompt: str | Sequence[int] | Tensor,
-    targets: TargetSpec | Sequence[TargetSpec] | None = None,
+    question: Question,
     *,
-    position: int = -1,
-    max_logits: int = 10,
-    logit_mass: float = 0.95,
-    max_features: int | None = None,
-    position_zero: PositionZero = "error",
-    precision: str = "exact",
-    device: str | None = None,
-    max_memory: int | str | None = None,
     partial: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Graph:
-    """Trace which features, errors and tokens caused a prediction: the prompt's attribution graph.
+    """The attribution graph of a question, unpruned; see `attribute`, which adds labels of features.
 
     Args:
-        prompt: text, or token ids.
-        targets: what to explain; None for the most likely next tokens (`max_logits`, `logit_mass`). See `targets.py`.
-        position: where in the prompt the prediction is made; negative counts from the end. Later tokens are cut off.
-        max_features: at most so many features become nodes, those of largest influence first; the others are folded
-            into the error node of their layer and position.
-        position_zero: "error" keeps the first position's MLP outputs as error nodes, "drop" makes them constants.
-        precision: "exact", or "fast": operands of the large products rounded to bfloat16, sums in float32.
-        device: where rows are computed; None: where the model is.
-        max_memory: of this process at its peak, in bytes or as `2GB`: smaller passes, and rows in files; edges are
-            the same.
         partial: a file for the rows of a large graph while they are computed, from which the same call goes on after it
             was stopped or killed; gone when the graph is done.
-
-    Returns:
-        The unpruned graph. `graph.residual()` says how exact each row is.
+        progress: called with the share of the work that is done.
 
     Raises:
-        PromptError, TargetError, OptionError: the question cannot be asked like this.
+        OptionError, PromptError, TargetError: the model cannot be asked this.
         InexactAttribution: the frozen model does not reproduce the model, or edges are not finite.
         FileError: `partial` cannot be written, or is in use.
-
-    Source: Ameisen et al. 2025, "Circuit Tracing", sections on the local replacement model and attribution graphs.
-
-    >>> import unweave                                                        # doctest: +SKIP
-    >>> graph = unweave.attribute(unweave.load("smollm2"), "The capital of France is")     # doctest: +SKIP
     """
-    asked = prepare(
-        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass,
-        max_features=max_features, position_zero=position_zero,
-        precision=precision, device=device, max_memory=max_memory, resumable=partial is not None,
-    )  # fmt: skip
+    asked = prepare(model, question, resumable=partial is not None)
     local, logits, plan = asked.local, asked.logits, asked.plan
     work = Work(asked, progress or (lambda share: None))
     features = len(local.features)
@@ -111,7 +81,7 @@ def attribute(
     provenance = Provenance(
         model=language_model.name,
         n_layers=local.n_layers,
-        prompt=prompt if isinstance(prompt, str) else None,
+        prompt=question.prompt if isinstance(question.prompt, str) else None,
         tokens=language_model.token_texts(asked.ids),
         input_ids=tuple(asked.ids.tolist()),
         logit_labels=tuple(target.label for target in logits),
@@ -122,8 +92,8 @@ def attribute(
         transcoders_weights_sha256=model.transcoders.weights_sha256,
         dtype=str(language_model.dtype).removeprefix("torch."),
         precision="exact" if asked.multiply is None else "fast",
-        position_zero=position_zero,
-        max_features=max_features,
+        position_zero=question.position_zero,
+        max_features=question.max_features,
         active_features=features,
         logits_error=local.logits_error,
         unexplained=local.unexplained,

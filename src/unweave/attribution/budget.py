@@ -2,7 +2,6 @@
 limit."""
 
 import mmap
-import re
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,19 +22,6 @@ ROWS_IN_MEMORY = 1 << 30
 """Bytes of rows beyond which they are kept in a file while a graph is computed, whatever the memory."""
 ACCELERATOR_COLUMNS = 1 << 17
 """Columns in one pass on an accelerator, which has no small cache to fit into and a price for every product."""
-_UNITS = {
-    "": 1,
-    "B": 1,
-    "K": 10**3,
-    "KB": 10**3,
-    "M": 10**6,
-    "MB": 10**6,
-    "G": 10**9,
-    "GB": 10**9,
-    "KIB": 1 << 10,
-    "MIB": 1 << 20,
-    "GIB": 1 << 30,
-}
 
 
 class MemoryPlan(NamedTuple):
@@ -55,21 +41,6 @@ class MemoryPlan(NamedTuple):
     """Bytes of memory at the peak, with what the process has already."""
     disk: int
     """Bytes in files while the graph is computed."""
-
-
-def parse_bytes(text: str | int) -> int:
-    """A size such as `2GB`, `500 MB`, `1.5GiB`, or bytes.
-
-    Raises:
-        OptionError: anything else.
-
-    >>> parse_bytes("1.5 GB")
-    1500000000
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text), re.IGNORECASE)
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise OptionError(f"{text!r} is not a size of memory; give one such as 2GB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def resident() -> int:

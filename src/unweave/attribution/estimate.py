@@ -1,7 +1,7 @@
 """What a graph will cost, before it is computed: the prompt is run, a few rows are timed, the rest is counted."""
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..graphs.influence import Rows
 from ..transcoders.replacement import ReplacementModel
 from .limited import FEATURES_IN_FIRST_ROUND, folded_rows, most_influential
+from .question import Prompt, Question
 from .rowstore import RowStore
 from .sources import batches
 from .work import Work, prepare
@@ -34,28 +35,22 @@ class CostEstimate(NamedTuple):
     """In one pass over the whole prompt."""
 
 
-def estimate(
-    model: ReplacementModel, prompt: Any, targets: Any = None, *, position: int = -1, max_logits: int = 10,
-    logit_mass: float = 0.95,
-    max_features: int | None = None, position_zero: str = "error", precision: str = "exact", device: str | None = None,
-    max_memory: int | str | None = None,
-    resumable: bool = False,
-) -> CostEstimate:  # fmt: skip
-    """Predict what `attribute` takes with the same arguments; meant to be within 30% on a machine whose other load
-    does not change.
+def estimate(model: ReplacementModel, question: Question | Prompt, *, resumable: bool = False) -> CostEstimate:
+    """Predict what the graph of a question takes; meant to be within 30% on a machine whose other load does not change.
 
     Args:
-        resumable: whether `partial` will be given.
+        question: a `Question`, or a prompt as text or token ids, about which nothing else is said.
+        resumable: whether `partial` will be given to `attribute`.
 
     Raises:
         PromptError, TargetError, OptionError: as `attribute`.
+
+    >>> import unweave                                                        # doctest: +SKIP
+    >>> question = unweave.Question("The capital of France is", max_features=500)       # doctest: +SKIP
+    >>> unweave.estimate(unweave.load("smollm2"), question).seconds           # doctest: +SKIP
     """
     begin = time.perf_counter()
-    asked = prepare(
-        model, prompt, targets, position=position, max_logits=max_logits, logit_mass=logit_mass,
-        max_features=max_features, position_zero=position_zero,
-        precision=precision, device=device, max_memory=max_memory, resumable=resumable,
-    )  # fmt: skip
+    asked = prepare(model, question if isinstance(question, Question) else Question(question), resumable)
     work = Work(asked, lambda share: None)
     store, logits = RowStore(asked.local.errors.dtype), work.logit_targets()
     work.fill(store, [logits])

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import OptionError, TargetError
+from ..errors import TargetError
 from ..models.language_model import LanguageModel, Recording
 
 
@@ -77,38 +77,24 @@ def resolve_position(n_positions: int, position: int) -> int:
 def resolve_targets(
     model: LanguageModel,
     recording: Recording,
-    targets: TargetSpec | Sequence[TargetSpec] | None,
+    targets: Sequence[TargetSpec],
     *,
     normalized: Float[Tensor, " d"],
-    max_logits: int = 10,
-    logit_mass: float = 0.95,
 ) -> list[LogitTarget]:
     """The targets at the recording's last position.
 
     Args:
-        targets: None for the salient logits: the fewest tokens that hold `logit_mass` of the probability, at most
-            `max_logits`; else one or several of: a token as text or id, a `Difference`, a `Direction`.
+        targets: tokens as text or ids, `Difference`s, `Direction`s.
         normalized: the residual stream at the last position after the final norm.
 
     Raises:
         TargetError: text that is not exactly one token, an id outside the vocabulary, a vector of another width.
-        OptionError: a limit outside its range.
     """
-    if max_logits < 1:
-        raise OptionError(f"max_logits is {max_logits}; it must be at least 1")
-    if not 0 < logit_mass <= 1:
-        raise OptionError(f"logit_mass is {logit_mass:g}; it must lie above 0 and at most at 1")
     raw = recording.logits[-1]
     probabilities = model.capped(raw).softmax(-1)
-    if targets is None:
-        chosen: list[TargetSpec] = [int(i) for i in _salient(probabilities, max_logits, logit_mass)]
-    else:
-        chosen = [targets] if isinstance(targets, TargetSpec) else list(targets)
-    if not chosen:
-        raise TargetError("the list of targets is empty; give at least one, or None for the most likely tokens")
     position, vocab = len(recording.input_ids) - 1, len(raw)
     resolved = []
-    for number, spec in enumerate(chosen):
+    for number, spec in enumerate(targets):
         match spec:
             case Direction():
                 if spec.vector.shape != normalized.shape:
@@ -159,7 +145,9 @@ def resolve_targets(
     return resolved
 
 
-def _salient(probabilities: Float[Tensor, " vocab"], most: int, mass: float) -> list[int]:
+def salient_tokens(model: LanguageModel, recording: Recording, most: int, mass: float) -> list[int]:
+    """The fewest tokens that hold `mass` of the next token's probability, at most `most`, the likeliest first."""
+    probabilities = model.capped(recording.logits[-1]).softmax(-1)
     top = probabilities.topk(min(most, len(probabilities)))
     enough = int(torch.searchsorted(top.values.cumsum(0), mass)) + 1
     return top.indices[:enough].tolist()

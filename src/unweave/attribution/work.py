@@ -1,34 +1,39 @@
 """What an attribution works with: the model on one prompt, its targets, and passes of rows."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..base.choices import Precision
 from ..base.devices import usable_device
 from ..base.progress import Progress
 from ..errors import OptionError
 from ..models.frozen import Workspace
-from ..transcoders.replacement import LocalReplacement, PositionZero, ReplacementModel
-from .budget import MemoryPlan, make_plan, parse_bytes
+from ..transcoders.replacement import LocalReplacement, ReplacementModel, check_model
+from ..transcoders.transcoders import Transcoders
+from .budget import MemoryPlan, make_plan
+from .question import Question
 from .rowstore import RowStore
 from .sources import Block, Sources, TargetRows, batches
-from .targets import LogitTarget, TargetSpec, resolve_position, resolve_targets
+from .targets import LogitTarget, resolve_position, resolve_targets, salient_tokens
 
 logger = logging.getLogger(__name__)
 
 NEURONS_AT_MOST = 20000
 """Without a dictionary nearly every neuron is active; a graph of more has edges beyond any machine's memory."""
 DEFAULT_NEURONS = 1000
-"""How many the command line takes where it is not told."""
+"""How many the command line and the server take where they are not told."""
 
 
 class Asked(NamedTuple):
     """A question, and how it will be answered."""
 
+    question: Question
     ids: Int[Tensor, " pos"]
     local: LocalReplacement
     logits: list[LogitTarget]
@@ -39,41 +44,37 @@ class Asked(NamedTuple):
     plan: MemoryPlan
 
 
-def prepare(
-    model: ReplacementModel, prompt: str | Sequence[int] | Tensor, targets: TargetSpec | Sequence[TargetSpec] | None,
-    *, position: int, max_logits: int,
-    logit_mass: float, max_features: int | None, position_zero: PositionZero, precision: str, device: str | None,
-    max_memory: int | str | None, resumable: bool,
-) -> Asked:  # fmt: skip
-    """Run the model once, and plan the rows; arguments and errors as for `attribute`."""
-    if max_features is not None and max_features < 1:
-        raise OptionError(f"max_features is {max_features}; it must be at least 1")
-    limit = None if max_memory is None else parse_bytes(max_memory)
-    language_model = model.language_model
-    where = language_model.device if device is None else usable_device(device)
-    multiply = _multiply_dtype(precision, where)
-    ids = language_model.tokenize(prompt)
-    seen = resolve_position(len(ids), position) + 1
-    local = model.localize(ids[:seen], position_zero)
-    logits = resolve_targets(
-        language_model, local.recording, targets, normalized=local.frozen.final.forward(local.recording.final)[-1],
-        max_logits=max_logits, logit_mass=logit_mass,
-    )  # fmt: skip
-    features = len(local.features)
-    if max_features is None and local.transcoders.of_neurons and features > NEURONS_AT_MOST:
+def prepare(model: ReplacementModel, question: Question, resumable: bool) -> Asked:
+    """Run the model once, and plan the rows; errors as for `attribute`."""
+    language_model = check_model(model).language_model
+    where = language_model.device if question.device is None else usable_device(question.device)
+    multiply = _multiply_dtype(question.precision, where)
+    ids = language_model.tokenize(question.prompt)
+    seen = resolve_position(len(ids), question.position) + 1
+    local = model.localize(ids[:seen], question.position_zero)
+    wanted: Any = question.targets or salient_tokens(
+        language_model, local.recording, question.max_logits, question.logit_mass
+    )
+    normalized = local.frozen.final.forward(local.recording.final)[-1]
+    logits = resolve_targets(language_model, local.recording, wanted, normalized=normalized)
+    features, most = len(local.features), question.max_features
+    if most is None and local.transcoders.of_neurons and features > NEURONS_AT_MOST:
         raise OptionError(
             f"all {features} neurons at once are too many; limit them with max_features (--max-features), such as "
             f"{DEFAULT_NEURONS}"
         )
-    most = max_features if max_features is not None and max_features < features else None
-    return Asked(
-        ids, local, logits, most, multiply, where, make_plan(local, len(logits), most, limit, resumable, where)
-    )
+    most = most if most is not None and most < features else None
+    plan = make_plan(local, len(logits), most, question.memory_limit, resumable, where)
+    return Asked(question, ids, local, logits, most, multiply, where, plan)
 
 
-def _multiply_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"precision {precision!r} is unknown; use 'exact' or 'fast'")
+def bounded(question: Question, transcoders: Transcoders) -> Question:
+    """The question, limited to `DEFAULT_NEURONS` where the units are a model's own neurons and nothing is said."""
+    unlimited = transcoders.of_neurons and question.max_features is None
+    return replace(question, max_features=DEFAULT_NEURONS) if unlimited else question
+
+
+def _multiply_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     if precision == "exact":
         return None
     if device.type == "cpu" and not has_bfloat16_units():

@@ -22,8 +22,13 @@ Mode = Literal[
 PushPoint = Literal["residual", "mlp_out"]
 """Where a direction is added: `residual`, after a layer (-1: before layer 0), or `mlp_out`, where the dictionary
 writes."""
-Units = Literal["neurons", "features"]
+UnitKind = Literal["neurons", "features"]
 """What a response graph is made of: the model's own neurons, or a dictionary's features."""
+
+Baseline = Literal["auto", "zero", "mean"]
+"""What a response graph's units are put to when they are taken away, where no other prompt says."""
+Attention = Literal["live", "held"]
+"""Whether attention patterns of a response graph respond, or stay as they are."""
 
 
 def choice(name: str, value: object, choices: Any) -> Any:

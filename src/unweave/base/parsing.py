@@ -1,10 +1,27 @@
 """Small texts that people give, such as tokens, layers and token ids, as values; needs nothing else, so that it is
 checked first."""
 
+import operator
+import re
+from typing import Any
+
 from ..errors import OptionError, PromptError, TargetError
 
 MOST_DIGITS = 18
 """Of a number that could be meant."""
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "KB": 10**3,
+    "M": 10**6,
+    "MB": 10**6,
+    "G": 10**9,
+    "GB": 10**9,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}
 
 
 def target_of(text: str) -> str | int:
@@ -57,3 +74,45 @@ def prompt_of(text: str, ids: bool = False) -> str | list[int]:
     if not prompt:
         raise PromptError("the prompt is empty; give at least one word, such as 'The capital of France is'")
     return prompt
+
+
+def checked_prompt(given: Any) -> str | tuple[int, ...]:
+    """A prompt, given as text or as a sequence, array or tensor of token ids.
+
+    Raises:
+        PromptError: it is empty, or anything else.
+
+    >>> checked_prompt(["36"])
+    Traceback (most recent call last):
+    unweave.errors.PromptError: '36' in the prompt is not a whole number; give text, or a list of token ids
+    """
+    if isinstance(given, str):
+        if not given:
+            raise PromptError("the prompt is empty; give at least one word")
+        return given
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    if not hasattr(listed, "__iter__") or isinstance(listed, (bytes, dict)):
+        raise PromptError(f"the prompt is {given!r}; give text, or a list of token ids")
+    ids = []
+    for one in listed:
+        if isinstance(one, bool) or not hasattr(one, "__index__"):
+            raise PromptError(f"{one!r} in the prompt is not a whole number; give text, or a list of token ids")
+        ids.append(operator.index(one))
+    if not ids:
+        raise PromptError("the prompt is an empty list of token ids")
+    return tuple(ids)
+
+
+def parse_bytes(text: str | int) -> int:
+    """A size such as `2GB`, `500 MB`, `1.5GiB`, or bytes.
+
+    Raises:
+        OptionError: anything else.
+
+    >>> parse_bytes("1.5 GB")
+    1500000000
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text), re.IGNORECASE)
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
+        raise OptionError(f"{text!r} is not a size of memory; give one such as 2GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

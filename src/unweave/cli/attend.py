@@ -21,12 +21,12 @@ def attend(
 ) -> None:
     """Say why the heads that matter most to a response graph's target looked where they did."""
     with progress(f"loading {model}") as report:
-        from ..graphs.interchange import read_graph
+        from ..graphs.graph import Graph
         from ..models.loading import load_model
         from ..response.attending import attend as run
         from ..transcoders.replacement import load
 
-        read = read_graph(graph)
+        read = Graph.load(graph)
         dtype, features = read.provenance.dtype, read.provenance.units == "features"
         loaded: Any = (
             load(model, transcoders, dtype=dtype, device=device)

@@ -130,9 +130,9 @@ def show(
                 loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading")
             )
     else:
-        from ..features.pages import open_pages, page
+        from ..features.pages import feature_page, open_pages
 
-        facts = page(open_pages(features), layer, index)
+        facts = feature_page(open_pages(features), layer, index)
     if as_json:
         print_json(facts)
     elif when:
@@ -153,11 +153,10 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find features by label, by tokens they fire on or promote, and by contexts."""
-    from ..features.pages import FIELDS, open_pages
-    from ..features.pages import search as search_pages
+    from ..features.pages import FIELDS, open_pages, search_features
     from .show_features import show_found
 
-    rows = search_pages(open_pages(features), text, fields=field or FIELDS, limit=limit)
+    rows = search_features(open_pages(features), text, fields=field or FIELDS, limit=limit)
     if as_json:
         print_json({"text": text, "features": rows})
     else:

@@ -7,7 +7,8 @@ from typing import Any
 from ..base.catalogue import PAIRS
 from ..errors import OptionError, TranscoderError, UnsupportedModel, UnweaveError
 from ..explanation.summary import summarize
-from ..graphs.interchange import read_graph, write_json
+from ..graphs.graph import Graph
+from ..graphs.interchange import write_json
 from ..graphs.nodes import NodeKind
 from ..graphs.pruning import prune
 from ..models.architectures import ARCHITECTURES, architecture_of
@@ -78,7 +79,7 @@ def _hub_dictionary(name: str) -> dict[str, Any]:
 
 
 def _graph_facts(name: str) -> dict[str, Any]:
-    graph = read_graph(name)
+    graph = Graph.load(name)
     facts = graph.provenance
     counts = {kind.name.lower() + "s": int((graph.nodes.kind == kind).sum()) for kind in NodeKind}
     logits = [
@@ -157,7 +158,7 @@ def convert_any(source: str, out: Path, *, compact: bool, scan: str | None, thre
             raise OptionError(f"--compact is for dictionaries; {source} is a graph")
         if scan is not None and out.suffix != ".json":
             raise OptionError(f"--scan names the model in JSON; {out} is not to be .json")
-        graph = prune(read_graph(source), *thresholds)
+        graph = prune(Graph.load(source), *thresholds)
         if out.suffix not in (".json", ".safetensors"):
             raise OptionError(f"cannot tell the format of {out}; end it in .json or .graph.safetensors")
         return write_json(graph, out, scan) if out.suffix == ".json" else graph.save(out)

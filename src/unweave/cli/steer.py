@@ -194,10 +194,10 @@ def _check_drawing(generate: int | None, temperature: float | None, seed: int | 
 
 
 def _read(supernodes: Path | None, graph: Path | None) -> tuple[dict[str, Any], Any]:
-    from ..graphs.interchange import read_graph
+    from ..graphs.graph import Graph
     from ..interventions.naming import read_supernodes
 
-    return {} if supernodes is None else read_supernodes(supernodes), None if graph is None else read_graph(graph)
+    return {} if supernodes is None else read_supernodes(supernodes), None if graph is None else Graph.load(graph)
 
 
 def _check_graph(traced: Any, path: Path | None, model: Any) -> None:

@@ -1,11 +1,13 @@
 """`unweave trace`."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..attribution.question import Question
 from ..base.parsing import prompt_of, target_of
 from ..errors import OptionError
 from .many import trace_prompts
@@ -26,14 +28,17 @@ def trace(
     minus: Annotated[str | None, typer.Option(help="With one --target: explain its logit minus this token's.")] = None,
     position: Annotated[
         int, typer.Option(help="The position whose next token is explained; negative counts from the end.")
-    ] = -1,
+    ] = Question.position,
     max_logits: Annotated[
         int, typer.Option(help="Without --target: explain at most this many of the likeliest tokens.")
-    ] = 10,
+    ] = Question.max_logits,
+    logit_mass: Annotated[
+        float, typer.Option(help="Without --target: no more tokens than together have this probability.")
+    ] = Question.logit_mass,
     max_features: Annotated[
         int | None,
         typer.Option(help="Keep at most this many features, the most influential; the others count as error."),
-    ] = None,
+    ] = Question.max_features,
     node_threshold: Annotated[
         float, typer.Option(help="Keep nodes with this share of the influence; 1 keeps all.")
     ] = 0.8,
@@ -42,8 +47,8 @@ def trace(
     ] = 0.98,
     position_zero: Annotated[
         str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")
-    ] = "error",
-    precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = "exact",
+    ] = Question.position_zero,
+    precision: Annotated[str, typer.Option(help="exact, or fast (bfloat16 products).")] = Question.precision,
     features: Annotated[
         Path | None,
         typer.Option(
@@ -105,6 +110,12 @@ def trace(
         )  # fmt: skip
     if instead is not None:
         raise OptionError("--instead is for response graphs; add --response")
+    options: dict[str, Any] = {
+        "targets": tuple(map(target_of, target or ())), "minus": None if minus is None else target_of(minus),
+        "position": position, "max_logits": max_logits, "logit_mass": logit_mass, "max_features": max_features,
+        "position_zero": position_zero, "precision": precision, "node_threshold": node_threshold,
+        "edge_threshold": edge_threshold, "chat": framed, "system": system,
+    }  # fmt: skip
     if prompts is not None:
         if prompt is not None or ids or open_ or estimate:
             raise OptionError(
@@ -113,15 +124,7 @@ def trace(
             )
         trace_prompts(
             prompts, out, model=model, transcoders=transcoders, dtype=dtype, device=device, features=features,
-            workers=workers,
-            max_memory=max_memory, as_json=as_json,
-            options={
-                "targets": tuple(map(target_of, target or ())), "minus": None if minus is None else target_of(minus),
-                "position": position,
-                "max_logits": max_logits, "max_features": max_features, "node_threshold": node_threshold,
-                "edge_threshold": edge_threshold,
-                "position_zero": position_zero, "precision": precision, "chat": framed, "system": system,
-            },
+            workers=workers, max_memory=max_memory, as_json=as_json, options=options,
         )  # fmt: skip
         return
     if prompt is None:
@@ -133,47 +136,39 @@ def trace(
         raise OptionError("two of the targets are the same token; give each once, and --minus another one")
     question = {
         "model": model, "transcoders": transcoders, "dtype": dtype, "target": target, "minus": minus,
-        "position": position, "max_logits": max_logits, "max_features": max_features,
+        "position": position, "max_logits": max_logits, "logit_mass": logit_mass, "max_features": max_features,
         "thresholds": [node_threshold, edge_threshold], "position_zero": position_zero, "precision": precision,
         "ids": ids, "system": system if framed else None, "chat": framed,
     }  # fmt: skip
     named_by_us, out = out is None, out or Path("graphs") / f"{name_of_question(prompt, question)}.graph.safetensors"
     check_writable(out)
     with progress(f"loading {model}") as report:
-        from ..attribution.attribution import attribute
+        from ..attribution.attribution import answer
         from ..attribution.promoted import with_promoted
-        from ..attribution.targets import Difference, TargetSpec
-        from ..attribution.work import DEFAULT_NEURONS
+        from ..attribution.work import bounded
         from ..explanation.summary import summarize, with_effects
         from ..features.graphs import with_labels
         from ..features.pages import pages_of
         from ..graphs.pruning import prune
+        from ..many.lines import TraceOptions
         from ..transcoders.replacement import load
         from .show_trace import show
 
-        wanted: list[TargetSpec] | None = (
-            [Difference(named[0], target_of(minus))] if minus is not None else [*named] or None
-        )
+        asked = TraceOptions(**options).question(given, max_memory)
         loaded = load(model, transcoders, dtype=dtype, device=device)
         if named_by_us and not force and out.exists():
             _check_same(out, loaded)
-        if loaded.transcoders.of_neurons and max_features is None:
-            max_features = DEFAULT_NEURONS
+        asked = bounded(asked, loaded.transcoders)
         if framed:
             from ..models.chats import chat_text
 
-            given = chat_text(loaded.language_model, prompt, system)
+            asked = replace(asked, prompt=chat_text(loaded.language_model, prompt, system))
         pages = pages_of(loaded.transcoders, features)
-        asked: dict[str, Any] = {
-            "position": position, "max_logits": max_logits, "max_features": max_features,
-            "position_zero": position_zero, "precision": precision,
-            "max_memory": max_memory,
-        }  # fmt: skip
         if estimate:
             report(0.0, "estimating")
-            return _print_estimate(loaded, given, wanted, asked, time.perf_counter() - begin, as_json)
+            return _print_estimate(loaded, asked, time.perf_counter() - begin, as_json)
         report(0.0, "tracing")
-        graph = attribute(loaded, given, wanted, **asked, partial=out.parent / f".{out.name}.partial", progress=report)
+        graph = answer(loaded, asked, partial=out.parent / f".{out.name}.partial", progress=report)
         report(None, "pruning")
         pruned = with_promoted(prune(graph, node_threshold, edge_threshold), loaded)
         if pages is not None:
@@ -203,12 +198,10 @@ def trace(
         )
 
 
-def _print_estimate(
-    model: Any, prompt: Any, targets: Any, asked: dict[str, Any], loading: float, as_json: bool
-) -> None:
+def _print_estimate(model: Any, question: Question, loading: float, as_json: bool) -> None:
     from ..attribution.estimate import estimate
 
-    found = estimate(model, prompt, targets, **asked, resumable=True)
+    found = estimate(model, question, resumable=True)
     facts = {**found._asdict(), "loading_seconds": loading, "seconds": found.seconds + loading}
     if as_json:
         return print_json(facts)

@@ -23,12 +23,11 @@ def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **gi
         return
     wanted = read_config(config, {name: value for name, value in given.items() if value not in (None, [], ())})
     from ..training.loop import train
-    from ..training.progress import held_out_figures
     from .show_training import Display
 
     collect_garbage()
     with Display(out, stderr) as display:
-        folder = train(wanted, out, display, held_out_figures, device=device)
+        folder = train(wanted, out, display, device=device)
     stdout.print(
         f"Transcoders in [bold]{escaped(str(folder))}[/]. [dim]Evaluate them: unweave eval --transcoders "
         f"{escaped(str(folder))}[/]",

@@ -65,13 +65,13 @@ def validate(
     reports = []
     model = model or "smollm2"
     with progress(f"loading {model}") as report:
-        from ..graphs.interchange import read_graph
+        from ..graphs.graph import Graph
         from ..interventions.naming import check_graph
         from ..transcoders.replacement import load
         from ..validation.control import Control
         from ..validation.validate import validate as run
 
-        traced = [read_graph(path) for path in graphs]
+        traced = [Graph.load(path) for path in graphs]
         if any(graph.is_response for graph in traced):
             return validate_responses(
                 traced, graphs, model=model, device=device, ablations=ablations, seed=seed, as_json=as_json

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..attribution.attribution import attribute
+from ..attribution.attribution import answer
+from ..attribution.question import Question
 from ..base.progress import Progress
 from ..transcoders.neurons import most_neurons, neurons
 from ..transcoders.replacement import ReplacementModel
@@ -22,7 +23,9 @@ def score_prompts(
     """
     found = []
     for number, prompt in enumerate(prompts):
-        graph = attribute(model, prompt, progress=lambda share, done=number: progress((done + share) / len(prompts)))
+        graph = answer(
+            model, Question(prompt), progress=lambda share, done=number: progress((done + share) / len(prompts))
+        )
         honest, dropped = graph.scores(), graph.scores("drop")
         label = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
         found.append(
@@ -47,11 +50,11 @@ def score_beside_neurons(
     own, found = ReplacementModel(model.language_model, neurons(model.language_model)), []
     for number, prompt in enumerate(chosen := prompts[:: -(-len(prompts) // SAMPLED)]):
         tokens = len(model.language_model.tokenize(prompt))
-        graph = attribute(model, prompt, max_features=most_neurons(own.transcoders, tokens, NODES))
+        graph = answer(model, Question(prompt, max_features=most_neurons(own.transcoders, tokens, NODES)))
         nodes = graph.nodes.features.stop
         progress((number + 0.3) / len(chosen))
         if nodes:
-            other = attribute(own, prompt, max_features=nodes)
+            other = answer(own, Question(prompt, max_features=nodes))
             label = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
             found.append(NeuronScores(label, nodes, *map(float, (*graph.scores(), *other.scores()))))
         progress((number + 1) / len(chosen))

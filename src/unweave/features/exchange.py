@@ -14,7 +14,7 @@ from ..base.files import write_atomically
 from ..base.progress import Progress
 from ..errors import FileError
 from ..graphs.spelling import cantor
-from .pages import Pages, page
+from .pages import Pages, feature_page
 
 INDEX = "index.json.gz"
 MOST = 32 << 20
@@ -101,7 +101,7 @@ def export_peer(pages: Pages, folder: Path, progress: Progress = lambda share: N
                 for number in range(width):
                     packed = zlib.compress(
                         json.dumps(
-                            to_peer(page(pages, layer, number), pages.facts["transcoders"]), ensure_ascii=False
+                            to_peer(feature_page(pages, layer, number), pages.facts["transcoders"]), ensure_ascii=False
                         ).encode(),
                         6,
                     )
@@ -122,7 +122,9 @@ def export_neuronpedia(pages: Pages, features: list[tuple[int, int]], path: Path
     Raises:
         FileError: it cannot be written.
     """
-    records = [to_neuronpedia(page(pages, layer, index), pages.facts["model"], source_set) for layer, index in features]
+    records = [
+        to_neuronpedia(feature_page(pages, layer, index), pages.facts["model"], source_set) for layer, index in features
+    ]
     return write_atomically(
         path,
         lambda name: Path(name).write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"),

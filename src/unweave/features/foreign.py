@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import FileError
 from ..graphs.spelling import cantor
-from . import pages as microscope
+from .pages import Pages, feature_page
+from .pages import open_pages as open_ours
 from .write import META
 
 FeaturePages = Callable[[int, int], dict[str, Any] | None]
@@ -32,7 +33,7 @@ def open_pages(folder: str | Path) -> FeaturePages:
     """
     folder = Path(folder).expanduser()
     if (folder / META).is_file():
-        return served(microscope.open_pages(folder))
+        return served(open_ours(folder))
     for place in (folder, folder / "features"):
         if (place / INDEX).is_file():
             return _packed(place)
@@ -43,7 +44,7 @@ def open_pages(folder: str | Path) -> FeaturePages:
     )
 
 
-def served(pages: microscope.Pages) -> FeaturePages:
+def served(pages: Pages) -> FeaturePages:
     """Our own pages, one request at a time: a DuckDB connection is not for several threads."""
     lock = threading.Lock()
 
@@ -51,7 +52,7 @@ def served(pages: microscope.Pages) -> FeaturePages:
         if not (0 <= layer < len(pages.widths) and 0 <= index < pages.widths[layer]):
             return None
         with lock:
-            return microscope.page(pages, layer, index)
+            return feature_page(pages, layer, index)
 
     return page
 

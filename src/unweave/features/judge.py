@@ -11,7 +11,7 @@ from ..base.progress import Progress
 from ..errors import TextError
 from ..transcoders.replacement import ReplacementModel
 from .endpoint import Endpoint, detects, proposed
-from .pages import Pages, page
+from .pages import Pages, feature_page
 from .rules import Members, Rule
 from .score import CONTEXT, Detection, Place, contexts, detect, firing_on, summary
 
@@ -113,7 +113,7 @@ def ask_for_labels(
     generator, found = np.random.default_rng(seed), []
     token = model.language_model.token_text
     for number, (layer, index) in enumerate(features):
-        label = proposed(endpoint, page(pages, layer, index))
+        label = proposed(endpoint, feature_page(pages, layer, index))
         score = None
         if blocks is not None and firing[layer, index].any():
             fires = contexts(firing[layer, index])

@@ -202,7 +202,7 @@ def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
     return True
 
 
-def page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
+def feature_page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
     """All that is known of one feature, as plain data.
 
     Returns:
@@ -296,7 +296,9 @@ def _band(value: float, edges: np.ndarray, counts: np.ndarray) -> str:
     return f"{20 * fifth}–{20 * fifth + 20}%"
 
 
-def search(pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: int = 20) -> list[dict[str, Any]]:
+def search_features(
+    pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: int = 20
+) -> list[dict[str, Any]]:
     """Features that have to do with a text: by label, tokens they fire on, tokens they promote or suppress, and
     contexts.
 

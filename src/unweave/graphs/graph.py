@@ -4,12 +4,11 @@ import json
 import logging
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save, save_file
@@ -19,9 +18,11 @@ from ..base.choices import PositionZero, choice
 from ..base.files import write_atomically
 from ..errors import GraphError, OptionError
 from .checks import check_counts, check_ids, check_sums, check_tensors, checksum, provenance_of
+from .frames import DiGraph, Frames, to_networkx, to_pandas
 from .graphfile import SCHEMA_VERSION, GraphSummary, open_graph_file
-from .influence import Rows, Scores, influence
-from .nodes import Node, NodeKind, NodeTable
+from .influence import Rows, Scores, influence, longest_path
+from .interchange import read_json, write_json
+from .nodes import COLUMNS, Node, NodeKind, NodeTable, same
 from .provenance import Provenance
 
 
@@ -34,7 +35,7 @@ class Edge(NamedTuple):
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """An attribution graph: `rows` holds the direct effects, row = target, column = source.
 
@@ -58,6 +59,26 @@ class Graph:
     """Of a response graph: the first-order change of the target when the node is taken away, by all paths."""
     router: Callable[[Node, Node], Any] | None = field(default=None, repr=False, compare=False)
     """Of a response graph just computed: how an edge travels; not in files."""
+
+    def __post_init__(self) -> None:
+        facts, nodes = self.provenance, self.nodes
+        if (nodes.tokens, nodes.logit_labels) != (facts.tokens, facts.logit_labels):
+            nodes = replace(nodes, tokens=facts.tokens, logit_labels=facts.logit_labels)
+            object.__setattr__(self, "nodes", nodes)  # so that a node can say what it is at
+
+    def __eq__(self, other: object) -> bool:
+        """Whether nodes, edges, all values and provenance are the same."""
+        if not isinstance(other, Graph):
+            return NotImplemented
+        values = [(getattr(self, name), getattr(other, name)) for name in (*_NODE_VALUES, *_FULL)]
+        return (
+            self.provenance == other.provenance
+            and self.nodes == other.nodes
+            and all(same(a, b) for a, b in [*zip(self.rows, other.rows, strict=True), *values])
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.provenance.model, self.tokens, self.n_edges))
 
     def __repr__(self) -> str:
         spans = (self.nodes.features, self.nodes.errors, self.nodes.embeddings, self.nodes.logits)
@@ -140,7 +161,7 @@ class Graph:
         """A number per node that grows along every edge: the layer, or the longest path in a foreign graph."""
         if self.provenance.origin == "unweave":
             return self.nodes.layer
-        return _longest_path(self.rows, len(self.nodes))
+        return longest_path(self.rows, len(self.nodes))
 
     @cached_property
     def logit_weight(self) -> Float[Tensor, " node"]:
@@ -237,12 +258,50 @@ class Graph:
         targets = torch.searchsorted(self.rows.start, entries, right=True) - 1
         return self._edges(entries, torch.full_like(entries, source), targets)
 
+    def label(self, node: Node | str | tuple[int, int, int] | int) -> str:
+        """What a node is called: a feature's label, if its dictionary has feature pages or the graph came with one; the
+        token of an embedding or logit; nothing for an error.
+
+        Raises:
+            GraphError: no such node.
+        """
+        found = self.nodes[node]
+        given = (self.provenance.extra.get("labels") or {}).get(found.id)
+        if given:
+            return str(given)
+        return found.token if found.kind in (NodeKind.EMBEDDING, NodeKind.LOGIT) else ""
+
+    def to_pandas(self) -> Frames:
+        """The graph as two pandas tables, `nodes` (by id: kind, layer, position, index, activation, token, label,
+        influence) and `edges` (source, target, weight, share of the target's absolute input).
+
+        Raises:
+            OptionError: pandas is not installed.
+        """
+        return to_pandas(self.nodes, self.rows, self.input_size, self._facts())
+
+    def to_networkx(self) -> DiGraph:
+        """The graph as a `networkx.DiGraph`: nodes by id, edges from source to target, with the columns of `to_pandas`
+        as attributes.
+
+        Raises:
+            OptionError: networkx is not installed.
+        """
+        return to_networkx(self.nodes, self.rows, self.input_size, self._facts())
+
+    def _facts(self) -> dict[str, list[Any]]:
+        return {"label": [self.label(node) for node in self.nodes], "influence": self.influence().tolist()}
+
     def save(self, path: str | Path) -> Path:
-        """Write the graph to one safetensors file, whole or not at all.
+        """Write the graph to one file, whole or not at all: safetensors, or, if the name ends in `.json`, the JSON that
+        Anthropic's page, circuit-tracer and Neuronpedia read (prune first: every edge becomes an object there; it is
+        listed in `graph-metadata.json` beside it, as circuit-tracer's server expects).
 
         Raises:
             FileError: the folder is missing or not writable, or the disk is full; nothing is left behind.
         """
+        if Path(path).suffix == ".json":
+            return write_json(self, path)
         tensors, header = self._stored()
         return write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
 
@@ -251,7 +310,7 @@ class Graph:
         return save(*self._stored())
 
     def _stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        tensors = {f"nodes.{f.name}": getattr(self.nodes, f.name) for f in fields(NodeTable)}
+        tensors = {f"nodes.{name}": getattr(self.nodes, name) for name in COLUMNS}
         tensors |= {f"rows.{name}": value for name, value in self.rows._asdict().items()}
         tensors |= {name: getattr(self, name).clone() for name in _NODE_VALUES}  # safetensors refuses shared memory
         tensors |= {name: value for name in _FULL if (value := getattr(self, name)) is not None}
@@ -267,23 +326,24 @@ class Graph:
 
     @staticmethod
     def load(path: str | Path) -> "Graph":
-        """Read a graph that `save` wrote.
+        """Read a graph: a file that `save` wrote, or, if its name ends in `.json`, one of Anthropic's page,
+        circuit-tracer or Neuronpedia, which knows neither bias nor pre-activation.
 
         Raises:
             GraphError: not there, not a graph, truncated, changed since it was written, or of a newer version.
         """
         path = Path(path).expanduser()
+        if path.suffix == ".json":
+            return Graph(**read_json(path))
         if not path.is_file():
             raise GraphError(f"no graph file at {path}")
-        if path.suffix == ".json":
-            raise GraphError(f"{path} is JSON, which unweave.graphs.interchange.read_graph reads")
         with open_graph_file(path) as (file, known):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
             told = check_sums(path, file.metadata(), tensors)
             provenance = provenance_of(known)
             check_tensors(path, tensors)
             graph = Graph(
-                nodes=NodeTable(**{f.name: tensors[f"nodes.{f.name}"] for f in fields(NodeTable)}),
+                nodes=NodeTable(**{name: tensors[f"nodes.{name}"] for name in COLUMNS}),
                 rows=Rows(*(tensors[f"rows.{name}"] for name in Rows._fields)),
                 **{name: tensors[name] for name in _NODE_VALUES},
                 full_influence=tensors.get("full_influence"),
@@ -328,23 +388,3 @@ class Graph:
 
 _NODE_VALUES = ("bias", "preactivation", "removed", "removed_size")
 _FULL = ("full_influence", "full_rank", "effect")
-
-
-def _longest_path(rows: Rows, n: int) -> Tensor:
-    """Depth of every node as the longest path that leads to it, linear in nodes and edges; refuses a cycle."""
-    target, source = rows.row_numbers().numpy(), rows.column.numpy()
-    targets = target[np.argsort(source, kind="stable")]  # by source
-    start = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=n))])
-    missing = np.bincount(target, minlength=n)  # inputs whose own depth is not known yet
-    depth, front, level = np.zeros(n, dtype=np.int64), np.flatnonzero(missing == 0), 0
-    seen = len(front)
-    while len(front):
-        level += 1
-        reached = np.concatenate([targets[start[node] : start[node + 1]] for node in front])
-        np.subtract.at(missing, reached, 1)
-        front = np.unique(reached[missing[reached] == 0])
-        depth[front] = level
-        seen += len(front)
-    if seen < n:
-        raise GraphError("the graph has a cycle, so influence is not defined on it")
-    return torch.from_numpy(depth)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.mapped import release
+from ..errors import GraphError
 
 
 class Scores(NamedTuple):
@@ -169,3 +171,23 @@ def keep_share(values: Float[Tensor, " item"], share: float) -> Tensor:
         return values > 0 if share < 1 else torch.ones_like(values, dtype=torch.bool)
     last = int(torch.searchsorted(running, share * running[-1]).clamp_max(len(values) - 1))
     return values >= ranked[last]
+
+
+def longest_path(rows: Rows, n: int) -> Tensor:
+    """Depth of every node as the longest path that leads to it, linear in nodes and edges; refuses a cycle."""
+    target, source = rows.row_numbers().numpy(), rows.column.numpy()
+    targets = target[np.argsort(source, kind="stable")]  # by source
+    start = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=n))])
+    missing = np.bincount(target, minlength=n)  # inputs whose own depth is not known yet
+    depth, front, level = np.zeros(n, dtype=np.int64), np.flatnonzero(missing == 0), 0
+    seen = len(front)
+    while len(front):
+        level += 1
+        reached = np.concatenate([targets[start[node] : start[node + 1]] for node in front])
+        np.subtract.at(missing, reached, 1)
+        front = np.unique(reached[missing[reached] == 0])
+        depth[front] = level
+        seen += len(front)
+    if seen < n:
+        raise GraphError("the graph has a cycle, so influence is not defined on it")
+    return torch.from_numpy(depth)

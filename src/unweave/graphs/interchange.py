@@ -12,7 +12,7 @@ from ..base.files import write_atomically
 from ..base.jsontext import parse_json
 from ..base.words import slug_of
 from ..errors import FileError, GraphError
-from .graph import Graph
+from .drawn import Drawn
 from .influence import Rows
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
@@ -31,7 +31,7 @@ LINKS_AT_ONCE = 1 << 16
 """How many links are text in memory at a time."""
 
 
-def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> dict[str, Any]:
+def to_json(graph: Drawn, slug: str | None = None, scan: str | None = None) -> dict[str, Any]:
     """The graph as one JSON document that Neuronpedia's schema accepts. Prune first: every edge becomes an object.
 
     Args:
@@ -44,13 +44,13 @@ def to_json(graph: Graph, slug: str | None = None, scan: str | None = None) -> d
     return {**_without_links(graph, slug, scan), "links": links}
 
 
-def _ids(graph: Graph) -> list[str]:
+def _ids(graph: Drawn) -> list[str]:
     """The ids of the nodes as the file has or had them that the graph came from."""
     spelled = graph.provenance.extra.get("ids", {})
     return [spelled.get(name, name) for name in graph.nodes.ids]
 
 
-def _without_links(graph: Graph, slug: str | None, scan: str | None) -> dict[str, Any]:
+def _without_links(graph: Drawn, slug: str | None, scan: str | None) -> dict[str, Any]:
     facts = graph.provenance
     prompt = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     metadata: dict[str, Any] = {
@@ -126,7 +126,7 @@ def with_annotations(document: dict[str, Any], annotations: dict[str, Any]) -> d
     }
 
 
-def _node(node: Node, name: str, graph: Graph, rank: float, top: bool, label: str) -> dict[str, Any]:
+def _node(node: Node, name: str, graph: Drawn, rank: float, top: bool, label: str) -> dict[str, Any]:
     layer = {NodeKind.EMBEDDING: "E"}.get(node.kind, str(node.layer))
     feature = {
         NodeKind.FEATURE: cantor(node.layer, node.index),
@@ -160,7 +160,7 @@ def _node(node: Node, name: str, graph: Graph, rank: float, top: bool, label: st
     }
 
 
-def write_json(graph: Graph, path: str | Path, scan: str | None = None) -> Path:
+def write_json(graph: Drawn, path: str | Path, scan: str | None = None) -> Path:
     """Write the graph's JSON, and list it in `graph-metadata.json` beside it, as the peer's server expects.
 
     Raises:
@@ -180,7 +180,7 @@ def write_json(graph: Graph, path: str | Path, scan: str | None = None) -> Path:
     return path
 
 
-def _write_stream(graph: Graph, document: dict[str, Any], name: str) -> None:
+def _write_stream(graph: Drawn, document: dict[str, Any], name: str) -> None:
     """Write a document and its links, a piece of them at a time: as objects they are hundreds of bytes each."""
     ids = [json.dumps(name) for name in _ids(graph)]
     target, (_, column, value) = graph.rows.row_numbers(), graph.rows
@@ -208,8 +208,8 @@ def _listed(index: Path) -> list[dict[str, Any]]:
     return graphs
 
 
-def read_json(path: str | Path) -> Graph:
-    """Read a graph from the JSON of Anthropic's page, circuit-tracer or Neuronpedia.
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The fields of a graph from the JSON of Anthropic's page, circuit-tracer or Neuronpedia.
 
     Bias and pre-activation are not in such files and come out as NaN; everything in `metadata` and `qParams` is kept
     and written back by `to_json`.
@@ -242,7 +242,7 @@ class _Listed(NamedTuple):
     given: dict[str, Any]
 
 
-def _graph(document: dict[str, Any]) -> Graph:
+def _graph(document: dict[str, Any]) -> dict[str, Any]:
     metadata, given, links = document["metadata"], merged(_objects(document, "nodes")), _objects(document, "links")
     if not isinstance(metadata, dict):
         raise TypeError("metadata is not an object")
@@ -268,7 +268,10 @@ def _graph(document: dict[str, Any]) -> Graph:
     extra |= ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
     provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
     effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
-    return Graph(nodes, rows, unknown, unknown, nothing, nothing, None, rank, provenance, effect)
+    return {
+        "nodes": nodes, "rows": rows, "bias": unknown, "preactivation": unknown, "removed": nothing,
+        "removed_size": nothing, "full_influence": None, "full_rank": rank, "provenance": provenance, "effect": effect,
+    }  # fmt: skip
 
 
 def _rows(
@@ -386,12 +389,3 @@ def _number(value: Any, default: float) -> float:
 def _token_ids(ids: list[str], n: int) -> tuple[int, ...]:
     found = {int(match[2]): int(match[1]) for name in ids if (match := re.fullmatch(r"E_(\d+)_(\d+)", str(name)))}
     return tuple(found.get(position, -1) for position in range(n))
-
-
-def read_graph(path: str | Path) -> Graph:
-    """Read a graph, ours or JSON, by its suffix.
-
-    Raises:
-        GraphError: it cannot be read.
-    """
-    return read_json(path) if Path(path).suffix == ".json" else Graph.load(path)

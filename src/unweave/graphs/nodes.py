@@ -1,10 +1,12 @@
 """The nodes of an attribution graph: the one place where their order and ids exist."""
 
+import operator
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +38,14 @@ class Node:
     index: int
     activation: float
     row: int
+    token: str = field(default="", compare=False)
+    """The text of the token at its position; of a logit, what it is the logit of."""
+
+    def __repr__(self) -> str:
+        kind = self.kind.name.lower()
+        place = f"{kind} {self.token!r}" if self.kind == NodeKind.LOGIT else f"{kind} at {self.token!r}"
+        amount = {NodeKind.FEATURE: "activation", NodeKind.LOGIT: "probability"}.get(self.kind, "norm")
+        return f"Node({self.id!r}: {place}, {amount} {self.activation:.4g})"
 
     @property
     def id(self) -> str:
@@ -43,7 +53,13 @@ class Node:
         return _node_id(self.kind, self.layer, self.position, self.index)
 
 
-@dataclass(frozen=True)
+NodeRef = Node | str | tuple[int, int, int]
+"""A node, its id, or a triple (layer, position, feature)."""
+COLUMNS = ("kind", "layer", "position", "index", "activation")
+"""What a table holds of every node."""
+
+
+@dataclass(frozen=True, eq=False)
 class NodeTable:
     """All nodes of a graph, as columns.
 
@@ -59,6 +75,10 @@ class NodeTable:
     ['0_7_1', '0_error_mlp_0', '0_error_mlp_1', 'E_5_0', 'E_6_1', '3_9_1']
     >>> nodes.errors
     slice(1, 3, None)
+    >>> nodes["0_7_1"], nodes[-1], len(nodes[nodes.embeddings])
+    (Node('0_7_1': feature at '', activation 2), Node('3_9_1': logit '', probability 0), 2)
+    >>> nodes
+    NodeTable(1 feature, 2 errors, 2 embeddings, 1 logit)
     """
 
     kind: Int[Tensor, " node"]
@@ -66,6 +86,10 @@ class NodeTable:
     position: Int[Tensor, " node"]
     index: Int[Tensor, " node"]
     activation: Float[Tensor, " node"]
+    tokens: tuple[str, ...] = ()
+    """The prompt's tokens as text, if they are known."""
+    logit_labels: tuple[str, ...] = ()
+    """What the logits are of, if that is known."""
 
     @staticmethod
     def build(
@@ -105,16 +129,55 @@ class NodeTable:
     def __iter__(self) -> Iterator[Node]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, row: int) -> Node:
+    def __repr__(self) -> str:
+        counts = torch.bincount(self.kind, minlength=len(NodeKind)).tolist()
+        pairs = zip((kind.name.lower() for kind in NodeKind), counts, strict=True)
+        named = (f"{count} {name}{'s' * (count != 1)}" for name, count in pairs)
+        return f"NodeTable({', '.join(named)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NodeTable):
+            return NotImplemented
+        return all(same(getattr(self, name), getattr(other, name)) for name in COLUMNS)
+
+    def __hash__(self) -> int:
+        return hash((len(self), *self.index[:8].tolist()))
+
+    @overload
+    def __getitem__(self, which: "int | str | tuple[int, int, int] | Node") -> Node: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Node]: ...
+    def __getitem__(self, which: "int | str | tuple[int, int, int] | Node | slice") -> Node | list[Node]:
+        """A node by its row, its id or a (layer, position, feature) triple; several by a slice.
+
+        Raises:
+            IndexError: no such row.
+            GraphError: no node has that id.
+        """
+        if isinstance(which, slice):
+            return [self[row] for row in range(*which.indices(len(self)))]
+        if isinstance(which, (str, tuple, Node)):
+            return self.find(which)
+        if not hasattr(which, "__index__"):
+            raise GraphError(
+                f"{which!r} is not a node; give its row, an id such as '12_345_5', or (layer, position, feature)"
+            )
+        row = operator.index(which)
         if not -len(self) <= row < len(self):
             raise IndexError(f"node {row} of {len(self)}")
+        row %= len(self)
+        kind, position = NodeKind(int(self.kind[row])), int(self.position[row])
+        words, place = self.tokens, position
+        if kind == NodeKind.LOGIT:
+            words, place = self.logit_labels, row - self.logits.start
         return Node(
-            kind=NodeKind(int(self.kind[row])),
+            kind=kind,
             layer=int(self.layer[row]),
-            position=int(self.position[row]),
+            position=position,
             index=int(self.index[row]),
             activation=float(self.activation[row]),
-            row=row % len(self),
+            row=row,
+            token=words[place] if 0 <= place < len(words) else "",
         )
 
     def _span(self, kind: NodeKind) -> slice:
@@ -153,9 +216,7 @@ class NodeTable:
 
     def select(self, keep: Tensor) -> "NodeTable":
         """The table of the rows that `keep` (a mask or row numbers in ascending order) picks."""
-        return NodeTable(
-            self.kind[keep], self.layer[keep], self.position[keep], self.index[keep], self.activation[keep]
-        )
+        return NodeTable(*(getattr(self, name)[keep] for name in COLUMNS), self.tokens, self.logit_labels)
 
     def find(self, name: str | tuple[int, int, int] | Node) -> Node:
         """The node of an id, a (layer, position, feature) triple or another graph's node.
@@ -166,9 +227,11 @@ class NodeTable:
             GraphError: no node has that id.
         """
         node_id = name.id if isinstance(name, Node) else name
-        if isinstance(node_id, tuple):
+        if isinstance(node_id, tuple) and len(node_id) == 3:
             layer, position, feature = node_id
             node_id = f"{layer}_{feature}_{position}"
+        if not isinstance(node_id, str):
+            raise GraphError(f"{name!r} is not a node; give an id such as '12_345_5', or (layer, position, feature)")
         row = self.rows.get(node_id)
         if row is None:
             row = self.rows.get(_peer_error_id(node_id) or node_id)
@@ -178,6 +241,13 @@ class NodeTable:
                 f"(layer_feature_position)"
             )
         return self[row]
+
+
+def same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two columns hold the same numbers; NaN equals NaN."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _node_id(kind: int, layer: int, position: int, index: int) -> str:

@@ -3,13 +3,13 @@
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from .graph import Edge, Graph
 from .influence import influence, levels, runs
-from .nodes import Node
+from .nodes import Node, NodeRef
 
 
 class Path(NamedTuple):
@@ -30,7 +30,12 @@ class Path(NamedTuple):
 
 
 def strongest_paths(
-    graph: Graph, sources: Iterable[Node | str], target: Node | str, limit: int = 5, *, direct: bool = True
+    graph: Graph,
+    sources: NodeRef | Iterable[NodeRef],
+    target: NodeRef,
+    limit: int = 5,
+    *,
+    direct: bool = True,
 ) -> list[Path]:
     """The `limit` paths of largest share from any of `sources` to `target`, strongest first, exactly.
 
@@ -40,7 +45,9 @@ def strongest_paths(
 
     Source: the path products of Ameisen et al. 2025, "Circuit Tracing", section on graph pruning.
     """
-    starts = {graph.nodes.find(source).row for source in sources}
+    one = isinstance(sources, (Node, str)) or (isinstance(sources, tuple) and all(isinstance(i, int) for i in sources))
+    listed: Any = [sources] if one else sources
+    starts = {graph.nodes.find(source).row for source in listed}
     found = (path for path in _paths(graph, starts, graph.nodes.find(target).row) if direct or len(path.edges) > 1)
     return list(itertools.islice(found, limit))
 

@@ -10,9 +10,7 @@ from torch.nn.functional import embedding_bag
 
 from .graph import Graph
 from .influence import levels, runs, spans, sweep
-from .nodes import Node, NodeKind
-
-NodeRef = Node | str | tuple[int, int, int]
+from .nodes import NodeKind, NodeRef
 
 
 def total_effects(graph: Graph, target: NodeRef) -> Float[Tensor, " node"]:

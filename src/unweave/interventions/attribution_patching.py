@@ -9,8 +9,7 @@ from torch import Tensor
 from ..base.choices import Mode
 from ..errors import GraphError
 from ..graphs.graph import Graph
-from ..graphs.nodes import NodeKind
-from ..graphs.totals import NodeRef
+from ..graphs.nodes import NodeKind, NodeRef
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
 from .edits import Change, Intervention, add_direction

@@ -135,6 +135,21 @@ def add_direction(
     return SteeringVector(vector, layer, position, at)
 
 
+def changes_of(changes: Change | Iterable[Change]) -> tuple[Change, ...]:
+    """One or several changes, as several.
+
+    Raises:
+        InterventionError: anything that is no change.
+    """
+    several = (changes,) if isinstance(changes, Change) or not hasattr(changes, "__iter__") else tuple(changes)
+    for one in several:
+        if not isinstance(one, Change):
+            raise InterventionError(
+                f"{one!r} is not a change; give what unweave.ablate, scale, set_to, add or add_direction makes"
+            )
+    return several
+
+
 def dosed(changes: Sequence[Change], factor: float) -> list[Change]:
     """The same changes at another dose: scaled (and ablated) features at `factor` times their activation; set values,
     amounts and directions times `factor`. So a swap, which shifts features, is undone at 0, whole at 1, and overdone

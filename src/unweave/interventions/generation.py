@@ -12,7 +12,7 @@ from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
-from .edits import Change
+from .edits import Change, changes_of
 from .interventions import Prompt, record
 from .patching import patched
 from .plans import FrozenParts, check_reach, frozen_parts, generation_edits, prompt_edits
@@ -40,7 +40,7 @@ class Generation:
 def generate(
     model: ReplacementModel,
     prompt: Prompt,
-    changes: Sequence[Change],
+    changes: Change | Sequence[Change],
     mode: Mode = "frozen_attention",
     *,
     layers: range | None = None,
@@ -66,7 +66,7 @@ def generate(
     if not 0 <= temperature < float("inf"):
         raise OptionError(f"temperature is {temperature:g}; it must be 0 or above")
     language_model, recording = model.language_model, record(model, prompt)
-    frozen = frozen_parts(mode, layers, language_model.n_layers)
+    changes, frozen = changes_of(changes), frozen_parts(mode, layers, language_model.n_layers)
     context = getattr(language_model.config, "max_position_embeddings", None)
     if context is not None and len(recording.input_ids) + max_new_tokens > context:
         raise OptionError(

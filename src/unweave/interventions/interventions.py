@@ -14,8 +14,8 @@ from ..base.choices import Mode
 from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel, Recording
-from ..transcoders.replacement import ReplacementModel
-from .edits import Change, Feature, NodeLike, check_feature, features_of, prompt_positions
+from ..transcoders.replacement import ReplacementModel, check_model
+from .edits import Change, Feature, NodeLike, changes_of, check_feature, features_of, prompt_positions
 from .patching import Readings, patched
 from .plans import EditPlan, FrozenParts, check_reach, frozen_parts, model_writes, prompt_edits, read, read_points
 
@@ -139,14 +139,15 @@ def record(model: ReplacementModel, prompt: Prompt) -> Recording:
         PromptError: the prompt cannot be run.
     """
     if isinstance(prompt, Recording):
-        return prompt if prompt.patterns else model.language_model.record(prompt.input_ids)
+        return prompt if prompt.patterns else check_model(model).language_model.record(prompt.input_ids)
+    model = check_model(model)
     return model.language_model.record(model.language_model.tokenize(prompt))
 
 
 def intervene(
     model: ReplacementModel,
     prompt: Prompt,
-    changes: Sequence[Change],
+    changes: Change | Sequence[Change],
     mode: Mode = "frozen_attention",
     *,
     layers: range | None = None,
@@ -155,7 +156,8 @@ def intervene(
     """Run the real model with features changed, and compare.
 
     Args:
-        changes: made by `ablate`, `scale`, `set_to`, `add`, `add_direction`, `swap`; their order does not matter.
+        changes: made by `ablate`, `scale`, `set_to`, `add`, `add_direction`, `swap`: one or several; their order does
+            not matter.
         mode: "frozen_attention" holds attention patterns, "open" nothing, "frozen" everything but what the features
             write: then effects are linear and equal the graph's edges. See `docs/interventions.md`.
         layers: MLP outputs in this range are held, apart from what changed features write there.
@@ -177,7 +179,7 @@ def intervene(
 def intervene_each(
     model: ReplacementModel,
     prompt: Prompt,
-    variants: Sequence[Sequence[Change]],
+    variants: Sequence[Change | Sequence[Change]],
     mode: Mode = "frozen_attention",
     *,
     layers: range | None = None,
@@ -197,7 +199,8 @@ def intervene_each(
     watched = _Watch.over(model, len(recording.input_ids), watch)
     clean = _joined({layer: _clean(model, recording, layer, *places) for layer, places in watched.places.items()})
     size = batch or max(1, TOKENS_PER_PASS // len(recording.input_ids))
-    parts = [variants[begin : begin + size] for begin in range(0, len(variants), size)]
+    asked = [changes_of(changes) for changes in variants]
+    parts = [asked[begin : begin + size] for begin in range(0, len(asked), size)]
     plans = [prompt_edits(model, recording, part) for part in parts]
     for part, plan in zip(parts, plans, strict=True):
         check_reach(part, plan, model, frozen)

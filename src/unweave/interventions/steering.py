@@ -13,7 +13,18 @@ from ..errors import InterventionError, OptionError
 from ..graphs.comparison import aligned
 from ..models.language_model import Recording
 from ..transcoders.replacement import ReplacementModel
-from .edits import Change, Feature, Intervention, NodeLike, check_feature, dosed, features_of, prompt_positions, shift
+from .edits import (
+    Change,
+    Feature,
+    Intervention,
+    NodeLike,
+    changes_of,
+    check_feature,
+    dosed,
+    features_of,
+    prompt_positions,
+    shift,
+)
 from .interventions import Outcome, Prompt, intervene_each, record
 from .plans import read_points
 
@@ -118,7 +129,7 @@ class Sweep:
 def sweep(
     model: ReplacementModel,
     prompt: Prompt,
-    changes: Sequence[Change],
+    changes: Change | Sequence[Change],
     factors: Sequence[float],
     *,
     tokens: Sequence[str | int] = (),
@@ -138,7 +149,7 @@ def sweep(
     if not factors:
         raise OptionError("a sweep needs at least one factor")
     recording = record(model, prompt)
-    variants = [dosed(changes, factor) for factor in factors]
+    variants = [dosed(changes_of(changes), factor) for factor in factors]
     outcomes: list[Outcome] = list(intervene_each(model, recording, variants, mode, layers=layers, progress=progress))
     if tokens:
         chosen = [token.id for token in outcomes[0].tokens(tokens, count=0)]

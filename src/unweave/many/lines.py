@@ -5,12 +5,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..attribution.question import Prompt, Question
+from ..attribution.targets import Difference, TargetSpec
+from ..base.choices import PositionZero, Precision
 from ..base.words import slug_of
-from ..errors import PromptError
+from ..errors import PromptError, UnweaveError
 
 Token = str | Annotated[int, Field(ge=0, lt=1 << 31)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -20,18 +23,33 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class TraceOptions:
     """How prompts are traced, where their lines say nothing else; as in `attribute` and `prune`."""
 
-    position: int = -1
-    max_logits: int = 10
-    logit_mass: float = 0.95
-    max_features: int | None = None
-    position_zero: str = "error"
-    precision: str = "exact"
+    position: int = Question.position
+    max_logits: int = Question.max_logits
+    logit_mass: float = Question.logit_mass
+    max_features: int | None = Question.max_features
+    position_zero: PositionZero = Question.position_zero
+    precision: Precision = Question.precision
     node_threshold: float = 0.8
     edge_threshold: float = 0.98
     targets: tuple[str | int, ...] = ()
     minus: str | int | None = None
     chat: bool = False
     system: str | None = None
+
+    def question(self, prompt: Prompt, max_memory: str | int | None = None) -> Question:
+        """What these options ask about a prompt.
+
+        Raises:
+            PromptError, TargetError, OptionError: it cannot be asked like this.
+        """
+        targets: tuple[TargetSpec, ...] = self.targets
+        if self.minus is not None:
+            targets = (Difference(self.targets[0], self.minus),)
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in _ASKED}
+        return Question(prompt, **shared | {"targets": targets or None, "max_memory": max_memory})
+
+
+_ASKED = {field.name for field in fields(Question)}
 
 
 @dataclass(frozen=True)
@@ -74,11 +92,11 @@ class _Line(BaseModel):
     prompt: str | list[Annotated[int, Field(ge=0, lt=1 << 31)]] | None = None
     messages: Annotated[list[_Message], Field(min_length=1)] | None = None
     position: int | None = None
-    max_logits: Annotated[int, Field(ge=1)] | None = None
-    logit_mass: Share | None = None
-    max_features: Annotated[int, Field(ge=1)] | None = None
-    position_zero: Literal["error", "drop"] | None = None
-    precision: Literal["exact", "fast"] | None = None
+    max_logits: int | None = None
+    logit_mass: float | None = None
+    max_features: int | None = None
+    position_zero: PositionZero | None = None
+    precision: Precision | None = None
     node_threshold: Share | None = None
     edge_threshold: Share | None = None
     targets: list[Token] | None = None
@@ -107,6 +125,8 @@ def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options
             job = _job(number, content, options)
         except ValueError as error:  # pydantic's ValidationError is one
             raise PromptError(f"{place}, line {number}: {_reason(error)}") from error
+        except UnweaveError as error:
+            raise PromptError(f"{place}, line {number}: {error}") from error
         first = found.setdefault(job.id.casefold(), job)  # files of some systems do not tell case
         if first.digest != job.digest or first.id != job.id:
             raise PromptError(
@@ -147,6 +167,7 @@ def _job(number: int, content: Any, options: TraceOptions) -> PromptJob:
     asked = replace(options, **own)
     if asked.minus is not None and len(asked.targets) != 1:
         raise ValueError("minus needs exactly one target")
+    asked.question(line.prompt or "of a conversation")
     framed = isinstance(line.prompt, str) and (asked.chat or asked.system is not None)
     if not isinstance(line.prompt, str) and (line.chat or line.system is not None):
         raise ValueError("chat and system are for a prompt that is text")

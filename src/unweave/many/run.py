@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..attribution.budget import parse_bytes
 from ..base.files import locked
+from ..base.parsing import parse_bytes
 from ..base.progress import Progress
 from ..errors import FileError, OptionError, UnweaveError
 from ..models.smollm2 import DEFAULT_MODEL

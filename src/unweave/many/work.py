@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attribution.attribution import attribute
+from ..attribution.attribution import answer
 from ..attribution.promoted import with_promoted
-from ..attribution.targets import Difference, TargetSpec
-from ..attribution.work import DEFAULT_NEURONS
+from ..attribution.work import bounded
 from ..base.hub import first_line
 from ..errors import UnweaveError
 from ..features.graphs import with_labels
@@ -117,15 +116,9 @@ def trace(tools: Tools, request: Request, digest: str) -> Traced:
 
 def _trace(tools: Tools, request: Request, digest: str) -> tuple[dict[str, Any], bytes]:
     asked, model = request.options, tools.model
-    targets: list[TargetSpec] = [*asked.targets] if asked.minus is None else [Difference(asked.targets[0], asked.minus)]
-    most = DEFAULT_NEURONS if asked.max_features is None and model.transcoders.of_neurons else asked.max_features
+    question = asked.question(prompt_of(model.language_model, request), tools.max_memory)
     begin = time.perf_counter()
-    graph = attribute(
-        model, prompt_of(model.language_model, request), targets or None, position=asked.position,
-        max_logits=asked.max_logits,
-        logit_mass=asked.logit_mass, max_features=most, position_zero=asked.position_zero, precision=asked.precision,
-        max_memory=tools.max_memory,
-    )  # fmt: skip
+    graph = answer(model, bounded(question, model.transcoders))
     seconds = time.perf_counter() - begin
     kept = with_promoted(prune(graph, asked.node_threshold, asked.edge_threshold), model)
     if tools.pages is not None:

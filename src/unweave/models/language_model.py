@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.parsing import checked_prompt
 from ..errors import ModelError, PromptError
 from .architectures import Architecture
 from .frozen import FrozenAttention, FrozenNorm
@@ -120,14 +121,8 @@ class LanguageModel:
             PromptError: empty, longer than the model's context, a word that the tokenizer lacks, or an id outside
                 the vocabulary.
         """
-        if isinstance(prompt, str):
-            if not prompt:
-                raise PromptError("the prompt is empty; give at least one word")
-            ids = self._encode(prompt)
-        else:
-            ids = [int(i) for i in prompt]
-            if not ids:
-                raise PromptError("the prompt is an empty list of token ids")
+        given = checked_prompt(prompt)
+        ids = self._encode(given) if isinstance(given, str) else list(given)
         vocab = self.unembedding.shape[0]
         wrong = next((i for i in ids if not 0 <= i < vocab), None)
         if wrong is not None:

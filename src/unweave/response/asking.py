@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..attribution.targets import resolve_position
-from ..errors import OptionError, TargetError, TranscoderError
+from ..base.choices import Attention, Baseline, UnitKind, choice
+from ..errors import TargetError, TranscoderError
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import Transcoders
@@ -55,19 +56,15 @@ def ask(
     prompt: Prompt,
     target: ResponseTargetSpec | None,
     instead: Prompt | None,
-    units: str,
-    baseline: str,
-    attention: str,
+    units: UnitKind,
+    baseline: Baseline,
+    attention: Attention,
     position: int,
 ) -> ResponseQuestion:
     """Resolve a question; arguments and errors as in `response_graph`."""
-    for name, value, known in (
-        ("units", units, ("neurons", "features")),
-        ("baseline", baseline, ("auto", "zero", "mean")),
-        ("attention", attention, ("live", "held")),
-    ):
-        if value not in known:
-            raise OptionError(f"{name} {value!r} is unknown; use {', '.join(known)}")
+    choice("units", units, UnitKind)
+    choice("baseline", baseline, Baseline)
+    choice("attention", attention, Attention)
     language_model = model.language_model if isinstance(model, ReplacementModel) else model
     transcoders = None
     if units == "features":

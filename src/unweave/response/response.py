@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.choices import Attention, Baseline, UnitKind
 from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
@@ -30,10 +31,10 @@ def response_graph(
     prompt: Prompt,
     target: ResponseTargetSpec | None = None,
     instead: Prompt | None = None,
-    units: str = "neurons",
-    baseline: str = "auto",
+    units: UnitKind = "neurons",
+    baseline: Baseline = "auto",
     most: int = 300,
-    attention: str = "live",
+    attention: Attention = "live",
     *,
     position: int = -1,
 ) -> Graph:

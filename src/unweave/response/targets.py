@@ -69,7 +69,7 @@ def response_target(
     elif isinstance(target, tuple) and len(target) == 2:
         target = Difference(*target)
     assert isinstance(target, TargetSpec)
-    (found,) = resolve_targets(model, recording, target, normalized=normalized)
+    (found,) = resolve_targets(model, recording, [target], normalized=normalized)
     if len(found.tokens) == 2 and found.tokens[0] == found.tokens[1]:
         raise TargetError(
             f"the target is the difference of {found.label.split(' - ')[0]!r} with itself; name two tokens"

@@ -15,7 +15,6 @@ from ..base.files import check_writable
 from ..base.jsontext import encodable, parse_json
 from ..errors import FileError, GraphError, UnweaveError
 from ..graphs.graph import Graph
-from ..graphs.interchange import read_graph
 from ..graphs.nodes import NodeKind
 
 logger = logging.getLogger(__name__)
@@ -150,7 +149,7 @@ def whole(path: Path) -> Graph:
         GraphError: it is not a graph.
     """
     try:
-        return read_graph(path)
+        return Graph.load(path)
     except UnweaveError:
         raise
     except Exception as error:

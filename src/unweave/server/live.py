@@ -1,15 +1,17 @@
 """The loaded model behind the page: tracing, steering, and what features promote."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from ..attribution.attribution import attribute
+from ..attribution.attribution import answer
 from ..attribution.promoted import logit_effects, with_promoted
-from ..base.choices import Mode, PositionZero
+from ..attribution.question import Question
+from ..attribution.work import bounded
+from ..base.choices import Mode, PositionZero, Precision
 from ..base.progress import Progress
 from ..base.words import slug_of
 from ..errors import GraphError, InterventionError
@@ -25,6 +27,7 @@ TOKENS_OF_A_FEATURE = 10
 """Promoted and suppressed tokens in a feature's details."""
 RUNS_IN_LINE = 16
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Token = str | Annotated[int, Field(ge=0, lt=1 << 31)]
 PromptText = (
     Annotated[str, Field(min_length=1, max_length=1_000_000)]
@@ -37,11 +40,26 @@ class TraceRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
     prompt: PromptText
-    max_features: Count | None = None
     targets: list[Token] | None = None
-    position_zero: PositionZero = "error"
-    node_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    edge_threshold: Annotated[float, Field(gt=0, le=1)] = 0.98
+    position: int = Question.position
+    max_logits: Count = Question.max_logits
+    logit_mass: Share = Question.logit_mass
+    max_features: Count | None = Question.max_features
+    position_zero: PositionZero = Question.position_zero
+    precision: Precision = Question.precision
+    device: str | None = Question.device
+    max_memory: int | str | None = Question.max_memory
+    node_threshold: Share = 0.8
+    edge_threshold: Share = 0.98
+
+    def question(self) -> Question:
+        """What is asked, apart from pruning.
+
+        Raises:
+            PromptError, TargetError, OptionError: it cannot be asked like this.
+        """
+        asked: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Question)}
+        return Question(**asked | {"targets": self.targets or None})
 
 
 class ChangeRequest(BaseModel):
@@ -101,11 +119,8 @@ def trace(live: Live, wanted: TraceRequest, report: Progress) -> Graph:
     """
     report(0.0, "tracing")
     with live.lock:
-        graph = attribute(
-            live.model, wanted.prompt, wanted.targets or None, max_features=wanted.max_features,
-            position_zero=wanted.position_zero,
-            progress=lambda share: report(0.9 * share, "tracing"),
-        )  # fmt: skip
+        question = bounded(wanted.question(), live.model.transcoders)
+        graph = answer(live.model, question, progress=lambda share: report(0.9 * share, "tracing"))
     report(0.9, "pruning")
     pruned = prune(graph, wanted.node_threshold, wanted.edge_threshold)
     return with_promoted(pruned, live.model, progress=lambda share: report(0.92 + 0.07 * share, "naming features"))

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
 @router.post("/trace")
 def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, str]:
     """Trace a prompt in the background."""
-    live.model.language_model.tokenize(wanted.prompt)  # refuses at once what cannot be run
+    live.model.language_model.tokenize(wanted.question().prompt)  # refuses at once what cannot be run
 
     def work(report: Progress) -> dict[str, Any]:
         graph = trace(live, wanted, report)

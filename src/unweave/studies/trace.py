@@ -4,8 +4,9 @@ interventions."""
 import torch
 from pydantic import Field
 
-from ..attribution.attribution import attribute
+from ..attribution.attribution import answer
 from ..attribution.promoted import promoted_tokens, with_promoted
+from ..attribution.question import Question
 from ..attribution.targets import Difference
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
@@ -43,7 +44,7 @@ def run(bench: Bench, options: Trace) -> Result:
             if variant.foil is None
             else Difference(bench.token(variant.answer), bench.token(variant.foil))
         )
-        graph = attribute(bench.model, bench.text(variant), target, max_features=options.max_features)
+        graph = answer(bench.model, Question(bench.text(variant), target, max_features=options.max_features))
         scores.append(graph.scores())
         share = None if options.field is None else _share(graph, bench.positions(variant, options.field))
         found = (

@@ -22,6 +22,7 @@ from .checkpoint import TrainingProgress, check_same, path_of, read_checkpoint
 from .config import TrainConfig
 from .dictionary import TrainableTranscoders, start, to_transcoders
 from .end_to_end import divergence_step
+from .progress import held_out_figures
 from .state import export, restore, restored, save_state
 from .statistics import LayerStatistics, measure
 from .step import Schedule, StepFigures, optimizer_of, precision_of, schedule, take_step
@@ -43,6 +44,10 @@ class Watcher(Protocol):
 
     def evaluated(self, progress: TrainingProgress, figures: dict[str, Any]) -> None:
         """After each evaluation."""
+
+
+class _Nobody(Watcher):
+    """Who is not told."""
 
 
 Evaluate = Callable[[LanguageModel, Transcoders, Int[Tensor, "sequence pos"]], dict[str, Any]]
@@ -74,15 +79,32 @@ class Training:
 
 
 def train(
-    config: TrainConfig, folder: str | Path, watcher: Watcher, evaluate: Evaluate, *, device: str = "cpu"
+    config: TrainConfig,
+    folder: str | Path,
+    watcher: Watcher | None = None,
+    evaluate: Evaluate = held_out_figures,
+    *,
+    device: str = "cpu",
 ) -> Path:
     """Train a dictionary in a folder, or go on with the training that is there; returns the folder of the dictionary.
 
+    Args:
+        config: the model, the text, and how to train; as in `unweave train` and its TOML files.
+        folder: for checkpoints, log and dictionary.
+        watcher: who is told how it goes; None: nobody.
+        evaluate: figures of the dictionary so far on held-out sequences of token ids.
+        device: `cpu`, `cuda` or `mps`.
+
     Raises:
         TrainingError: the folder holds a training of another config or is in use; or the loss is no longer finite.
-        TextError, ModelError, OptionError, FileError: see the parts.
+        TextError, ModelError, OptionError, FileError: text, model or options cannot be used; the folder cannot be
+            written.
+
+    >>> import unweave                                                        # doctest: +SKIP
+    >>> config = unweave.TrainConfig(model="smollm2", text=("notes/",), tokens=1_000_000)      # doctest: +SKIP
+    >>> unweave.train(config, "training")                                     # doctest: +SKIP
     """
-    folder = Path(folder).expanduser()
+    folder, watcher = Path(folder).expanduser(), watcher or _Nobody()
     processes = parallel.join(device.startswith("cuda"))
     try:
         busy = TrainingError(f"another training is running in {folder}; stop it, or use another --out folder")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..base.catalogue import PACKAGED, PAIRS, SHIPPED
 from ..base.choices import PositionZero, choice
-from ..errors import InexactAttribution, TranscoderError
+from ..errors import InexactAttribution, OptionError, TranscoderError
 from ..models.frozen import FrozenLayer, FrozenModel, FrozenNorm
 from ..models.language_model import LanguageModel, Recording
 from ..models.loading import load_model
@@ -148,6 +148,18 @@ class ReplacementModel:
             logits_error=_check_exact(model, recording, frozen, outputs),
             unexplained=_unexplained(self.transcoders, recording, frozen, outputs, errors, n_ignored),
         )  # fmt: skip
+
+
+def check_model(model: object) -> ReplacementModel:
+    """The model, if it is one with a dictionary.
+
+    Raises:
+        OptionError: it is a name, a model alone, or anything else.
+    """
+    if isinstance(model, ReplacementModel):
+        return model
+    name = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+    raise OptionError(f"the model is {name}; give a model with a dictionary, as unweave.load(...) returns")
 
 
 def _freeze(

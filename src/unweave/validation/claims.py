@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..base.choices import Mode
 from ..base.progress import Progress
 from ..errors import ClaimError, UnweaveError
-from ..graphs.interchange import read_graph
+from ..graphs.graph import Graph
 from ..interventions.edits import Change, Feature, ablate, add, dosed, scale, set_to
 from ..interventions.interventions import Outcome, intervene_each, record, token_ids
 from ..interventions.naming import Names, check_graph
@@ -66,7 +66,7 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
     graph = None
     if file.graph is not None:
         with _in_claim(file, "graph"):
-            graph = read_graph(file.graph)
+            graph = Graph.load(file.graph)
             check_graph(graph, file.graph, model)
     names = Names(model, file.supernodes, graph)
     named = {name: [feature.id for feature in members] for name, members in file.supernodes.items()}

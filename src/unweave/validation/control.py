@@ -7,7 +7,8 @@ from functools import cached_property
 from jaxtyping import Int
 from torch import Tensor
 
-from ..attribution.attribution import attribute
+from ..attribution.attribution import answer
+from ..attribution.question import Question
 from ..attribution.targets import Difference, TargetSpec
 from ..base.progress import Progress
 from ..corpus.blocks import named_sources, read_texts
@@ -89,11 +90,12 @@ def retrace(
     targets = [_spec(tokens) for tokens in facts.target_tokens if tokens] or [
         int(index) for index in nodes.index[nodes.logits].tolist()
     ]
-    return attribute(
-        model, list(facts.input_ids), targets, position=int(nodes.position[nodes.logits.start]),
+    question = Question(
+        facts.input_ids, targets, position=int(nodes.position[nodes.logits.start]),
         max_features=max_features or facts.max_features,
-        position_zero=facts.position_zero, precision=facts.precision, progress=progress,
+        position_zero=facts.position_zero, precision=facts.precision,
     )  # fmt: skip
+    return answer(model, question, progress=progress)
 
 
 def _spec(tokens: tuple[int, ...]) -> TargetSpec:
