@@ -27,7 +27,7 @@ def test_adapters_beside_or_in_place_of_weights(folder, whole):
 @pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "fp8"])
 def test_quantised_weights(method):
     config = {"model_type": "llama", "quantization_config": {"quant_method": method}}
-    with pytest.raises(UnsupportedModel, match=rf"is quantised \({method}\), .*give the unquantised model"):
+    with pytest.raises(UnsupportedModel, match=rf"is quantised \({method}, .*give the unquantised model"):
         architecture_of(config)
 
 

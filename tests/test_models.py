@@ -20,7 +20,14 @@ class Words:
         assert not add_special_tokens
         return {"input_ids": [int(word) for word in text.split()]}
 
-    def decode(self, ids):
+    def convert_ids_to_tokens(self, token):
+        return str(token)
+
+    def get_vocab(self):
+        return {str(token): token for token in range(50)}
+
+    def decode(self, ids, clean_up_tokenization_spaces):
+        assert not clean_up_tokenization_spaces  # it would make ` .` and `.` one
         return f"<{ids[0]}>"
 
 
