@@ -84,8 +84,6 @@ def test_named_targets(tiny):
         ({"max_logits": 0}, "at least 1"),
         ({"logit_mass": 1.5}, "at most at 1"),
         ({"max_features": -1}, "at least 1"),
-        ({"position_zero": "keep"}, "unknown"),
-        ({"precision": "quick"}, "unknown"),
     ]:
         with pytest.raises(unweave.UnweaveError, match=words):
             unweave.attribute(model, "7 3 41", **options)

@@ -301,8 +301,8 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
             "quant_method", "in an unknown way"
         )
         raise UnsupportedModel(
-            f"this {family} model is quantised ({kind}, by quantization_config), and its weights are not those that were trained; give the "
-            f"unquantised model"
+            f"this {family} model is quantised ({kind}, by quantization_config), and its weights are not those "
+            f"that were trained; give the unquantised model"
         )
     silent = {key for key, harmless in _UNREAD.items() if key in config and harmless(config[key])}
     unknown = sorted(key for key in set(config) - row.keys - _BOOKKEEPING - silent if not key.startswith("_"))
