@@ -50,7 +50,7 @@ def _mapped(path: Path) -> Mapping[str, Tensor]:
         return map_safetensors(path)
     except (SafetensorError, OSError, ValueError, EOFError, RecursionError) as error:
         raise TranscoderError(
-            f"cannot read {path}: {first_line(error)}; the file is damaged or half-written, fetch it again"
+            f"cannot read {path}: {first_line(error)[:200]}; the file is damaged or half-written, fetch it again"
         ) from error
 
 
@@ -99,7 +99,8 @@ class PackedArrays(Mapping[str, Tensor]):
         except (OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, zipfile.BadZipFile, zlib.error,
                 NotImplementedError, RuntimeError, struct.error, MemoryError, OverflowError) as error:  # fmt: skip
             raise TranscoderError(
-                f"cannot read {self.path}: {first_line(error)}; the file is damaged or half-written, fetch it again"
+                f"cannot read {self.path}: {first_line(error)[:200]}; the file is damaged or half-written, "
+                f"fetch it again"
             ) from error
 
 
