@@ -60,9 +60,8 @@ def trace_response(
         report(0.0, "tracing")
         given: str | list[int] = token_ids(prompt) if ids else prompt
         other = token_ids(instead) if ids and instead else instead
-        graph = response_graph(
-            loaded, given, wanted, other, units, baseline, most, attention, position=position
-        )  # fmt: skip
+        words: dict[str, Any] = {"units": units, "baseline": baseline, "attention": attention}
+        graph = response_graph(loaded, given, wanted, other, most=most, position=position, **words)
         if out.suffix == ".json":
             write_json(graph, out)
         else:

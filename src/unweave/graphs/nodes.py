@@ -216,7 +216,8 @@ class NodeTable:
 
     def select(self, keep: Tensor) -> "NodeTable":
         """The table of the rows that `keep` (a mask or row numbers in ascending order) picks."""
-        return NodeTable(*(getattr(self, name)[keep] for name in COLUMNS), self.tokens, self.logit_labels)
+        columns: dict[str, Tensor] = {name: getattr(self, name)[keep] for name in COLUMNS}
+        return NodeTable(**columns, tokens=self.tokens, logit_labels=self.logit_labels)
 
     def find(self, name: str | tuple[int, int, int] | Node) -> Node:
         """The node of an id, a (layer, position, feature) triple or another graph's node.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -141,13 +141,13 @@ def changes_of(changes: Change | Iterable[Change]) -> tuple[Change, ...]:
     Raises:
         InterventionError: anything that is no change.
     """
-    several = (changes,) if isinstance(changes, Change) or not hasattr(changes, "__iter__") else tuple(changes)
+    several: list[Any] = [changes] if isinstance(changes, Change) or not hasattr(changes, "__iter__") else [*changes]
     for one in several:
         if not isinstance(one, Change):
             raise InterventionError(
                 f"{one!r} is not a change; give what unweave.ablate, scale, set_to, add or add_direction makes"
             )
-    return several
+    return tuple(several)
 
 
 def dosed(changes: Sequence[Change], factor: float) -> list[Change]:

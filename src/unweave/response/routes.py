@@ -1,6 +1,7 @@
 """How an edge of a response graph travels: by which heads and how, by norms, by the rest of each MLP."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -182,8 +183,9 @@ def setting_of(model: ReplacementModel | LanguageModel, graph: Graph) -> Setting
     elif not target:
         raise GraphError("the graph's target is a direction, which its file does not hold; compute it again")
     instead = list(facts.instead_ids) or None
-    baseline = facts.baseline if instead is None else "zero"
-    asked = ask(model, list(facts.input_ids), target, instead, facts.units, baseline, facts.attention, -1)
+    words: dict[str, Any] = {"units": facts.units, "attention": facts.attention}
+    words["baseline"] = facts.baseline if instead is None else "zero"
+    asked = ask(model, list(facts.input_ids), target, instead, position=-1, **words)
     nodes, rows = graph.nodes, graph.nodes.features
     chosen = Units(
         nodes.layer[rows], nodes.position[rows], nodes.index[rows], nodes.activation[rows].to(graph.preactivation),

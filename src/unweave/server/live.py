@@ -59,7 +59,8 @@ class TraceRequest(BaseModel):
             PromptError, TargetError, OptionError: it cannot be asked like this.
         """
         asked: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Question)}
-        return Question(**asked | {"targets": self.targets or None})
+        asked["targets"] = self.targets or None
+        return Question(**asked)
 
 
 class ChangeRequest(BaseModel):
