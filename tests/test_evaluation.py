@@ -641,7 +641,7 @@ def test_short_texts_are_a_kind_of_their_own(run_eval, folders):
     assert (code, err.strip()) == (0, "")
     assert [(one.name, one.tokens) for one in Evaluation.read(out).texts] == [("prose", 80), ("short", 80)]
     code, out, err = run_eval(*options, "--text", f"short={root / 'prose.jsonl'}")
-    assert code == 1 and "name yours apart" in err
+    assert code == 2 and "name yours apart" in err
 
 
 def test_bundled_text_is_found(run_eval, folders, monkeypatch):

@@ -289,7 +289,7 @@ REFUSED = {
     "short text": (("build", "--text", "short.txt", "--out", "o", "--context", "32"), "less than one block of 32"),
     "missing text": (("build", "--text", "nowhere.txt", "--out", "o", "--context", "32"), "no text at nowhere.txt"),
     "context": (("build", "--text", "short.txt", "--out", "o", "--context", "128"), "takes blocks of 2 to 64"),
-    "tokens": (("build", "--text", "short.txt", "--tokens", "0"), "--tokens must be at least 1"),
+    "tokens": (("build", "--text", "short.txt", "--tokens", "0"), "--tokens is 0; it must be at least 1"),
     "not a feature": (("show", "twelve"), "'twelve' is no feature"),
     "layer": (("show", "3_1"), "layers 0 to 2"),
     "index": (("show", "1_26"), "features 0 to 25"),

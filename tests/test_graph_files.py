@@ -197,5 +197,3 @@ def test_byte_order_marks(document, tmp_path):
     (tmp_path / "s.json").write_text('{"0_1_2": ["0_1_2"]}')
     with pytest.raises(InterventionError, match="named like a node"):
         read_supernodes(tmp_path / "s.json")
-    with pytest.raises(GraphError, match="is JSON, which"):
-        unweave.Graph.load(tmp_path / "g.json")

@@ -286,7 +286,7 @@ def test_a_long_chain_is_shown_in_linear_time(tmp_path):
     ids = [node["node_id"] for node in given["nodes"]]
     given["links"] = [{"source": a, "target": b, "weight": 1.0} for a, b in itertools.pairwise(ids)]
     (tmp_path / "chain.json").write_text(json.dumps(given))
-    from unweave.graphs import graph as graphs
+    from unweave.graphs import influence as graphs
 
     steps = []
     unique = graphs.np.unique

@@ -262,7 +262,7 @@ def test_a_stop_leaves_an_index_and_a_full_disk_ends_the_run(names, file, tmp_pa
 def test_any_failure_is_noted_and_the_rest_goes_on(names, file, tmp_path, monkeypatch):
     from unweave.many import work as module
 
-    real, calls = module.attribute, []
+    real, calls = module.answer, []
 
     def unlucky(*args, **options):
         calls.append(1)
@@ -270,7 +270,7 @@ def test_any_failure_is_noted_and_the_rest_goes_on(names, file, tmp_path, monkey
             raise RuntimeError("the device ran out of memory\nand more")
         return real(*args, **options)
 
-    monkeypatch.setattr(module, "attribute", unlucky)
+    monkeypatch.setattr(module, "answer", unlucky)
     run = unweave.trace_many(file(PROMPTS[:2]), tmp_path / "out", *names)
     assert [one["error"] for one in run.failed] == ["RuntimeError: the device ran out of memory"] and run.traced == 1
 

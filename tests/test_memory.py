@@ -88,7 +88,9 @@ def test_a_dictionary_is_not_loaded_but_read_by_rows(tmp_path):
 
 def test_the_benchmark_of_accelerators_runs(tmp_path):
     words = ["--device", "cpu", "--shapes", "tiny", "--lengths", "6", "9", "--precision", "exact", "fast", "--profile"]
-    done = fresh.run((BENCHMARKS / "gpu.py").read_text(), words)
+    done = fresh.run(
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n" + (BENCHMARKS / "gpu.py").read_text(), words
+    )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [(one["shape"], one["tokens"]) for one in found] == [("tiny", 6), ("tiny", 6), ("tiny", 9), ("tiny", 9)]
@@ -134,7 +136,7 @@ def test_devices_that_are_not_there(tiny, run, tiny_folders):
 @pytest.mark.parametrize("most", [None, 15])
 def test_an_estimate_counts_what_will_be_done(tiny, most):
     model = tiny("llama", "clt")
-    found = estimate.estimate(model, PROMPT, max_features=most)
+    found = estimate.estimate(model, unweave.Question(PROMPT, max_features=most))
     graph = unweave.attribute(model, PROMPT, max_features=most)
     assert found.rows == graph.nodes.features.stop + graph.nodes.logits.stop - graph.nodes.logits.start
     assert found.active_features == graph.provenance.active_features

@@ -177,13 +177,13 @@ def test_prompts_of_two_lengths_are_matched_where_they_agree(tiny, caplog):
         ({"units": "heads"}, unweave.UnweaveError, "neurons, features"),
         ({"baseline": "mean"}, unweave.UnweaveError, "no tokenizer"),
         ({"baseline": "none"}, unweave.UnweaveError, "auto, zero, mean"),
-        ({"target": (3, 3)}, unweave.UnweaveError, "with itself"),
+        ({"target": (3, 3)}, unweave.UnweaveError, "itself"),
         ({"target": "9_0_0"}, unweave.UnweaveError, "outside the model"),
         ({"target": "0_999_1"}, unweave.UnweaveError, "layer 0 has 40 neurons"),
         ({"target": 99}, unweave.UnweaveError, "vocabulary"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_one_line(tiny, asked, error, words):
+def test_what_cannot_be_asked_is_refused_in_one_line(tiny, asked, error, words, unchecked):
     with pytest.raises(error) as refused:
         unweave.response_graph(tiny("llama").language_model, PROMPT, **asked)
     assert words in str(refused.value) and "\n" not in str(refused.value)

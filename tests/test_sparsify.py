@@ -15,7 +15,7 @@ from test_published import gemma_scope, gemma_scope_2, gemma_scope_2_clt, saelen
 
 import unweave
 from unweave.errors import TranscoderError
-from unweave.transcoders.dense import Dictionary
+from unweave.transcoders.dense import DenseTranscoders
 
 F, K = 26, 7
 
@@ -126,7 +126,7 @@ def test_the_forks_sets_compute_what_it_computes(tiny_folders, tmp_path, name):
     assert found.kind == ("per-layer" if CASES[name].get("targets", LAYERS) < 2 else "cross-layer")
     inputs = [torch.randn(9, D, dtype=torch.float64, generator=torch.Generator().manual_seed(t)) for t in range(LAYERS)]
     wanted = by_formula(made, inputs)
-    step = Dictionary.load(found, torch.float64, torch.device("cpu")).start()
+    step = DenseTranscoders.load(found, torch.float64, torch.device("cpu")).start()
     for layer in range(LAYERS):
         assert torch.allclose(step(layer, inputs[layer]), wanted[layer], atol=1e-6)
     model = unweave.load(str(tiny_folders("llama", "relu")[0]), str(tmp_path / "set"), dtype="float64")
@@ -221,7 +221,7 @@ def test_cross_layer_sets_with_topk_and_in_bundles(tiny_folders, tmp_path, bundl
             save_file({f"{n}_{layer}": value for n, value in plain.items() if n != "W_dec"}, files[0])
             save_file({f"W_dec_{layer}": plain["W_dec"]}, files[1])
     found = unweave.read_transcoders(str(folder))
-    step, pending = Dictionary.load(found, torch.float64, torch.device("cpu")).start(), {}
+    step, pending = DenseTranscoders.load(found, torch.float64, torch.device("cpu")).start(), {}
     for layer, w in enumerate(made):
         w = {name: value.double() for name, value in w.items()}
         x = torch.randn(9, D, dtype=torch.float64, generator=torch.Generator().manual_seed(layer))

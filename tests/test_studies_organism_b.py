@@ -312,8 +312,8 @@ def test_edges_into_features_are_the_graphs(tiny):
         assert found.get((node.layer, node.position, node.index), 0.0) == pytest.approx(float(wanted[row]), abs=1e-5)
 
 
-def plan_options(**changes: object) -> planning.Plan:
-    return planning.Plan.model_validate(
+def plan_options(**changes: object) -> planning.Planning:
+    return planning.Planning.model_validate(
         dict(word="last", sides=("side",), each=2, targets=6, features=4, out=2, suppress=(1.0, 2.0), inject=2.0)
         | changes
     )
@@ -362,7 +362,7 @@ def test_a_dose_takes_out_no_more_than_there_is():
 def test_planning_on_the_organism():
     study = read_study(find_study("organism-planning"))
     options = study.steps[0].options
-    assert isinstance(options, planning.Plan)
+    assert isinstance(options, planning.Planning)
     small = options.model_copy(update={"each": 4, "targets": 8, "draws": 1})
     found = planning.run(Bench(unweave.load("organism"), study.variants), small).figures
     assert found["read"] >= 0.9 and found["suppressed"] >= 0.7 and found["injected"] >= 0.5

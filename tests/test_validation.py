@@ -25,7 +25,7 @@ from unweave.validation.measured import Measurements
 from unweave.validation.pairs import choose_pairs, measure_pairs
 from unweave.validation.perturbations import KINDS, measure_perturbations
 from unweave.validation.results import Figure, Settings, TrustReport, report_path
-from unweave.validation.sample import TestedGraph, sample_features
+from unweave.validation.sample import JudgedGraph, sample_features
 from unweave.validation.validate import validate
 from unweave.validation.verdict import judge
 
@@ -41,7 +41,7 @@ def quiet(*_):
 @pytest.fixture(scope="module")
 def question(tiny):
     model = tiny("llama", "jumprelu")
-    return TestedGraph.of(model, unweave.attribute(model, PROMPT))
+    return JudgedGraph.of(model, unweave.attribute(model, PROMPT))
 
 
 def dense_totals(graph, target):
@@ -82,7 +82,7 @@ def test_total_effects_of_tokens_errors_and_constants_make_up_the_logit(tiny):
 def test_in_the_frozen_replacement_model_small_changes_do_what_the_graph_predicts(tiny, family, kind):
     model = tiny(family, kind, "float64")
     graph = unweave.attribute(model, PROMPT)
-    question = TestedGraph.of(model, graph)
+    question = JudgedGraph.of(model, graph)
     predicted = total_effects(graph, graph.nodes[question.target])
     step = 1e-5
     rows = torch.argsort(predicted[graph.nodes.features].abs(), descending=True)[:6].tolist()
@@ -116,7 +116,7 @@ def test_first_order_effects_are_the_real_models_slope(tiny, mode, family, kind)
     model = tiny(family, kind, "float64")
     graph = unweave.attribute(model, PROMPT)
     question, step = (
-        TestedGraph.of(model, graph),
+        JudgedGraph.of(model, graph),
         1e-2,
     )  # transformers takes softmax in float32 even here, so smaller ones drown
     rows = range(0, graph.nodes.features.stop, 7)
@@ -345,14 +345,14 @@ def test_mixtures_of_experts_have_no_neurons(tiny):
 def test_the_target_may_be_a_difference_but_not_a_direction(tiny):
     model = tiny()
     graph = unweave.attribute(model, PROMPT, targets=unweave.Difference(3, 4))
-    question = TestedGraph.of(model, graph)
+    question = JudgedGraph.of(model, graph)
     assert question.tokens == (3, 4)
     assert float(question.value(question.recording.logits[-1])) == pytest.approx(
         float(graph.preactivation[question.target]), abs=1e-5
     )
     direction = unweave.attribute(model, PROMPT, targets=unweave.Direction(torch.ones(24), "sum"))
     with pytest.raises(GraphError, match="a token or a difference"):
-        TestedGraph.of(model, direction)
+        JudgedGraph.of(model, direction)
     with pytest.raises(GraphError, match="is not the logit of a token"):
         unweave.first_order_effects(model, direction, direction.nodes[direction.nodes.logits.start])
 
@@ -361,7 +361,7 @@ def test_with_norms_held_too_slopes_follow_the_edges_where_the_dictionary_is_exa
     """In the last layer features act on the logits through the direct edge alone, so slope and edge must agree."""
     model = tiny("llama", "relu", "float64")
     graph = unweave.attribute(model, PROMPT)
-    question = TestedGraph.of(model, graph)
+    question = JudgedGraph.of(model, graph)
     found = slope_effects(model, graph, question.recording, question.target, "frozen_norms")
     last = (graph.nodes.kind == NodeKind.FEATURE) & (graph.nodes.layer == graph.provenance.n_layers - 1)
     torch.testing.assert_close(

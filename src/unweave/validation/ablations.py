@@ -13,7 +13,7 @@ from ..interventions.attribution_patching import slope_effects
 from ..interventions.edits import Feature, Intervention, ablate
 from ..interventions.interventions import intervene_each
 from .measured import Measurements, Row
-from .sample import Sample, TestedGraph
+from .sample import JudgedGraph, Sample
 
 PIECE = 64
 """Ablations between two savings."""
@@ -21,13 +21,13 @@ RUNGS = ("replacement_frozen", "replacement", "replacement_open")
 """From the graph's linear model towards the real one: features switch on and off, norms respond, attention responds."""
 
 
-def feature_of(question: TestedGraph, row: int) -> Feature:
+def feature_of(question: JudgedGraph, row: int) -> Feature:
     """A row of the graph as a feature."""
     nodes = question.graph.nodes
     return Feature(int(nodes.layer[row]), int(nodes.position[row]), int(nodes.index[row]))
 
 
-def predictions(question: TestedGraph, sample: Sample, seed: int) -> dict[str, Float[Tensor, " sample"]]:
+def predictions(question: JudgedGraph, sample: Sample, seed: int) -> dict[str, Float[Tensor, " sample"]]:
     """What is known of each feature before anything is switched off.
 
     `influence`, `direct` (edge to the target), `activation` and `random` say how much it should matter; `total` and
@@ -52,12 +52,12 @@ def predictions(question: TestedGraph, sample: Sample, seed: int) -> dict[str, F
     }
 
 
-def _slope(question: TestedGraph, rows: Int[Tensor, " sample"], mode: Mode) -> Float[Tensor, " sample"]:
+def _slope(question: JudgedGraph, rows: Int[Tensor, " sample"], mode: Mode) -> Float[Tensor, " sample"]:
     return -slope_effects(question.model, question.graph, question.recording, question.target, mode)[rows].double()
 
 
 def measure(
-    question: TestedGraph,
+    question: JudgedGraph,
     sample: Sample,
     measured: Measurements,
     name: str,

@@ -13,7 +13,7 @@ from ..interventions.edits import ablate
 from ..interventions.interventions import intervene_each
 from .ablations import feature_of
 from .measured import Measurements, Row
-from .sample import Sample, TestedGraph
+from .sample import JudgedGraph, Sample
 
 TARGETS = 12
 """Later features looked at for each feature that is switched off."""
@@ -32,7 +32,7 @@ class Pairs:
     """By all paths."""
 
 
-def choose_pairs(question: TestedGraph, sample: Sample, reach: int, seed: int) -> Pairs:
+def choose_pairs(question: JudgedGraph, sample: Sample, reach: int, seed: int) -> Pairs:
     """For each sampled feature `TARGETS` features, at most `reach` layers on: half those it should move most, half
     at random."""
     graph = question.graph
@@ -71,7 +71,7 @@ def choose_pairs(question: TestedGraph, sample: Sample, reach: int, seed: int) -
 
 
 def measure_pairs(
-    question: TestedGraph, pairs: Pairs, measured: Measurements, name: str, reach: int, progress: Progress
+    question: JudgedGraph, pairs: Pairs, measured: Measurements, name: str, reach: int, progress: Progress
 ) -> tuple[list[Row], list[Row]]:
     """For each source the changes of its targets' pre-activations, attention held: MLPs in between held, and live."""
     nodes = question.graph.nodes

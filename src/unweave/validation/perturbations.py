@@ -17,7 +17,7 @@ from ..models.language_model import LanguageModel, Recording
 from ..models.recording import WatchPoint, watching
 from ..transcoders.replacement import LocalReplacement
 from .measured import Measurements, Row
-from .sample import TestedGraph
+from .sample import JudgedGraph
 
 KINDS = ("feature", "encoder", "random")
 """An active feature removed; a push along an encoder that raises that feature's activation by a tenth; a random
@@ -38,7 +38,7 @@ class Travelled(NamedTuple):
 
 
 def measure_perturbations(
-    question: TestedGraph, count: int, seed: int, measured: Measurements, name: str, progress: Progress
+    question: JudgedGraph, count: int, seed: int, measured: Measurements, name: str, progress: Progress
 ) -> list[Travelled]:
     """About `count` disturbances of each kind, spread over the layers."""
     local = question.model.localize(question.recording.input_ids)
@@ -108,7 +108,7 @@ def _disturbances(local: LocalReplacement, start: int, each: int, seed: int) -> 
 
 
 def _changes(
-    question: TestedGraph, pushes: list[SteeringVector], mode: Mode, start: int
+    question: JudgedGraph, pushes: list[SteeringVector], mode: Mode, start: int
 ) -> Float[Tensor, "layer push pos d"]:
     """How the residual stream after each layer from `start` on differs from the unchanged one."""
     model, recording = question.model.language_model, question.recording

@@ -16,7 +16,7 @@ from ..transcoders.replacement import ReplacementModel
 
 
 @dataclass(frozen=True)
-class TestedGraph:
+class JudgedGraph:
     """A graph's prompt, run on the model, and the logit whose changes are measured."""
 
     model: ReplacementModel
@@ -28,7 +28,7 @@ class TestedGraph:
     """The token, or the two of a difference."""
 
     @staticmethod
-    def of(model: ReplacementModel, graph: Graph) -> "TestedGraph":
+    def of(model: ReplacementModel, graph: Graph) -> "JudgedGraph":
         """The question about a graph's likeliest target.
 
         Raises:
@@ -39,7 +39,7 @@ class TestedGraph:
             raise GraphError("no feature is on in this prompt, or --max-features left none; there is nothing to test")
         seen = int(nodes.position[target]) + 1
         recording = record(model, list(graph.provenance.input_ids[:seen]))
-        return TestedGraph(model, graph, recording, target, target_tokens(graph, target))
+        return JudgedGraph(model, graph, recording, target, target_tokens(graph, target))
 
     def value(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
         """The target as the graph counts it."""

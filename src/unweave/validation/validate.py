@@ -22,7 +22,7 @@ from .measured import Measurements
 from .pairs import choose_pairs, measure_pairs
 from .perturbations import measure_perturbations
 from .results import Figure, Settings, TrustReport
-from .sample import TestedGraph, sample_features
+from .sample import JudgedGraph, sample_features
 from .verdict import judge
 
 RUNG_SHARE = 3
@@ -102,7 +102,7 @@ def validate(
                 pairs=settings.pairs // NEURON_SHARE,
                 disturbances=0,
             )
-        found, whole_sample = _test(TestedGraph.of(tested, traced), how, measured, group, say)
+        found, whole_sample = _test(JudgedGraph.of(tested, traced), how, measured, group, say)
         figures += found
         complete &= whole_sample
         if not group and wanted["control: "] and not measured.out_of_time():
@@ -176,7 +176,7 @@ def _explained(graph: Graph, group: str = "") -> list[Figure]:
 
 
 def _test(
-    question: TestedGraph, settings: Settings, measured: Measurements, group: str, say: Progress
+    question: JudgedGraph, settings: Settings, measured: Measurements, group: str, say: Progress
 ) -> tuple[list[Figure], bool]:
     """All measurements on one graph; of a random dictionary's, not where its misses come from."""
     graph, name, seed = question.graph, group + "ablations", settings.seed
