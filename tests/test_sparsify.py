@@ -131,7 +131,7 @@ def test_the_forks_sets_compute_what_it_computes(tiny_folders, tmp_path, name):
         assert torch.allclose(step(layer, inputs[layer]), wanted[layer], atol=1e-6)
     model = unweave.load(str(tiny_folders("llama", "relu")[0]), str(tmp_path / "set"), dtype="float64")
     local = model.localize(PROMPT)
-    reads = [part.read_forward(mid) for part, mid in zip(local.frozen.layers, local.recording.mids, strict=True)]
+    reads = [part.read_forward(mid) for part, mid in zip(local.frozen.layers, local.recording.resid_mid, strict=True)]
     right = by_formula(made, reads)  # no features at position 0
     for layer, output in enumerate(local.recording.mlp_outputs):
         assert torch.allclose((output - right[layer])[1:], local.errors[layer][1:], atol=1e-6)
