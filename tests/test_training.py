@@ -37,6 +37,7 @@ from unweave.training.state import export
 from unweave.training.statistics import measure
 from unweave.training.step import Schedule, losses
 from unweave.training.tokens import Blocks
+from unweave.transcoders.transcoders import JumpReLU
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,10 @@ def test_the_dictionary_that_is_saved_is_the_one_that_was_trained(config, tmp_pa
         made = saved.encode(layer, x)[1]
         torch.testing.assert_close(activations, made)
         torch.testing.assert_close(
-            out, made @ part.decoder.stored + part.decoder_bias + x @ part.skip.stored.T, rtol=1e-4, atol=1e-5
+            out,
+            made @ part.decoder.dense(torch.float32) + part.decoder_bias + x @ part.skip.stored.T,
+            rtol=1e-4,
+            atol=1e-5,
         )
     first, second = ((tmp_path / name / "layer_0.safetensors").read_bytes() for name in ("dictionary", "again"))
     assert first == second
@@ -288,6 +292,70 @@ def test_end_to_end_gradients_are_those_of_plain_autograd(end_to_end, tmp_path, 
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
+def test_training_decoders_alone_keeps_features_bit_by_bit(end_to_end, tmp_path):
+    watcher = run(replace(end_to_end, train="decoders", k="9"), tmp_path)  # k says nothing
+    divergences = [step.divergence for step in watcher.steps]
+    assert sum(divergences[-5:]) < 0.9 * sum(divergences[:5])
+    old, new = (unweave.read_transcoders(str(place)) for place in (end_to_end.init, tmp_path / "dictionary"))
+    x = torch.randn(20, D)
+    for layer, (before, after) in enumerate(zip(old.layers, new.layers, strict=True)):
+        assert isinstance(before.activation, JumpReLU) and isinstance(after.activation, JumpReLU)
+        assert before.skip is not None and after.skip is not None
+        for kept, same in (
+            (before.encoder.dense(torch.float32), after.encoder.dense(torch.float32)),
+            (before.encoder_bias, after.encoder_bias),
+            (before.activation.threshold, after.activation.threshold),
+            (old.encode(layer, x)[1], new.encode(layer, x)[1]),
+        ):
+            assert torch.equal(kept, same)
+        for learned, other in (
+            (before.decoder.dense(torch.float32), after.decoder.dense(torch.float32)),
+            (before.skip.dense(torch.float32), after.skip.dense(torch.float32)),
+            (before.decoder_bias, after.decoder_bias),
+        ):
+            assert not torch.allclose(learned, other)
+
+
+def test_compact_weights_are_written_again_as_they_are(end_to_end, tmp_path):
+    once = unweave.write_transcoders(unweave.read_transcoders(end_to_end.init), tmp_path / "once", compact=True)
+    again = unweave.write_transcoders(unweave.read_transcoders(str(once)), tmp_path / "again", compact=True)
+    for file in once.glob("*.safetensors"):
+        assert file.read_bytes() == (again / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_decoders_alone_have_the_gradients_they_have_among_all(end_to_end, tmp_path, monkeypatch, sparse):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: sparse)
+    run(replace(end_to_end, tokens=1, lr=1e-12, train="decoders"), tmp_path)
+    from unweave.training.state import restored
+
+    kept, found = read_checkpoint(path_of(tmp_path)), []
+    model = unweave.load(end_to_end.model, end_to_end.init).language_model
+    ids = read_blocks(tmp_path / "tokens.safetensors")[:3]
+    for learning in (True, False):
+        dictionary = restored(kept, None, torch.device("cpu"))
+        for name, value in dictionary.parameters.items():
+            assert value.requires_grad != name.startswith("encoder")
+            value.requires_grad_(learning or value.requires_grad)
+        decoders = {name: value for name, value in dictionary.parameters.items() if not name.startswith("encoder")}
+        optimizer = Kept([{"params": [value], "scale": 1.0} for value in decoders.values()])
+        silent = torch.zeros(LAYERS, 64, dtype=torch.int64)
+        divergence_step(model, dictionary, optimizer, ids, silent, Schedule((8.0,) * LAYERS, 0.0, 0.0), torch.float32)
+        found.append(dict(zip(decoders, optimizer.gradients, strict=True)))
+    for name, one in found[0].items():
+        torch.testing.assert_close(one, found[1][name], rtol=1e-5, atol=1e-8)
+
+
+def test_training_decoders_alone_refuses_features_it_cannot_keep(end_to_end, tmp_path):
+    for number, (wrong, words) in enumerate(
+        [({"width": "80"}, "would need 80 features"), ({"activation": "topk"}, "top 8")]
+    ):
+        with pytest.raises(OptionError, match=words):
+            run(replace(end_to_end, train="decoders", **wrong), tmp_path / str(number))
+    with pytest.raises(OptionError, match="only objective 'end-to-end' knows"):
+        TrainConfig(text=("a",), train="decoders")
+
+
 class Kept(torch.optim.Adam):
     """Keeps gradients and changes nothing."""
 
@@ -295,8 +363,9 @@ class Kept(torch.optim.Adam):
         self.gradients = [group["params"][0].grad.clone() for group in self.param_groups]
 
 
-def test_a_stopped_end_to_end_training_goes_on_bit_by_bit(end_to_end, tmp_path):
-    test_a_stopped_training_goes_on_bit_by_bit(replace(end_to_end, batch=496), tmp_path, {})
+@pytest.mark.parametrize("trained", ["all", "decoders"])
+def test_a_stopped_end_to_end_training_goes_on_bit_by_bit(end_to_end, tmp_path, trained):
+    test_a_stopped_training_goes_on_bit_by_bit(replace(end_to_end, batch=496, train=trained), tmp_path, {})
 
 
 @pytest.mark.parametrize(
@@ -390,7 +459,10 @@ def test_going_on_from_a_dictionary_widens_it_and_changes_nothing_at_first(confi
         after.layers[2].encoder.stored[:64], before.layers[2].encoder.stored, rtol=1e-4, atol=1e-5
     )
     torch.testing.assert_close(
-        after.layers[2].decoder.stored[:64], before.layers[2].decoder.stored, rtol=1e-4, atol=1e-5
+        after.layers[2].decoder.dense(torch.float32)[:64],
+        before.layers[2].decoder.dense(torch.float32),
+        rtol=1e-4,
+        atol=1e-5,
     )
     with pytest.raises(unweave.UnweaveError, match="cannot go on from it"):
         run(replace(config, init=str(tmp_path / "a" / "dictionary"), kind="cross-layer"), tmp_path / "c")

@@ -10,6 +10,7 @@ from ..errors import OptionError
 
 CHOICES = {
     "objective": ("local", "end-to-end"),
+    "train": ("all", "decoders"),
     "kind": ("per-layer", "skip", "cross-layer", "incremental"),
     "activation": ("batchtopk", "topk", "relu", "jumprelu"),
     "precision": ("auto", "float32", "bfloat16"),
@@ -36,6 +37,11 @@ class TrainConfig:
     held_out: float = _option(0.01, "Share of the documents kept for evaluation, chosen by a hash of their text.")
     objective: str = _option(
         "local", "local (each MLP's output), or end-to-end (the model's predictions, all MLPs replaced at once)."
+    )
+    train: str = _option(
+        "all",
+        "all, or (end to end) decoders: decoders, skips and output biases, while encoders and thresholds stay those of "
+        "init.",
     )
     kind: str = _option(
         "skip",
@@ -134,6 +140,8 @@ class TrainConfig:
             raise OptionError("activation is 'topk', which cross-layer folders do not hold; use batchtopk")
         if self.objective == "end-to-end":
             self._check_end_to_end()
+        elif self.train != "all":
+            raise OptionError(f"train is {self.train!r}, which only objective 'end-to-end' knows; leave it out")
         if not self.text and not self.self_sample:
             raise OptionError("no text: give --text (a file, folder or dataset) or --self-sample with a share above 0")
         runs(self.width, None, "width")

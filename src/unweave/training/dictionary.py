@@ -3,7 +3,7 @@ units."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,11 @@ class TrainableTranscoders:
         return activations, y * scale.output
 
 
+def learns(config: TrainConfig, name: str) -> bool:
+    """Whether a parameter is changed by the training."""
+    return config.train == "all" or not name.startswith("encoder")
+
+
 def sparse(dense: Float[Tensor, "token feature"]) -> Activations:
     """Dense activations as entries, where sparse products are the fast ones."""
     if dense.is_cuda:
@@ -108,8 +113,11 @@ def start(
     on from.
 
     Raises:
-        OptionError: widths that do not fit the model, or a dictionary to go on from of another kind or wider.
+        OptionError: widths that do not fit the model, or a dictionary to go on from of another kind or wider, or whose
+            features `train = "decoders"` cannot keep as they are.
     """
+    if config.train == "decoders":  # encoders read in the model's own units, so none of their bits is lost
+        statistics = tuple(replace(facts, input=1.0) for facts in statistics)
     n, d = len(statistics), statistics[0].mean.shape[0]
     widths = config.widths(n)
     parameters: dict[str, Tensor] = {}
@@ -132,7 +140,9 @@ def start(
     thresholds = torch.full((n,), -1.0)
     if init is not None:
         _go_on(config, statistics, init, parameters, thresholds, layers)
-    on_device = {name: value.to(device).contiguous().requires_grad_() for name, value in parameters.items()}
+    on_device = {
+        name: value.to(device).contiguous().requires_grad_(learns(config, name)) for name, value in parameters.items()
+    }
     return TrainableTranscoders(
         config, tuple(part.to(device) for part in statistics), on_device, thresholds.to(device), layers, widths
     )
@@ -169,6 +179,8 @@ def _go_on(
                 f"init is {init.name}, with {rows} features at layer {layer}; the new one has "
                 f"{len(parameters[f'encoder.{layer}'])}"
             )
+        if config.train == "decoders":
+            _check_kept(config, init, layer)
         # Pre-activations stay as they are, in the dictionary's own units; only what is read and written is scaled.
         parameters[f"encoder.{layer}"][:rows] = old.encoder.dense(torch.float32) * facts.input
         parameters[f"encoder_bias.{layer}"][:rows] = old.encoder_bias.float()
@@ -185,9 +197,22 @@ def _go_on(
                 else old.skip.dense(torch.float32) * facts.input / facts.output
             )
         if isinstance(old.activation, JumpReLU):
-            thresholds[layer] = old.activation.threshold.float().mean()
+            thresholds[layer] = old.activation.threshold.double().mean()  # of equal ones, exactly that one
             if config.activation == "jumprelu":
                 parameters[f"log_threshold.{layer}"][:rows] = old.activation.threshold.float().clamp_min(1e-6).log()
+
+
+def _check_kept(config: TrainConfig, init: Transcoders, layer: int) -> None:
+    """Refuse a dictionary whose features at a layer would not fire as they do now."""
+    old, width, k = init.layers[layer], config.widths(len(init.layers))[layer], config.ks(len(init.layers))[layer]
+    single = isinstance(old.activation, JumpReLU) and len(old.activation.threshold.clamp_min(0.0).unique()) == 1
+    same = single if config.activation == "batchtopk" else old.activation == TopK(k)
+    if old.width != width or not same:
+        wanted = "one threshold of JumpReLU" if config.activation == "batchtopk" else f"top {k}"
+        raise OptionError(
+            f"train is 'decoders', which keeps features as they are: layer {layer} of {init.name} would need {width} "
+            f"features (it has {old.width}) and {wanted}; give its own width, and train 'all' where activations differ"
+        )
 
 
 def to_transcoders(dictionary: TrainableTranscoders, name: str) -> Transcoders:
@@ -242,7 +267,8 @@ def select(
         best = pre.detach().topk(int(k), dim=-1).indices.sort(-1).values
         keep: Bool[Tensor, "token feature"] = torch.zeros_like(pre, dtype=torch.bool).scatter_(-1, best, True)
     elif config.activation == "batchtopk":
-        keep = pre.detach() > _batch_threshold(dictionary, layer, pre.detach(), k, kth)
+        fixed = dictionary.thresholds[layer].clamp_min(0.0) if config.train == "decoders" else None
+        keep = pre.detach() > (_batch_threshold(dictionary, layer, pre.detach(), k, kth) if fixed is None else fixed)
     elif config.activation == "relu":
         keep = pre.detach() > 0
     else:

@@ -22,7 +22,7 @@ def divergence_step(
     ids: Int[Tensor, "sequence pos"], silent: Int[Tensor, "layer feature"], plan: Schedule,
     precision: torch.dtype, processes: parallel.Processes = ALONE,
 ) -> StepFigures:  # fmt: skip
-    """Change all parameters, encoders included, by one step down the mean KL(model || replaced) of a batch.
+    """Change the parameters by one step down the mean KL(model || replaced) of a batch.
 
     Position 0 keeps the model's own MLP outputs and is not counted. `fvu` compares what each layer puts out, on the
     input it gets from the replaced layers before it, with what the model's MLP put out at that token.

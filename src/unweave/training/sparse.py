@@ -113,8 +113,10 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (x, weight), pattern, gradient = ctx.saved_tensors, ctx.pattern, grads[0].contiguous()
-        bias = torch.zeros(pattern.width, dtype=gradient.dtype).index_add_(0, pattern.features, gradient)
         read = pattern.product(gradient, weight) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:  # encoders that stay as they are
+            return read, None, None, None, None
+        bias = torch.zeros(pattern.width, dtype=gradient.dtype).index_add_(0, pattern.features, gradient)
         return read, pattern.transposed_product(gradient, x), bias, None, None
 
 

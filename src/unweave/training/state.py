@@ -12,7 +12,7 @@ from ..transcoders.formats import write_transcoders
 from ..transcoders.transcoders import Transcoders
 from .checkpoint import Checkpoint, TrainingProgress, path_of, read_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .dictionary import TrainableTranscoders, to_transcoders
+from .dictionary import TrainableTranscoders, learns, to_transcoders
 from .statistics import LayerStatistics
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -58,9 +58,8 @@ def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> Tr
         }
         statistics.append(LayerStatistics(**values))
     parameters = {
-        name.removeprefix("parameter."): value.to(device).requires_grad_()
-        for name, value in tensors.items()
-        if name.startswith("parameter.")
+        name: tensors[f"parameter.{name}"].to(device).requires_grad_(learns(kept.config, name))
+        for name in (key.removeprefix("parameter.") for key in tensors if key.startswith("parameter."))
     }
     return TrainableTranscoders(
         kept.config,

@@ -339,6 +339,12 @@ def _layer_files(
             kept = isinstance(matrix, Matrix) and matrix.scale is None and matrix.rows is None
             plain = matrix.stored if isinstance(matrix, Matrix) and kept else matrix.dense(torch.float32)
             return {name: plain.contiguous()}
+        if keep is None and isinstance(matrix, Matrix) and matrix.stored.dtype == torch.int8 and matrix.rows is None:
+            assert matrix.scale is not None
+            return {
+                name: matrix.stored.contiguous(),
+                name + SCALE: matrix.scale.contiguous(),
+            }  # rounding twice moves bits
         values = matrix.dense(torch.float32) if keep is None else matrix.select(keep, torch.float32)
         scale = (values.abs().amax(-1) / 127).clamp_min(1e-12)
         return {name: (values / scale[..., None]).round().to(torch.int8).contiguous(), name + SCALE: scale.contiguous()}
