@@ -438,8 +438,11 @@ def test_names_of_nothing(run, tmp_path):
 def test_places_that_cannot_be_written(trace, run, tmp_path, folders):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    for out in ("file/x.graph.safetensors", "folder"):
+    (tmp_path / "folder.json").mkdir()
+    for out in ("file/x.graph.safetensors", "folder.json"):
         refused(trace("--out", out), f"cannot write {out}")
+    for out in ("x.txt", "folder"):
+        refused(trace("--out", out), f"cannot tell the format of {out}")
     assert trace("--out", "kept.graph.safetensors")[0] == 0
     for out in ("file/x.json", "file/x.graph.safetensors", "no/x.json", "folder/x.txt"):
         refused(run("convert", "kept.graph.safetensors", out), out)

@@ -354,7 +354,11 @@ def test_ray_that_is_not_installed(names, file, tmp_path, monkeypatch):
 
 
 BROKEN = {
-    "no JSON": ('{"prompt": [1]', "line 3: not JSON: "),
+    "no JSON": ('{"prompt": [1]', "line 3: not JSON"),
+    "a key twice": (
+        '{"prompt": "x", "prompt": "y"}',
+        "line 3: not JSON as it is wanted here: the key 'prompt' is given twice",
+    ),
     "no object": ("[1, 2]", "line 3: not an object such as"),
     "a number": ("7", "line 3: not an object such as"),
     "nothing to trace": ('{"id": "x"}', "line 3: give either prompt or messages"),

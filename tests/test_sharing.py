@@ -260,7 +260,7 @@ def test_feature_pages_are_read_one_file_a_feature(tmp_path):
         page(0, 1)
 
 
-@pytest.mark.parametrize("damage", ["index", "offsets", "record", "cut", "traversal", "bomb"])
+@pytest.mark.parametrize("damage", ["index", "offsets", "large", "record", "cut", "traversal", "bomb"])
 def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damage, monkeypatch):
     folder = write_packed(tmp_path / "features", [RECORD] * 5)
     entry = {"filename": "layer_0.bin", "offsets": [0, 10, 20, 30, 40, 50]}
@@ -269,6 +269,9 @@ def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damag
             (folder / "index.json.gz").write_bytes(b"not gzip")
         case "offsets":
             (folder / "index.json.gz").write_bytes(gzip.compress(b'[{"filename": "layer_0.bin", "offsets": ["x"]}]'))
+        case "large":
+            monkeypatch.setattr("unweave.features.packed.MOST_INDEX", 100)
+            (folder / "index.json.gz").write_bytes(gzip.compress(b" " * 101))
         case "record":
             (folder / "layer_0.bin").write_bytes(b"\xff" * 2000)
         case "cut":
@@ -280,8 +283,8 @@ def test_damaged_feature_pages_are_an_error_in_one_line(hostile, tmp_path, damag
                 gzip.compress(json.dumps([entry | {"filename": "../layer_0.bin"}]).encode())
             )
         case "bomb":
-            monkeypatch.setattr("unweave.features.foreign.MOST_RECORD", 100)
-    if damage in ("index", "offsets"):
+            monkeypatch.setattr("unweave.features.packed.MOST_RECORD", 100)
+    if damage in ("index", "offsets", "large"):
         with pytest.raises(FileError, match="not an index of feature pages"):
             open_pages(folder)
         return

@@ -539,6 +539,10 @@ def test_bad_input_is_refused_in_one_line(config, tmp_path, model_folder):
         run(replace(config, k="100"), tmp_path / "new")
     with pytest.raises(OptionError, match="names 2 layers; the model has 3"):
         run(replace(config, width="64x2"), tmp_path / "new")
+    with pytest.raises(OptionError, match="names 400000000 layers; at most 10000"):  # and takes no gigabytes to say so
+        run(replace(config, width="1x400000000"), tmp_path / "new")
+    with pytest.raises(OptionError, match="a number of more than 9 digits"):
+        run(replace(config, width="1x" + "9" * 5000), tmp_path / "new")
     with pytest.raises(TextError):
         run(replace(config, text=("/nowhere/at/all",)), tmp_path / "new")
     short = tmp_path / "short.txt"

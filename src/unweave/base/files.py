@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import FileError, UnweaveError
+from ..errors import FileError, OptionError, UnweaveError
 
 
 def cache_folder() -> Path:
@@ -122,6 +122,18 @@ def check_writable(path: str | Path) -> Path:
             os.stat(real.parent / f".{real.name}.12345678")
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def check_graph_name(path: str | Path) -> Path:
+    """Refuse a name for a graph that does not say its format.
+
+    Raises:
+        OptionError: another ending than `.safetensors` and `.json`.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in (".json", ".safetensors"):
+        raise OptionError(f"cannot tell the format of {path}; end it in .json or .graph.safetensors")
     return path
 
 

@@ -53,5 +53,18 @@ def encodable(content: Any) -> Any:
     return content
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON (`object_pairs_hook`) that gives no key twice; Python's reader takes the last without a word.
+
+    Raises:
+        ValueError: a key is given twice.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return content
+
+
 def _parts(item: dict[str, Any] | list[Any]) -> Any:
     return item.values() if isinstance(item, dict) else item

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.catalogue import PAIRS
+from ..base.files import check_graph_name
 from ..errors import OptionError, TranscoderError, UnsupportedModel, UnweaveError
 from ..explanation.summary import summarize
 from ..graphs.graph import Graph
@@ -158,9 +159,8 @@ def convert_any(source: str, out: Path, *, compact: bool, scan: str | None, thre
             raise OptionError(f"--compact is for dictionaries; {source} is a graph")
         if scan is not None and out.suffix != ".json":
             raise OptionError(f"--scan names the model in JSON; {out} is not to be .json")
+        check_graph_name(out)
         graph = prune(Graph.load(source), *thresholds)
-        if out.suffix not in (".json", ".safetensors"):
-            raise OptionError(f"cannot tell the format of {out}; end it in .json or .graph.safetensors")
         return write_json(graph, out, scan) if out.suffix == ".json" else graph.save(out)
     if out.suffix in (".json", ".safetensors"):
         raise OptionError(f"{source} is no file, so it is taken for a dictionary, which becomes a folder, not {out}")

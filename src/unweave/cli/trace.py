@@ -93,7 +93,7 @@ def trace(
 ) -> None:
     """Trace a prompt: find the features, errors and tokens that caused the next token."""
     begin = time.perf_counter()
-    from ..base.files import check_writable
+    from ..base.files import check_graph_name, check_writable
     from ..base.words import name_of_question
     from ..graphs.interchange import write_json
 
@@ -141,7 +141,7 @@ def trace(
         "ids": ids, "system": system if framed else None, "chat": framed,
     }  # fmt: skip
     named_by_us, out = out is None, out or Path("graphs") / f"{name_of_question(prompt, question)}.graph.safetensors"
-    check_writable(out)
+    check_writable(check_graph_name(out))
     with progress(f"loading {model}") as report:
         from ..attribution.attribution import answer
         from ..attribution.promoted import with_promoted

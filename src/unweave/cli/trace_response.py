@@ -30,7 +30,7 @@ def trace_response(
     as_json: bool,
 ) -> None:
     """Compute a response graph, write it, and say what matters most."""
-    from ..base.files import check_writable
+    from ..base.files import check_graph_name, check_writable
     from ..base.words import name_of_question
     from ..graphs.interchange import write_json
 
@@ -43,7 +43,8 @@ def trace_response(
         "position": position, "ids": ids, "instead": instead, "units": units, "baseline": baseline, "most": most,
         "attention": attention,
     }  # fmt: skip
-    out = check_writable(out or Path("graphs") / f"{name_of_question(prompt, question)}.response.graph.safetensors")
+    out = out or Path("graphs") / f"{name_of_question(prompt, question)}.response.graph.safetensors"
+    check_writable(check_graph_name(out))
     with progress(f"loading {model}") as report:
         from ..models.loading import load_model
         from ..response.response import response_graph

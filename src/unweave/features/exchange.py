@@ -6,19 +6,14 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..base.files import write_atomically
 from ..base.progress import Progress
-from ..errors import FileError
 from ..graphs.spelling import cantor
+from .packed import INDEX, read_index, read_record
 from .pages import Pages, feature_page
-
-INDEX = "index.json.gz"
-MOST = 32 << 20
-"""Bytes of one record unpacked: a damaged file must not fill the memory."""
 
 
 def to_peer(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -137,34 +132,8 @@ def packed_records(folder: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     Raises:
         FileError: no index, or something is damaged.
     """
-    try:
-        listed = json.loads(gzip.decompress((folder / INDEX).read_bytes()))
-        layers = {
-            int(key): part for key, part in (listed.items() if isinstance(listed, dict) else enumerate(listed)) if part
-        }
-        found = {
-            layer: (folder / Path(part["filename"]).name, [int(offset) for offset in part["offsets"]])
-            for layer, part in layers.items()
-        }
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(
-            f"{folder / INDEX} is not an index of feature pages ({type(error).__name__}: {error})"
-        ) from error
-    for layer, (path, offsets) in sorted(found.items()):
-        for index, (begin, end) in enumerate(pairwise(offsets)):
-            if end - begin <= 4:
-                continue
-            try:
-                with open(path, "rb") as file:
-                    file.seek(begin)
-                    (length,) = struct.unpack("<I", file.read(4))
-                    packed = file.read(min(length, end - begin - 4))
-                record = json.loads(zlib.decompressobj(47).decompress(packed, MOST))
-                if not isinstance(record, dict):
-                    raise ValueError("not an object")
-            except (OSError, struct.error, zlib.error, ValueError, RecursionError) as error:
-                raise FileError(
-                    f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: "
-                    f"{error})"
-                ) from error
-            yield layer, index, record
+    for layer, (path, offsets) in sorted(read_index(folder).items()):
+        for index in range(len(offsets) - 1):
+            record = read_record(path, layer, index, offsets)
+            if record is not None:
+                yield layer, index, record

@@ -1,16 +1,14 @@
 """Feature pages: what features were seen to do on much text; read from disk, one feature at a time."""
 
-import gzip
 import json
-import struct
 import threading
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
 from ..graphs.spelling import cantor
+from .packed import INDEX, read_index, read_record
 from .pages import Pages, feature_page
 from .pages import open_pages as open_ours
 from .write import META
@@ -18,10 +16,6 @@ from .write import META
 FeaturePages = Callable[[int, int], dict[str, Any] | None]
 """The page of (layer, index), or None if there is none. Keys as in docs/server.md: label, density, promoted,
 suppressed, histogram, quantiles, contexts. Another kind of folder is another such function, chosen in `open_pages`."""
-
-INDEX = "index.json.gz"
-MOST_RECORD = 32 << 20
-"""Bytes of one feature's record, unpacked: a damaged file must not fill the memory."""
 
 
 def open_pages(folder: str | Path) -> FeaturePages:
@@ -59,31 +53,14 @@ def served(pages: Pages) -> FeaturePages:
 
 def _packed(folder: Path) -> FeaturePages:
     """Records of all features of a layer in one file, found by offsets (circuit-tracer's format)."""
-    try:
-        listed = json.loads(gzip.decompress((folder / INDEX).read_bytes()))
-        layers = {int(key): part for key, part in (listed.items() if isinstance(listed, dict) else enumerate(listed))}
-        found = {
-            layer: (folder / Path(part["filename"]).name, [int(offset) for offset in part["offsets"]])
-            for layer, part in layers.items()
-            if part
-        }
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(
-            f"{folder / INDEX} is not an index of feature pages ({type(error).__name__}: {error})"
-        ) from error
+    found = read_index(folder)
 
     def page(layer: int, index: int) -> dict[str, Any] | None:
         path, offsets = found.get(layer, (folder, []))
-        if not 0 <= index < len(offsets) - 1 or offsets[index + 1] - offsets[index] <= 4:
-            return None
+        record = read_record(path, layer, index, offsets)
         try:
-            with open(path, "rb") as file:
-                file.seek(offsets[index])
-                (length,) = struct.unpack("<I", file.read(4))
-                packed = file.read(min(length, offsets[index + 1] - offsets[index] - 4))
-            unpacker = zlib.decompressobj(47)  # zlib or gzip, whichever it is
-            return _page(json.loads(unpacker.decompress(packed, MOST_RECORD)))
-        except (OSError, struct.error, zlib.error, ValueError, TypeError, AttributeError, RecursionError) as error:
+            return None if record is None else _page(record)
+        except (ValueError, TypeError, AttributeError) as error:
             raise FileError(
                 f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: {error})"
             ) from error

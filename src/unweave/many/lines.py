@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..attribution.question import Prompt, Question
 from ..attribution.targets import Difference, TargetSpec
 from ..base.choices import PositionZero, Precision
+from ..base.jsontext import unique_keys
 from ..base.words import slug_of
 from ..errors import PromptError, UnweaveError
 
@@ -152,9 +153,9 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
-            raise PromptError(f"{path}, line {number}: not JSON: {error}") from error
+            raise PromptError(f"{path}, line {number}: not JSON as it is wanted here: {error}") from error
 
 
 def _job(number: int, content: Any, options: TraceOptions) -> PromptJob:

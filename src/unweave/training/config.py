@@ -213,6 +213,10 @@ CHANGEABLE = frozenset(("tokens", "evaluate", "checkpoint"))
 """Fields that may differ when a training goes on: they decide how long, not what."""
 
 
+MOST_LAYERS = 10_000
+"""No model has more; a run of more is a slip of the pen, and would be spelled out in memory."""
+
+
 def runs(text: str, layers: int | None, name: str) -> tuple[int, ...]:
     """Numbers by layer from `2048` or `3072x2,2048x26`.
 
@@ -223,17 +227,24 @@ def runs(text: str, layers: int | None, name: str) -> tuple[int, ...]:
     (30, 30, 20)
     """
     numbers: list[int] = []
+    named = 0
     for part in str(text).split(","):
         number, _, times = part.strip().partition("x")
+        if max(len(number), len(times)) > 9:
+            raise OptionError(f"{name} is {str(text)[:40]!r}: a number of more than 9 digits")
         if not number.isdecimal() or not (times or "1").isdecimal() or int(number) < 1 or int(times or 1) < 1:
             raise OptionError(f"{name} is {text!r}; give a whole number above 0, or runs such as 3072x2,2048x26")
-        numbers += [int(number)] * int(times or 1)
-    if layers is None:
+        named += int(times or 1)
+        if named <= (layers or MOST_LAYERS):
+            numbers += [int(number)] * int(times or 1)
+    if layers is None and named <= MOST_LAYERS:
         return tuple(numbers)
-    if len(numbers) == 1:
+    if layers is None:
+        raise OptionError(f"{name} is {text!r}, which names {named} layers; at most {MOST_LAYERS} are taken")
+    if named == 1:
         return tuple(numbers * layers)
-    if len(numbers) != layers:
-        raise OptionError(f"{name} is {text!r}, which names {len(numbers)} layers; the model has {layers}")
+    if named != layers:
+        raise OptionError(f"{name} is {text!r}, which names {named} layers; the model has {layers}")
     return tuple(numbers)
 
 

@@ -307,7 +307,7 @@ def load(
     )
     if wanted is None:
         raise TranscoderError(
-            f"no dictionary is known for {model}; give transcoders=... (--transcoders), a folder or 'org/repo'"
+            f"no dictionary is known for {model[:200]}; give transcoders=... (--transcoders), a folder or 'org/repo'"
         )
     if wanted == NEURONS and not Path(NEURONS).exists():
         loaded = load_model(model, dtype=dtype, device=device)
