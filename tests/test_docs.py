@@ -19,6 +19,9 @@ import unweave
 from unweave.cli.main import app
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+from docs_hooks import summary
+
 PAGES = sorted(
     path
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/**/*.md"))
@@ -59,6 +62,25 @@ def test_links_resolve(path):
         assert target.exists(), f"[{text}]({link}): no such file"
         if anchor:
             assert anchor in anchors(target), f"[{text}]({link}): no such heading"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in PAGES if path.name not in ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md")],
+    ids=str,
+)
+def test_the_documentation_names_no_internal_module(path):
+    folders = {home.name for home in (ROOT / "src" / "unweave").iterdir() if (home / "__init__.py").is_file()}
+    text = path.read_text(encoding="utf-8")
+    found = {name for name in re.findall(r"\bunweave\.([a-z_]+)\b", text) if name in folders - {*unweave.__all__}}
+    assert not found, f"unweave.{found.pop()} is internal"
+    assert not re.search(r"from unweave\.|import unweave\.", text)
+
+
+def test_every_public_name_stands_in_the_documentation():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert summary() in page, "public names have changed: run python scripts/docs_hooks.py"
+    assert all(f"`{name}`" in page for name in unweave.__all__)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=IDS)

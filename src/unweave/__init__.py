@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .many.run import trace_many as trace_many
     from .models.language_model import LanguageModel as LanguageModel
     from .models.loading import load_model as load_model
+    from .organism.instances import instances as instances
     from .page.notebook import show as show
     from .response.attending import attend as attend
     from .response.response import response_graph as response_graph
@@ -128,6 +129,7 @@ _HOMES = {
     "feature_page": "features.pages",
     "first_order_effects": "interventions.attribution_patching",
     "generate": "interventions.generation",
+    "instances": "organism.instances",
     "intervene": "interventions.interventions",
     "intervene_each": "interventions.interventions",
     "load": "transcoders.replacement",
