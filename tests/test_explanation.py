@@ -1,6 +1,7 @@
 """Explanations: every figure measured again by other means, on tiny models; bad input refused by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from unweave.explanation.choose import random_sets
 from unweave.explanation.contrast import contrast_of
 from unweave.explanation.groups import METHODS, Profiles, agreement, hidden
 from unweave.explanation.maps import patching_maps, stages
+from unweave.explanation.stored import read_explanation
 from unweave.interventions.live import NeuronPlaces, TokenPair, gradients, look, run
 from unweave.interventions.parts import Part
 from unweave.validation.claims import check_claims, read_claims
@@ -241,10 +243,17 @@ def test_command(run, tiny_folders):
     words = ["explain", " ".join(map(str, PROMPT)), "--instead", " ".join(map(str, INSTEAD)), "--ids", "-m", folder]
     code, out, err = run(*words, "--out", "why")
     assert code == 0, err
+    kept = sorted(Path("graphs").iterdir())
+    assert [path.name.split(".", 1)[1] for path in kept] == ["response.explanation.json", "response.graph.safetensors"]
+    assert unweave.Graph.load(kept[1]).provenance.kind == "response"
+    assert read_explanation(kept[0].read_bytes(), kept[0])["groups"]
     assert "What the answer hangs on" in out and "random parts" in out and "why.yaml" in out
     code, _, err = run("validate", "--claims", "why.yaml", "-m", folder, "-t", "neurons")
     assert code == 0, err
-    code, out, _ = run(*words, "--json")
+    for path in kept:
+        path.unlink()
+    code, out, _ = run(*words, "--json", "--no-keep")
+    assert not list(Path("graphs").iterdir())
     facts = json.loads(out)
     assert code == 0 and facts["found"] and facts["groups"] and facts["maps"]["stream"]["share"]
     for extra, message in (

@@ -143,7 +143,14 @@ def test_file_names_that_are_no_text(tmp_path):
     assert page.get("/api/graphs/caf").status_code == 200
 
 
-RESERVED = ["x.annotations.json", "x.validation.json", "x.study.json", "x.Annotations.json", "graph-metadata.json"]
+RESERVED = [
+    "x.annotations.json",
+    "x.validation.json",
+    "x.study.json",
+    "x.explanation.json",
+    "x.Annotations.json",
+    "graph-metadata.json",
+]
 
 
 @pytest.mark.parametrize("name", [*RESERVED, "x.annotations .json", "x.validation-.json", "../x.annotations.json"])

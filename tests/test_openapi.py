@@ -60,7 +60,9 @@ OPERATIONS = [
     ("/api/graphs/{slug}/export.html", "GET"),
     ("/api/graphs/{slug}/annotations", "GET"), ("/api/graphs/{slug}/annotations", "PUT"),
     ("/api/graphs/{slug}/steer", "POST"), ("/api/compare", "GET"),
-    ("/api/trace", "POST"), ("/api/jobs/{job}/events", "GET"), ("/api/jobs/{job}", "DELETE"),
+    ("/api/trace", "POST"), ("/api/graphs/{slug}/explanation", "GET"),
+    ("/api/graphs/{slug}/explain", "POST"), ("/api/graphs/{slug}/explanation/off", "POST"),
+    ("/api/jobs/{job}/events", "GET"), ("/api/jobs/{job}", "DELETE"),
 ]  # fmt: skip
 
 
@@ -71,10 +73,11 @@ def test_every_address_is_asked(api):
     assert documented == set(OPERATIONS)
 
 
-TAKES_ANYTHING = [OPERATIONS[0], OPERATIONS[5], OPERATIONS[7], *OPERATIONS[-2:]]
+TAKES_ANYTHING = [OPERATIONS[0], OPERATIONS[5], OPERATIONS[7], OPERATIONS[12], *OPERATIONS[-2:]]
 """Addresses whose requests can hardly be malformed."""
-RARELY_DONE = [OPERATIONS[1], OPERATIONS[8], OPERATIONS[9], OPERATIONS[11]]
-"""Addresses that want a whole graph file, a right revision, a feature of the graph, or a prompt of known token ids."""
+RARELY_DONE = [OPERATIONS[place] for place in (1, 8, 9, 11, 13, 14)]
+"""Addresses that want a whole graph file, a right revision, a feature of the graph, a prompt of known token ids, or a
+graph that is explained."""
 ASKED = [
     (*operation, mode)
     for operation in OPERATIONS

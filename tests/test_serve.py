@@ -1,5 +1,6 @@
 """`unweave serve` and `unweave trace --open`: what they serve, and what they refuse."""
 
+import os
 import re
 
 import pytest
@@ -79,3 +80,13 @@ def test_a_trace_opens_its_graph(run, tmp_path, served, tiny_folders):
     code, out, _ = run("trace", "--ids", "0 7 3", "-m", model, "-t", dictionary)
     assert f"unweave serve graphs --model {model}" in " ".join(out.split())
     assert len(served) == 1
+
+
+def test_serving_opens_on_what_was_explained_last(run, tmp_path, served):
+    write_document(tmp_path / "x.json")
+    (tmp_path / "x.explanation.json").write_text("{}")
+    assert run("serve", tmp_path, "--port", "0")[0] == 0
+    write_document(tmp_path / "y.json")
+    os.utime(tmp_path / "x.json", (1, 1))
+    assert run("serve", tmp_path, "--port", "0")[0] == 0
+    assert [address.endswith("/#x") for _, address in served] == [True, False]

@@ -8,7 +8,7 @@ import typer
 
 from ..base.parsing import target_of, token_ids
 from ..errors import OptionError
-from .terminal import AsJson, Model, escaped, print_json, progress, stdout
+from .terminal import AsJson, Model, escaped, print_json, progress, stderr, stdout
 
 SUFFIXES = {".json": "facts", ".md": "report", ".svg": "picture", ".yaml": "claims"}
 
@@ -37,17 +37,26 @@ def explain(
         typer.Option(metavar="FILE", help="Write it: .md report with picture, .svg, .yaml claims, .json facts; "
                      "a name without one of these: all four."),
     ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep/--no-keep", help="Keep it in graphs, with a response graph, for unweave serve."),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say why: what the answer hangs on, by which way, what works against it; every sentence measured."""
     begin = time.perf_counter()
     files = {} if out is None else _files(out)
+    question = {
+        "model": model, "dtype": dtype, "target": target, "instead": instead, "units": units, "groups": groups,
+        "baseline": baseline, "ids": ids,
+    }  # fmt: skip
+    kept = _kept(prompt, question) if keep else None
     with progress(f"loading {model}") as report:
         from ..base.files import check_writable, write_atomically
         from ..explanation.explaining import explain as explained
         from ..models.loading import load_model
 
-        for path in files.values():
+        for path in (*files.values(), *(() if kept is None else (kept,))):
             check_writable(path)
         loaded = load_model(model, dtype=dtype, device=device)
         asked: list[Any] = [None if text is None else token_ids(text) if ids else text for text in (prompt, instead)]
@@ -62,6 +71,9 @@ def explain(
                 written.append(
                     str(write_atomically(path, lambda name, text=text: Path(name).write_text(text, "utf-8")))
                 )
+        if kept is not None:
+            report(None, "keeping it with its graph")
+            written += _keep(found, kept)
     facts = found.facts | {"files": written, "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
         print_json(facts)
@@ -72,6 +84,29 @@ def explain(
     if written:
         stdout.print(f"\nWritten to [bold]{escaped(', '.join(written))}[/].", highlight=False)
     stdout.print(f"\n[dim]{facts['seconds']:.1f} s[/]", highlight=False)
+    if kept is not None:
+        stdout.print(f"[dim]In the browser: unweave serve --model {escaped(model)}[/]", highlight=False)
+
+
+def _kept(prompt: str, question: dict[str, Any]) -> Path:
+    from ..base.words import name_of_question
+
+    return Path("graphs") / f"{name_of_question(prompt, question)}.response.graph.safetensors"
+
+
+def _keep(found: Any, path: Path) -> list[str]:
+    """Write the response graph of the same question, and the explanation beside it, where the page looks for both."""
+    from ..errors import UnweaveError
+    from ..explanation.stored import SUFFIX, graph_of, write_explanation
+    from ..server.library import beside
+
+    written = [str(write_explanation(found.facts, beside(path, SUFFIX)))]
+    try:
+        graph_of(found).save(path)
+    except UnweaveError as error:  # shown then with any other graph of the prompt
+        stderr.print(f"[yellow]No response graph was made:[/] {escaped(str(error))}", highlight=False)
+        return written
+    return [*written, str(path)]
 
 
 def _files(out: Path) -> dict[str, Path]:

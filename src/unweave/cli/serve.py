@@ -63,16 +63,20 @@ def open_server(
     Raises:
         FileError: nothing is there to be shown, or no feature pages are in the folder given.
     """
+    from ..explanation.stored import SUFFIX
     from ..features.foreign import open_pages, served
     from ..features.pages import pages_of
     from ..server.app import create_app
-    from ..server.library import open_library
+    from ..server.library import beside, open_library
     from ..server.live import Live
     from ..server.run import address_of, run
     from ..server.state import Server
 
     library = open_library(given)
     found = library.paths()
+    newest = next(iter(found.items()), None)
+    if slug is None and newest is not None and beside(newest[1], SUFFIX).is_file():
+        slug = newest[0]  # explained last: opens on why
     if not found and loaded is None:
         raise FileError(
             f"no graphs in {library.folder}; trace a prompt first, or give --model smollm2 to trace from the page"

@@ -124,12 +124,14 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
         "headline": explanation.headline,
         "prompt": explanation.prompt,
         "tokens": [text(token) for token in contrast.ids.tolist()],
+        "ids": contrast.ids.tolist(),
         "model": contrast.model.name,
         "answer": {"token": explanation.answer, "id": contrast.question.answer, "probability": measured.answer},
         "rival": {"token": explanation.rival, "id": contrast.question.rival},
         "baseline": {
             "kind": contrast.kind,
             "instead": contrast.instead,
+            "ids": None if contrast.other_ids is None else contrast.other_ids.tolist(),
             "proposed": contrast.proposed,
             "probability": measured.other,
         },
@@ -142,6 +144,7 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
                 "kind": sentence.kind,
                 "value": sentence.test.value,
                 "control": sentence.control,
+                "groups": list(sentence.groups),
                 "claim": _claim(explanation, sentence),
             }
             for sentence in explanation.sentences
@@ -149,6 +152,7 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
         "groups": [
             {
                 "name": effect.group.name,
+                "place": effect.group.place,
                 "kind": effect.group.kind,
                 "position": effect.group.position,
                 "layers": [effect.group.part.layers.start, effect.group.part.layers.stop - 1],

@@ -10,6 +10,7 @@ from ..base.jsontext import parse_json
 from ..errors import GraphError, InterventionError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
+from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .edits import Feature, check_feature
 
@@ -98,18 +99,28 @@ def check_graph(graph: Graph, path: str | Path, model: ReplacementModel) -> None
     Raises:
         GraphError: saying which of the two differs.
     """
-    facts, name = graph.provenance, model.language_model.name
-    if facts.n_layers != model.language_model.n_layers:
+    facts = graph.provenance
+    check_model(graph, path, model.language_model)
+    if facts.origin == "unweave" and not model.transcoders.is_of(facts.transcoders_sha256):
+        hashes = f"(sha256 {facts.transcoders_sha256[:12]}, this one {model.transcoders.sha256[:12]})"
         raise GraphError(
-            f"{path} is a graph of a model of {facts.n_layers} layers ({facts.model}); {name} has "
-            f"{model.language_model.n_layers}; give its --model"
+            f"{path} was traced with another dictionary, {facts.transcoders} {hashes}; give its --transcoders"
+        )
+
+
+def check_model(graph: Graph, path: str | Path, model: LanguageModel) -> None:
+    """Refuse a graph that is of another model; of graphs from other tools the number of layers alone is known.
+
+    Raises:
+        GraphError: it is.
+    """
+    facts, name = graph.provenance, model.name
+    if facts.n_layers != model.n_layers:
+        raise GraphError(
+            f"{path} is a graph of a model of {facts.n_layers} layers ({facts.model}); {name} has {model.n_layers}; "
+            f"give its --model"
         )
     if facts.origin != "unweave":
         return
     if facts.model != name and Path(facts.model).expanduser().resolve() != Path(name).expanduser().resolve():
         raise GraphError(f"{path} is a graph of model {facts.model}, not of {name}; give --model {facts.model}")
-    if not model.transcoders.is_of(facts.transcoders_sha256):
-        hashes = f"(sha256 {facts.transcoders_sha256[:12]}, this one {model.transcoders.sha256[:12]})"
-        raise GraphError(
-            f"{path} was traced with another dictionary, {facts.transcoders} {hashes}; give its --transcoders"
-        )

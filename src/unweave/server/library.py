@@ -20,7 +20,7 @@ from ..graphs.nodes import NodeKind
 logger = logging.getLogger(__name__)
 
 GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")
-BESIDE = (".annotations.json", ".validation.json", ".study.json")
+BESIDE = (".annotations.json", ".validation.json", ".study.json", ".explanation.json")
 """Endings of files that lie beside graphs and are none."""
 GRAPHS_IN_MEMORY = 6
 
@@ -53,7 +53,7 @@ class Library:
     def paths(self) -> dict[str, Path]:
         """The files by slug, the newest first; a file keeps its slug while the server runs."""
         with self._lock:
-            found = {path: _stamp(path) for root in self.roots for path in _files(root)}
+            found = {path: stamp_of(path) for root in self.roots for path in _files(root)}
             known = {path: slug for slug, path in self._slugs.items()}
             for path in sorted(path for path in found if path not in known):
                 slug = _free(slug_of_file(path), self._slugs)
@@ -67,7 +67,7 @@ class Library:
     def path(self, slug: str) -> Path | None:
         """The file of a slug, if there is one."""
         path = self._slugs.get(slug) or self.paths().get(slug)
-        return path if path is not None and _stamp(path) is not None else None
+        return path if path is not None and stamp_of(path) is not None else None
 
     def graph(self, path: Path) -> tuple[Graph, Stamp]:
         """A graph, read once for each state of its file, and that state.
@@ -78,7 +78,7 @@ class Library:
         with self._lock:
             reading = self._reading.setdefault(path, threading.Lock())
         with reading:
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
             if stamp is None:
                 raise GraphError(f"no graph file at {path}")
             with self._lock:
@@ -94,7 +94,7 @@ class Library:
 
     def summary(self, slug: str, path: Path) -> dict[str, Any]:
         """What the list says of a graph, or why it cannot be read: one bad file never takes the list down."""
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         kept = self._summaries.get(path)
         if kept is None or kept[0] != stamp or stamp is None:
             try:
@@ -106,7 +106,10 @@ class Library:
             kept = (stamp or Stamp(0, 0), encodable(facts))
             self._summaries[path] = kept
         named = {"slug": slug, "file": encodable(path.name)}
-        return named | kept[1] | {"has_validation": _stamp(beside(path, ".validation.json")) is not None}
+        there = {
+            f"has_{name}": stamp_of(beside(path, f".{name}.json")) is not None for name in ("validation", "explanation")
+        }
+        return named | kept[1] | there
 
     def add(self, name: str, write: Callable[[Path], object]) -> str:
         """Let `write` make a file in `folder`, under a name after `name` that no graph there has, nor what lies beside
@@ -137,7 +140,7 @@ def open_library(given: Sequence[Path]) -> Library:
     for path in given:
         if not path.expanduser().exists():
             raise FileError(f"nothing at {path}; give graph files or folders with graphs, or trace a prompt first")
-        if not path.expanduser().is_dir() and _stamp(path.expanduser()) is None:
+        if not path.expanduser().is_dir() and stamp_of(path.expanduser()) is None:
             raise FileError(f"{path} is neither a file nor a folder; give graph files or folders with graphs")
     return Library(tuple(path.expanduser().resolve() for path in given))
 
@@ -198,7 +201,7 @@ def slug_of_file(path: Path) -> str:
 def validation_of(path: Path) -> tuple[Any, Stamp | None]:
     """The content of the validation report beside a graph, and its file's state; None without one that can be read."""
     report = beside(path, ".validation.json")
-    stamp = _stamp(report)
+    stamp = stamp_of(report)
     if stamp is None:
         return None, None
     try:
@@ -231,7 +234,7 @@ def _may_be_graph(name: str) -> bool:
     return name.endswith((".graph.safetensors", ".json"))
 
 
-def _stamp(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> Stamp | None:
     """A file's state; None if it is not there, or no regular file: named pipes and devices are never opened."""
     try:
         state = path.stat()
@@ -250,6 +253,7 @@ def _summary(path: Path) -> dict[str, Any]:
     return {
         **_told(extra.get("title") or text or stem_of(path), text, facts.get("model", ""),
                 facts.get("transcoders", ""), facts.get("created", ""), facts.get("scores")),
+        "kind": str(facts.get("kind", "attribution")), "units": str(facts.get("units", "")),
         "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()),
     }  # fmt: skip
 
@@ -259,6 +263,7 @@ def _summary_of(graph: Graph) -> dict[str, Any]:
     text = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
     return {
         **_told(facts.extra.get("title") or text, text, facts.model, facts.transcoders, facts.created, facts.scores),
+        "kind": facts.kind, "units": facts.units,
         "nodes": len(graph.nodes), "edges": graph.n_edges,
         "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
     }  # fmt: skip

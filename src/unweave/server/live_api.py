@@ -1,5 +1,7 @@
 """Addresses that need the loaded model: tracing in the background, steering."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -12,8 +14,8 @@ from ..interventions.naming import check_graph
 from ..page.template import to_bytes
 from .answers import StrictRoute
 from .graphs_api import PROBLEMS
-from .jobs import Busy, LiveJob, events
-from .live import SteerRequest, TraceRequest, name_of, steer, trace
+from .jobs import Busy, LiveJob, Work, events
+from .live import Live, SteerRequest, TraceRequest, name_of, steer, trace
 from .state import Asked, Model, Server, Shared
 
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
@@ -29,10 +31,28 @@ def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, 
         report(0.99, "saving")
         return {"slug": server.library.add(f"{name_of(wanted)}.graph.safetensors", graph.save)}
 
+    return started(server, work)
+
+
+def started(server: Server, work: Work) -> dict[str, str]:
+    """Put work in line; 429 if the line is full."""
     try:
         return {"job": server.jobs.start(work).id}
     except Busy as error:
         raise HTTPException(429, str(error), {"Retry-After": "30"}) from error
+
+
+@contextmanager
+def waiting(live: Live) -> Iterator[None]:
+    """A place among those who wait for the model; 429 if there is none."""
+    if not live.places.acquire(blocking=False):
+        raise HTTPException(
+            429, "too many runs wait for the model already; wait until some are done", {"Retry-After": "5"}
+        )
+    try:
+        yield
+    finally:
+        live.places.release()
 
 
 def _job(server: Server, name: str) -> LiveJob:
@@ -63,11 +83,5 @@ def steer_graph(server: Shared, live: Model, asked: Asked, wanted: SteerRequest)
         check_graph(asked.graph, asked.path.name, live.model)
     except GraphError as error:
         raise HTTPException(409, str(error)) from error
-    if not live.places.acquire(blocking=False):
-        raise HTTPException(
-            429, "too many runs wait for the model already; wait until some are done", {"Retry-After": "5"}
-        )
-    try:
+    with waiting(live):
         return Response(to_bytes(steer(live, asked.graph, wanted, server.labels)), media_type="application/json")
-    finally:
-        live.places.release()

@@ -11,6 +11,7 @@ from ..errors import FileError
 from ..features.foreign import FeaturePages
 from ..graphs.graph import Graph
 from .answers import Kept
+from .explanations import Explanations
 from .jobs import Jobs
 from .library import Library, Stamp
 from .live import Live, decoder_details
@@ -33,6 +34,7 @@ class Server:
     token: str = field(default_factory=new_token)
     kept: Kept = field(default_factory=Kept)
     jobs: Jobs = field(default_factory=Jobs)
+    explanations: Explanations = field(default_factory=Explanations)
 
     def details(self, graph: Graph, layer: int, index: int) -> dict[str, Any] | None:
         """What is known of a feature: its page, else its decoder by the loaded model, else the names in the graph;
@@ -43,7 +45,8 @@ class Server:
             InterventionError: the dictionary has no such feature.
         """
         found: dict[str, Any] = {**NOTHING, "layer": layer, "index": index, "source": "page"}
-        page = None if self.pages is None else self.pages(layer, index)
+        neurons = graph.provenance.units == "neurons"  # pages are of a dictionary's features
+        page = None if self.pages is None or neurons else self.pages(layer, index)
         if page is not None:
             return found | page
         if self.live is not None and self.live.fits(graph):
