@@ -16,9 +16,10 @@ from unweave.attribution.promoted import logit_effects
 from unweave.errors import FileError, InterventionError, OptionError, TextError, TranscoderMismatch
 from unweave.features import collect as collecting
 from unweave.features.collect import Collection, Reading, activations, add_batch, collect
+from unweave.features.details import feature_page
 from unweave.features.label import Background, Evidence, label
 from unweave.features.like import like, when
-from unweave.features.pages import already_built, feature_page, open_pages, pages_of, search_features
+from unweave.features.pages import already_built, open_pages, pages_of, search_features
 from unweave.features.rules import CLASSES, Members, Rule, holds
 from unweave.features.score import contexts, detect
 from unweave.features.tally import AFTER, BEFORE, SAMPLED, STRONGEST, TOKENS, bin_edges, priority
@@ -82,14 +83,50 @@ def built(model, folders, tmp_path_factory):
 def test_the_server_reads_our_pages(built):
     from concurrent.futures import ThreadPoolExecutor
 
-    from unweave.features import foreign as feature_pages
+    from unweave.features.foreign import open_pages as open_served
 
     *_, pages = built
-    one = feature_pages.open_pages(pages.folder)
+    one = open_served(pages.folder)
     assert one(1, 3) == feature_page(pages, 1, 3) and one(1, 3)["source"] == "page"
     assert one(99, 0) is None and one(1, 10_000) is None
+    keys = [(1, 3), (0, 5), (1, 0), (99, 0), (1, 3)]
+    assert one.several(keys) == {key: feature_page(pages, *key) for key in keys[:3]}
+    assert one.densities(keys) == {key: page["density"] for key, page in one.several(keys).items()}
     with ThreadPoolExecutor(8) as threads:
         assert all(list(threads.map(lambda index: one(0, index % 20)["index"] == index % 20, range(80))))
+
+
+def test_many_pages_take_few_queries_and_densities_read_no_page(built, monkeypatch):
+    from unweave.features.foreign import open_pages as open_served
+
+    *_, pages = built
+    one, asked = open_served(pages.folder), []
+    query = type(pages).query
+    monkeypatch.setattr(type(pages), "query", lambda self, *words: asked.append(words[0]) or query(self, *words))
+    keys = [(layer, index) for layer in range(len(pages.widths)) for index in range(20)]
+    one.densities(keys)
+    assert not any("contexts_" in sql or "blocks" in sql for sql in asked)
+    del asked[:]
+    one.densities(keys)
+    assert asked == []
+    one.several(keys)
+    assert len(asked) <= 2 * len(pages.widths) + 2
+
+
+def test_pages_are_shown_with_graphs_of_their_dictionary_alone(built):
+    from dataclasses import replace
+
+    from unweave.features.foreign import served
+
+    *_, pages = built
+    facts = unweave.Provenance("toy", 3, None, (), (), (), transcoders_sha256=pages.facts["sha256"])
+    foreign, other = replace(facts, transcoders_sha256=""), replace(facts, transcoders_sha256="0" * 64)
+    given, shipped = served(pages), served(pages, shipped=True)
+    assert [given.fits(one) for one in (facts, other, foreign)] == [True, False, True]
+    assert [shipped.fits(one) for one in (facts, other, foreign)] == [True, False, False]
+    assert not given.fits(replace(facts, units="neurons"))
+    weights = replace(facts, transcoders_weights_sha256=facts.transcoders_sha256, transcoders_sha256="1" * 64)
+    assert shipped.fits(weights)
 
 
 def test_counts_are_those_of_all_activations(built):

@@ -15,9 +15,10 @@ from conftest import write_tiny_dictionary, write_tiny_model
 import unweave
 from unweave.base.files import locked
 from unweave.errors import FileError
+from unweave.features.details import feature_page
 from unweave.features.exchange import packed_records, to_neuronpedia, to_peer
 from unweave.features.importing import import_pages
-from unweave.features.pages import feature_page, open_pages, search_features
+from unweave.features.pages import open_pages, search_features
 from unweave.transcoders.formats import read_transcoders
 
 

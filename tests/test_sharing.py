@@ -244,7 +244,8 @@ def test_feature_pages_are_read_from_circuit_tracers_folder(hostile, tmp_path, p
         assert [density for density in nodes["density"] if density is not None] == [0.01]
     assert "density" not in page_of(hostile).get("/api/graphs/x").json()["nodes"]
     for address in ("0/0", "0/5", "0/2", "1/3"):
-        assert page.get(f"/api/graphs/x/features/{address}").json()["source"] == "none"
+        found = page.get(f"/api/graphs/x/features/{address}").json()
+        assert found["source"] == "none" and "do not have this feature" in found["why"]
     assert page.get("/api/graphs/x/features/0/4").json()["contexts"] == []
     assert run("export", hostile, "--html", "x.html", "--features", folder)[0] == 0
     assert data_of(Path("x.html").read_text())[0]["features"] == {"0_3": PAGE | {"layer": 0, "index": 3}}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .explanation.explaining import explain as explain
     from .explanation.result import Explanation as Explanation
     from .features.attribute import attribute as attribute
+    from .features.details import feature_page as feature_page
     from .features.pages import Pages as Pages
-    from .features.pages import feature_page as feature_page
     from .features.pages import open_pages as open_pages
     from .features.pages import search_features as search_features
     from .graphs.comparison import compare as compare
@@ -126,7 +126,7 @@ _HOMES = {
     "estimate": "attribution.estimate",
     "evaluate": "evaluation.evaluate",
     "explain": "explanation.explaining",
-    "feature_page": "features.pages",
+    "feature_page": "features.details",
     "first_order_effects": "interventions.attribution_patching",
     "generate": "interventions.generation",
     "instances": "organism.instances",

@@ -23,7 +23,10 @@ def export(
     ] = 200_000,
     features: Annotated[
         Path | None,
-        typer.Option(help="HTML: folder with feature pages; those of the most influential features are included."),
+        typer.Option(
+            help="HTML: folder with feature pages, of which those of the most influential features are included. "
+            "Default: those that ship, if they are of this dictionary."
+        ),
     ] = None,
     scan: Annotated[str | None, typer.Option(help="Neuronpedia: the model's name there.")] = None,
     as_json: AsJson = False,

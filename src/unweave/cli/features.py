@@ -130,7 +130,8 @@ def show(
                 loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading")
             )
     else:
-        from ..features.pages import feature_page, open_pages
+        from ..features.details import feature_page
+        from ..features.pages import open_pages
 
         facts = feature_page(open_pages(features), layer, index)
     if as_json:

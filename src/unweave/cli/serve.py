@@ -64,8 +64,7 @@ def open_server(
         FileError: nothing is there to be shown, or no feature pages are in the folder given.
     """
     from ..explanation.stored import SUFFIX
-    from ..features.foreign import open_pages, served
-    from ..features.pages import pages_of
+    from ..features.foreign import open_pages, shipped_pages
     from ..server.app import create_app
     from ..server.library import beside, open_library
     from ..server.live import Live
@@ -81,8 +80,7 @@ def open_server(
         raise FileError(
             f"no graphs in {library.folder}; trace a prompt first, or give --model smollm2 to trace from the page"
         )
-    shipped = None if loaded is None or features is not None else pages_of(loaded.transcoders)
-    pages = served(shipped) if shipped is not None else None if features is None else open_pages(features)
+    pages = shipped_pages() if features is None else open_pages(features)
     server = Server(library, None if loaded is None else Live(loaded), pages)
     graphs = f"{len(found)} graph{'' if len(found) == 1 else 's'}"
     hint = "" if loaded is not None else "; --model smollm2 adds tracing and steering"

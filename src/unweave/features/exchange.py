@@ -12,8 +12,9 @@ from typing import Any
 from ..base.files import write_atomically
 from ..base.progress import Progress
 from ..graphs.spelling import cantor
+from .details import feature_page
 from .packed import INDEX, read_index, read_record
-from .pages import Pages, feature_page
+from .pages import Pages
 
 
 def to_peer(found: dict[str, Any], name: str) -> dict[str, Any]:

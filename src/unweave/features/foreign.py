@@ -2,20 +2,57 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from ..graphs.provenance import Provenance
 from ..graphs.spelling import cantor
+from .details import feature_pages
 from .packed import INDEX, read_index, read_record
-from .pages import Pages, feature_page
+from .pages import Pages
 from .pages import open_pages as open_ours
 from .write import META
 
-FeaturePages = Callable[[int, int], dict[str, Any] | None]
-"""The page of (layer, index), or None if there is none. Keys as in docs/server.md: label, density, promoted,
-suppressed, histogram, quantiles, contexts. Another kind of folder is another such function, chosen in `open_pages`."""
+Key = tuple[int, int]
+"""Layer and index of a feature."""
+
+
+@dataclass(frozen=True)
+class FeaturePages:
+    """Feature pages, whatever kind of folder they come from.
+
+    Keys of a page as in docs/server.md: label, density, promoted, suppressed, histogram, quantiles, contexts. Another
+    kind of folder is another such object, chosen in `open_pages`.
+    """
+
+    several: Callable[[Sequence[Key]], dict[Key, dict[str, Any]]]
+    """The pages of some features, those without one left out."""
+    densities: Callable[[Sequence[Key]], dict[Key, float]]
+    """How often some features are active, those of which that is not known left out; never reads whole pages where
+    there is a column of it."""
+    sha256: str = ""
+    """Of the dictionary they are of; empty where their folder does not say."""
+    shipped: bool = False
+    """Whether nobody asked for them: they are then shown only with graphs that are known to be of their dictionary."""
+
+    def fits(self, facts: Provenance) -> bool:
+        """Whether they are of a graph's dictionary, as far as both say."""
+        hashes = {facts.transcoders_sha256, facts.transcoders_weights_sha256} - {""}
+        if facts.units == "neurons" or not hashes or not self.sha256:
+            return facts.units != "neurons" and not self.shipped
+        return any(known.startswith(self.sha256) or self.sha256.startswith(known) for known in hashes)
+
+    def __call__(self, layer: int, index: int) -> dict[str, Any] | None:
+        """The page of one feature, or None if there is none."""
+        return self.several([(layer, index)]).get((layer, index))
+
+
+DENSITIES_READ = 1024
+"""Whole pages opened for their densities, where there is no column of them: about a millisecond each."""
 
 
 def open_pages(folder: str | Path) -> FeaturePages:
@@ -32,23 +69,60 @@ def open_pages(folder: str | Path) -> FeaturePages:
         if (place / INDEX).is_file():
             return _packed(place)
     if folder.is_dir() and any(path.stem.isdecimal() for path in folder.glob("*.json")):
-        return lambda layer, index: _single(folder / f"{cantor(layer, index)}.json")
+        return _one_by_one(lambda layer, index: _single(folder / f"{cantor(layer, index)}.json"))
     raise FileError(
         f"no feature pages in {folder}: it has neither {META}, nor {INDEX}, nor files such as 75466754.json"
     )
 
 
-def served(pages: Pages) -> FeaturePages:
+def shipped_pages() -> FeaturePages | None:
+    """The pages that ship for the default model's dictionary; None if their data package is not installed."""
+    try:
+        return served(open_ours(), shipped=True)
+    except FileError:
+        return None
+
+
+def served(pages: Pages, shipped: bool = False) -> FeaturePages:
     """Our own pages, one request at a time: a DuckDB connection is not for several threads."""
     lock = threading.Lock()
 
-    def page(layer: int, index: int) -> dict[str, Any] | None:
-        if not (0 <= layer < len(pages.widths) and 0 <= index < pages.widths[layer]):
-            return None
-        with lock:
-            return feature_page(pages, layer, index)
+    def present(features: Sequence[Key]) -> list[Key]:
+        widths = pages.widths
+        return [(layer, index) for layer, index in features if 0 <= layer < len(widths) and 0 <= index < widths[layer]]
 
-    return page
+    def several(features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+        with lock:
+            return feature_pages(pages, present(features))
+
+    columns = cache(pages.densities)
+
+    def densities(features: Sequence[Key]) -> dict[Key, float]:
+        with lock:
+            known = columns()
+        return {(layer, index): float(known[layer][index]) for layer, index in present(features)}
+
+    return FeaturePages(several, densities, pages.facts["sha256"], shipped)
+
+
+def _one_by_one(page: Callable[[int, int], dict[str, Any] | None]) -> FeaturePages:
+    """Pages of a folder that has nothing but pages."""
+
+    def several(features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+        return {key: found for key in features if (found := page(*key)) is not None}
+
+    def densities(features: Sequence[Key]) -> dict[Key, float]:
+        known: dict[Key, float] = {}
+        for key in list(dict.fromkeys(features))[:DENSITIES_READ]:
+            try:
+                density = (page(*key) or {}).get("density")
+            except FileError:  # said when the feature's own page is opened
+                continue
+            if density is not None:
+                known[key] = density
+        return known
+
+    return FeaturePages(several, densities)
 
 
 def _packed(folder: Path) -> FeaturePages:
@@ -65,7 +139,7 @@ def _packed(folder: Path) -> FeaturePages:
                 f"the page of feature {index} of layer {layer} in {path} is damaged ({type(error).__name__}: {error})"
             ) from error
 
-    return page
+    return _one_by_one(page)
 
 
 def _single(path: Path) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from ..base.progress import Progress
 from ..errors import TextError
 from ..transcoders.replacement import ReplacementModel
+from .details import feature_page
 from .endpoint import Endpoint, detects, proposed
-from .pages import Pages, feature_page
+from .pages import Pages
 from .rules import Members, Rule
 from .score import CONTEXT, Detection, Place, contexts, detect, firing_on, summary
 

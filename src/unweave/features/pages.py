@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ from ..base.catalogue import default_feature_pages
 from ..errors import FileError, InterventionError, OptionError, TranscoderMismatch
 from ..transcoders.transcoders import Transcoders
 from .collect import Reading
-from .tally import BEFORE, bin_edges
 from .write import FORMAT, META, VERSION
 
 FIELDS = ("label", "token", "promoted", "suppressed", "context")
 """Where a search looks, most telling first."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -200,100 +197,6 @@ def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
             f"more"
         )
     return True
-
-
-def feature_page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
-    """All that is known of one feature, as plain data.
-
-    Returns:
-        layer, index, label, density, promoted and suppressed ([token, logit] pairs), histogram (edges, counts) or None,
-        quantiles or None, contexts (tokens, activations, peak, quantile: "strongest" or the part of its firings such as
-        "60–80%"), source "page"; and count, mean, maximum, tokens ([token, firings, of how many]), companions
-        ([layer, index, share]), norms ([layer, norm of what is written there]), confidence, score.
-
-    Raises:
-        InterventionError: no such feature.
-        FileError: the pages are damaged.
-    """
-    pages.check_feature(layer, index)
-    rows = pages.query(
-        f"SELECT f.*, l.label, l.confidence, l.precision, l.recall, l.f1 FROM "
-        f"{pages.file(f'features_{layer}.parquet')} f LEFT JOIN "
-        f"(SELECT * FROM {pages.file('labels.parquet')} WHERE layer = ? AND index = ?) l ON true WHERE f.index = ?",
-        [layer, index, index],
-    )
-    if not rows:
-        raise FileError(f"the feature pages in {pages.folder} lack feature {index} of layer {layer}; build them anew")
-    row = rows[0]
-    contexts = pages.query(
-        f"SELECT * EXCLUDE (index) FROM {pages.file(f'contexts_{layer}.parquet')} WHERE index = ? ORDER BY sampled, "
-        f"value DESC",
-        [index],
-    )
-    blocks = pages.blocks({context["block"] for context in contexts})
-    spans = [_span(context, blocks) for context in contexts]
-    words, times = pages.vocabulary
-    counts = np.array(row["histogram"], dtype=np.int64)
-    edges = bin_edges(row["first_bin"] + np.arange(len(counts) + 1)) if len(counts) else np.zeros(0)
-    names = [_band(context["value"], edges, counts) if context["sampled"] else "strongest" for context in contexts]
-
-    return {
-        "layer": layer,
-        "index": index,
-        "label": row["label"] or "",
-        "density": row["count"] / max(1, pages.seen),
-        "promoted": [[words[token], value] for token, value in zip_longest(row["promoted"], row["promoted_logit"])],
-        "suppressed": [
-            [words[token], value] for token, value in zip_longest(row["suppressed"], row["suppressed_logit"])
-        ],
-        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()} if len(counts) else None,
-        "quantiles": [round(_quantile(share, edges, counts), 4) for share in QUANTILES] if counts.sum() else None,
-        "contexts": [
-            {"tokens": [words[token] for token in tokens], "activations": values, "peak": peak, "quantile": name}
-            for (tokens, values, peak), name in zip(spans, names, strict=True)
-        ],
-        "source": "page",
-        "count": row["count"],
-        "mean": row["mean"],
-        "maximum": row["maximum"],
-        "tokens": [
-            [words[token], count, times[token]] for token, count in zip(row["token"], row["token_count"], strict=True)
-        ],
-        "companions": [
-            [*pages.place(number), share]
-            for number, share in zip(row["companion"], row["companion_share"], strict=True)
-        ],
-        "norms": [[layer + at, norm] for at, norm in enumerate(row["norm"])],
-        "confidence": row["confidence"],
-        "score": None if row["f1"] is None else {name: row[name] for name in ("precision", "recall", "f1")},
-    }
-
-
-def _span(context: dict[str, Any], blocks: dict[int, list[int]]) -> tuple[list[int], list[float], int]:
-    """Tokens and activations of an example within its block, and the place of the firing among them."""
-    block = blocks.get(context["block"], [])
-    begin, end = (
-        max(0, BEFORE - context["position"]),
-        min(len(context["activation"]), BEFORE - context["position"] + len(block)),
-    )
-    tokens = block[context["position"] - BEFORE + begin : context["position"] - BEFORE + end]
-    values = [round(value / 255 * context["scale"], 4) for value in context["activation"][begin:end]]
-    peak = BEFORE - begin
-    if peak < len(values):
-        values[peak] = context["value"]
-    return tokens, values, peak
-
-
-def _quantile(share: float, edges: np.ndarray, counts: np.ndarray) -> float:
-    below = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
-    return float(np.interp(share, below, edges))
-
-
-def _band(value: float, edges: np.ndarray, counts: np.ndarray) -> str:
-    """In which fifth of the firings an activation lies."""
-    below = np.concatenate([[0], np.cumsum(counts)]) / max(1, counts.sum())
-    fifth = min(4, int(np.interp(value, edges, below) * 5))
-    return f"{20 * fifth}–{20 * fifth + 20}%"
 
 
 def search_features(

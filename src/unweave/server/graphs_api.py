@@ -21,8 +21,6 @@ from .library import GRAPH_SUFFIXES, validation_of, whole
 from .sharing import shared_html, shared_json
 from .state import NOTHING, Asked, Opened, Server, Shared, opened, raw_body
 
-DENSITIES_IN_VIEW = 4096
-"""Features whose pages are opened for a view, the most influential first: about a millisecond each."""
 NAMED_IN_VIEW = 1024
 """Features that the loaded model names where the file does not."""
 
@@ -99,26 +97,22 @@ def view_of(server: Server, asked: Opened, edges: int) -> dict[str, Any]:
     if server.live is not None and live and not graph.provenance.extra.get("promotes"):
         graph = with_promoted(graph, server.live.model, NAMED_IN_VIEW)
     shown = views.view(graph, asked.slug, edges=edges, validation=validation_of(asked.path)[0], live=live)
-    if server.pages is not None:
-        shown["nodes"]["density"] = _densities(server.pages, graph)
+    pages = server.pages_of(graph)
+    if pages is not None:
+        shown["nodes"]["density"] = _densities(pages, graph)
     return shown
 
 
 def _densities(pages: FeaturePages, graph: Graph) -> list[float | None]:
     """How often each node's feature is active, by its page; None where that is not known."""
     nodes = graph.nodes
-    ranked = graph.influence_rank()[nodes.features].argsort(stable=True)[:DENSITIES_IN_VIEW].tolist()
-    found: dict[tuple[int, int], float | None] = {}
-    column: list[float | None] = [None] * len(nodes)
-    for row in ranked:
-        key = int(nodes.layer[row]), int(nodes.index[row])
-        if key not in found:
-            try:
-                found[key] = (pages(*key) or {}).get("density")
-            except FileError:  # said when the feature's own page is opened
-                found[key] = None
-        column[row] = found[key]
-    return column
+    ranked = graph.influence_rank()[nodes.features].argsort(stable=True).tolist()
+    keys = {row: (int(nodes.layer[row]), int(nodes.index[row])) for row in ranked}
+    try:
+        known = pages.densities(list(keys.values()))
+    except FileError:  # said when a feature's own page is opened
+        known = {}
+    return [known.get(keys[row]) if row in keys else None for row in range(len(nodes))]
 
 
 @router.get("/graphs/{slug}/edges")
@@ -140,8 +134,9 @@ def show_edges(
 def show_feature(request: Request, server: Shared, asked: Asked, layer: int, index: int) -> Response:
     """What is known of a feature; of one of which nothing is known, that, since a page asks for every node it shows."""
     known = 0 <= layer < 1 << 31 and 0 <= index < 1 << 31
-    found = server.details(asked.graph, layer, index) if known else None
-    return answer(request, to_bytes(found or {**NOTHING, "layer": layer, "index": index}))
+    found = server.details(asked.graph, [(layer, index)]).get((layer, index)) if known else None
+    nothing = {**NOTHING, "layer": layer, "index": index, "why": server.why_nothing(asked.graph)}
+    return answer(request, to_bytes(found or nothing))
 
 
 @router.get("/graphs/{slug}/neuronpedia.json")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..base.files import write_atomically
 from ..errors import OptionError
-from ..features.foreign import open_pages
+from ..features.foreign import open_pages, shipped_pages
 from ..graphs.graph import Graph
 from ..graphs.interchange import to_json, with_annotations
 from ..page.html import html_document
@@ -26,9 +26,7 @@ def shared_html(server: Server, path: Path, graph: Graph, shown: dict[str, Any])
     """A view with annotations and what is known of the features that matter most, as one document."""
     saved = notes.read(path, graph).annotations
     keys = notes.mentioned(graph, saved, MOST_DETAILS)
-    details = {
-        f"{layer}_{index}": found for layer, index in keys if (found := server.details(graph, layer, index)) is not None
-    }
+    details = {f"{layer}_{index}": found for (layer, index), found in server.details(graph, keys).items()}
     return html_document({**shown, "live": False}, saved, details)
 
 
@@ -64,7 +62,7 @@ def write_shared(
     library: Library = open_library([path])
     file = library.roots[0]
     server, (graph, _), slug = (
-        Server(library, pages=None if pages is None else open_pages(pages)),
+        Server(library, pages=shipped_pages() if pages is None else open_pages(pages)),
         library.graph(file),
         stem_of(file),
     )

@@ -1,5 +1,6 @@
 """What all requests share, and how a request finds it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from ..errors import FileError
-from ..features.foreign import FeaturePages
+from ..features.foreign import FeaturePages, Key
 from ..graphs.graph import Graph
 from .answers import Kept
 from .explanations import Explanations
@@ -36,28 +37,46 @@ class Server:
     jobs: Jobs = field(default_factory=Jobs)
     explanations: Explanations = field(default_factory=Explanations)
 
-    def details(self, graph: Graph, layer: int, index: int) -> dict[str, Any] | None:
-        """What is known of a feature: its page, else its decoder by the loaded model, else the names in the graph;
-        None if nothing.
+    def pages_of(self, graph: Graph) -> FeaturePages | None:
+        """The feature pages of a graph's dictionary, if there are any."""
+        return self.pages if self.pages is not None and self.pages.fits(graph.provenance) else None
+
+    def details(self, graph: Graph, features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+        """What is known of some features: their pages, else their decoders by the loaded model, else the names in the
+        graph; those of which nothing is known are left out.
 
         Raises:
-            FileError: its page is damaged.
+            FileError: a page is damaged.
             InterventionError: the dictionary has no such feature.
         """
-        found: dict[str, Any] = {**NOTHING, "layer": layer, "index": index, "source": "page"}
-        neurons = graph.provenance.units == "neurons"  # pages are of a dictionary's features
-        page = None if self.pages is None or neurons else self.pages(layer, index)
-        if page is not None:
-            return found | page
-        if self.live is not None and self.live.fits(graph):
-            return found | {"source": "decoder"} | decoder_details(self.live, layer, index)
-        words = (graph.provenance.extra.get("promotes") or {}).get(f"{layer}_{index}")
-        return None if words is None else found | {"source": "graph", "promoted": [[word, None] for word in words]}
+        pages, named = self.pages_of(graph), graph.provenance.extra.get("promotes") or {}
+        found = (
+            {} if pages is None else {key: {"source": "page"} | page for key, page in pages.several(features).items()}
+        )
+        live = self.live is not None and self.live.fits(graph)
+        for layer, index in features:
+            words = named.get(f"{layer}_{index}")
+            if (layer, index) in found:
+                continue
+            if self.live is not None and live:
+                found[layer, index] = {"source": "decoder"} | decoder_details(self.live, layer, index)
+            elif words is not None:
+                found[layer, index] = {"source": "graph", "promoted": [[word, None] for word in words]}
+        return {key: NOTHING | {"layer": key[0], "index": key[1]} | page for key, page in found.items()}
 
-    def labels(self, features: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
-        """The labels that feature pages give to some (layer, index)."""
-        pages = {} if self.pages is None else {key: self.pages(*key) for key in features}
-        return {key: label for key, page in pages.items() if page is not None and (label := page.get("label"))}
+    def why_nothing(self, graph: Graph) -> str:
+        """Why nothing is known of a feature, and what would tell."""
+        if self.pages_of(graph) is not None:
+            return "the feature pages do not have this feature"
+        if self.pages is not None and not self.pages.shipped:
+            return "the feature pages given are of another dictionary than this graph"
+        loaded = "" if self.live is None else f"{self.live.name} is loaded, and this graph is not of it; "
+        return f"{loaded}give the folder of this dictionary's feature pages with --features"
+
+    def labels(self, features: list[Key]) -> dict[Key, str]:
+        """The labels that feature pages give to some features."""
+        pages = {} if self.pages is None else self.pages.several(features)
+        return {key: label for key, page in pages.items() if (label := page.get("label"))}
 
 
 @dataclass(frozen=True)
