@@ -115,9 +115,9 @@ def large_graph(nodes, edges, seed=0):
 
 
 @contextmanager
-def listening(server):
-    """A server on a real port in a thread; yields its port, and stops it afterwards."""
-    with listen(0) as sock:
+def listening(server, port=0):
+    """A server on a real port (0: any) in a thread; yields its port, and stops it afterwards."""
+    with listen(port) as sock:
         holder = server_for(create_app(server))
         thread = threading.Thread(target=holder.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()

@@ -18,6 +18,7 @@ import { Connections } from "./panes/Connections.tsx";
 import { Feature } from "./panes/Feature.tsx";
 import { LinkGraph } from "./panes/LinkGraph.tsx";
 import { Subgraph } from "./panes/Subgraph.tsx";
+import { SaveState } from "./SaveState.tsx";
 import { Start } from "./Start.tsx";
 import * as store from "./store.ts";
 import { CTRL, IconButton, maximised } from "./widgets.tsx";
@@ -34,7 +35,7 @@ export function App() {
   const { overlay, message } = store;
   return (
     <>
-      {graph ? <Explorer graph={graph} /> : store.loading.value ? <p class="loading" aria-busy="true">Loading the graph…</p> : <Start onOpen={goTo} />}
+      {store.loading.value !== null ? <p class="loading" aria-busy="true" role="status">{store.loading.value}</p> : graph ? <Explorer graph={graph} /> : <Start onOpen={goTo} />}
       {overlay.value === "palette" && <Palette />}
       {overlay.value === "help" && <Help />}
       {overlay.value === "trace" && <Trace onOpen={goTo} prompt={graph?.view.prompt ?? ""} />}
@@ -69,8 +70,6 @@ function Explorer({ graph }: { graph: Graph }) {
   );
 }
 
-const SAVED = { saved: "saved", waiting: "saving…", saving: "saving…", failed: "not saved" };
-
 function TopBar({ graph }: { graph: Graph }) {
   const { view } = graph;
   const drawer = store.drawer.value;
@@ -92,9 +91,7 @@ function TopBar({ graph }: { graph: Graph }) {
       </h1>
       <span class="model muted">{view.model}</span>
       <span class="spacer" />
-      <span class={`saved saved-${store.saving.value}`} role="status">
-        {SAVED[store.saving.value]}
-      </span>
+      <SaveState />
       <IconButton label="Undo" icon="undo" keys={`${CTRL}+Z`} disabled={!store.canUndo.value} onClick={store.undo} />
       <IconButton label="Redo" icon="redo" keys={`${CTRL}+Shift+Z`} disabled={!store.canRedo.value} onClick={store.redo} />
       <IconButton label="Search" icon="search" keys="/" onClick={() => (store.overlay.value = "palette")} />

@@ -28,16 +28,44 @@ function inlinedData(): Inlined | null {
 /** The graph inside an exported file; null when a server is behind the page. */
 export const inlined = inlinedData();
 
-const token = document.querySelector<HTMLMetaElement>('meta[name="unweave-token"]')?.content ?? "";
+const tokenIn = (page: Document): string => page.querySelector<HTMLMetaElement>('meta[name="unweave-token"]')?.content ?? "";
+let token = tokenIn(document);
 
-async function ask<T>(path: string, init: RequestInit = {}): Promise<T> {
+/** The token of a server that was started anew stands in its page. Whether there is another now. */
+async function renewToken(): Promise<boolean> {
+  const before = token;
+  try {
+    const page = await (await fetch("/", { cache: "no-store" })).text();
+    token = tokenIn(new DOMParser().parseFromString(page, "text/html")) || token;
+  } catch {
+    // no server at the moment: said by whoever asked it for something
+  }
+  return token !== before;
+}
+
+/** The text of an answer, saying now and then how much of it has come. */
+async function textOf(response: Response, received?: (bytes: number) => void): Promise<string> {
+  if (!received || !response.body) return response.text();
+  let bytes = 0;
+  const counted = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+    transform(part, out) {
+      received((bytes += part.length));
+      out.enqueue(part);
+    },
+  });
+  return new Response(response.body.pipeThrough(counted)).text();
+}
+
+async function ask<T>(path: string, init: RequestInit = {}, received?: (bytes: number) => void): Promise<T> {
   let response: Response;
   try {
     response = await fetch(path, init);
   } catch {
     throw new Refusal("The server does not answer. Is `unweave serve` still running?", 0);
   }
-  const text = await response.text();
+  const text = await textOf(response, received).catch(() => {
+    throw new Refusal("The server stopped answering. Is `unweave serve` still running?", 0);
+  });
   let body: unknown = null;
   try {
     body = text ? JSON.parse(text) : null;
@@ -51,9 +79,16 @@ async function ask<T>(path: string, init: RequestInit = {}): Promise<T> {
   return body as T;
 }
 
-function write<T>(method: string, path: string, body: unknown, headers: Record<string, string> = {}): Promise<T> {
+async function write<T>(method: string, path: string, body: unknown, headers: Record<string, string> = {}): Promise<T> {
   const bytes = body instanceof Blob ? body : JSON.stringify(body);
-  return ask<T>(path, { method, body: bytes, headers: { "X-Unweave-Token": token, "Content-Type": body instanceof Blob ? "application/octet-stream" : "application/json", ...headers } });
+  const type = body instanceof Blob ? "application/octet-stream" : "application/json";
+  const send = (): Promise<T> => ask<T>(path, { method, body: bytes, headers: { "X-Unweave-Token": token, "Content-Type": type, ...headers } });
+  try {
+    return await send();
+  } catch (error) {
+    if (!(error instanceof Refusal && error.status === 403 && (await renewToken()))) throw error;
+    return send();
+  }
 }
 
 const at = (slug: string, rest = ""): string => `/api/graphs/${encodeURIComponent(slug)}${rest}`;
@@ -62,8 +97,8 @@ export function listGraphs(): Promise<GraphList> {
   return ask("/api/graphs");
 }
 
-export async function loadView(slug: string, edges?: number): Promise<View> {
-  return inlined ? inlined.view : ask<View>(at(slug, edges ? `?edges=${edges}` : ""));
+export async function loadView(slug: string, edges?: number, received?: (bytes: number) => void): Promise<View> {
+  return inlined ? inlined.view : ask<View>(at(slug, edges ? `?edges=${edges}` : ""), {}, received);
 }
 
 export async function loadEdges(graph: Graph, row: number, direction: "in" | "out", limit: number): Promise<EdgePage> {
@@ -77,7 +112,7 @@ export async function loadEdges(graph: Graph, row: number, direction: "in" | "ou
 export async function loadFeature(slug: string, layer: number, index: number): Promise<FeatureDetails> {
   if (!inlined) {
     const known = await ask<FeatureDetails>(at(slug, `/features/${layer}/${index}`));
-    if (known.source === "none") throw new Refusal("Nothing is known of this feature. Start `unweave serve` with its model, or with --features.", 404);
+    if (known.source === "none") throw new Refusal(`Nothing is known of this feature: ${known.why ?? "there are no feature pages"}.`, 404);
     return known;
   }
   const details = inlined.features?.[`${layer}_${index}`];

@@ -1,6 +1,6 @@
 // Which nodes and edges are shown, and how much that is of all there is.
 import type { Graph } from "./graph.ts";
-import { Kind } from "./types.ts";
+import { type Annotations, Kind } from "./types.ts";
 
 export interface Filters {
   /** Features and errors whose rank is at most this are shown: 0.8 shows those that hold 80% of the influence. */
@@ -16,6 +16,37 @@ export interface Filters {
 }
 
 export const everything: Filters = { influence: 1, edge: 0, errors: true, sign: "both", layers: [0, Infinity], positions: [0, Infinity], density: 1 };
+
+/** Filters as they are saved with a graph. */
+export function thresholdsOf(filters: Filters): Annotations["thresholds"] {
+  const end = (place: number): number | null => (Number.isFinite(place) ? place : null);
+  return {
+    node: filters.influence,
+    edge: filters.edge,
+    errors: filters.errors ? 1 : 0,
+    sign: filters.sign === "both" ? 0 : filters.sign === "positive" ? 1 : -1,
+    layer_from: filters.layers[0],
+    layer_to: end(filters.layers[1]),
+    token_from: filters.positions[0],
+    token_to: end(filters.positions[1]),
+    density: filters.density,
+  };
+}
+
+/** The same read back; what is missing or is no number filters nothing. */
+export function filtersOf(saved: Annotations["thresholds"]): Filters {
+  const number = (name: string, missing: number): number => (typeof saved[name] === "number" ? Number(saved[name]) : missing);
+  const sign = number("sign", 0);
+  return {
+    influence: number("node", everything.influence),
+    edge: number("edge", everything.edge),
+    errors: (saved.errors ?? 1) !== 0 && saved.errors !== false,
+    sign: sign > 0 ? "positive" : sign < 0 ? "negative" : "both",
+    layers: [number("layer_from", 0), number("layer_to", Infinity)],
+    positions: [number("token_from", 0), number("token_to", Infinity)],
+    density: number("density", everything.density),
+  };
+}
 
 export interface Shown {
   mask: Uint8Array;

@@ -74,7 +74,7 @@ export interface Annotations {
   labels: Record<string, string>;
   notes: string;
   layout: Record<string, [number, number]>;
-  thresholds: Record<string, number>;
+  thresholds: Record<string, number | boolean | null>;
   history: SteerRun[];
 }
 
@@ -129,6 +129,8 @@ export interface FeatureDetails {
   quantiles?: number[] | Record<string, number> | null;
   contexts?: { tokens: string[]; activations: number[]; quantile?: string | number | null; peak?: number | null }[] | null;
   source?: string;
+  /** Why nothing is known, if nothing is. */
+  why?: string | null;
 }
 
 export interface GraphEntry {

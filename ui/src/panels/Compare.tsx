@@ -4,7 +4,7 @@ import { useEffect } from "preact/hooks";
 import * as api from "../api.ts";
 import { applyFilters } from "../filters.ts";
 import { count, featureName, nodeLine, nodeName, percent, quoted } from "../format.ts";
-import { buildGraph, featureKey, type Graph } from "../graph.ts";
+import { featureKey, type Graph } from "../graph.ts";
 import { nothing } from "../merge.ts";
 import { LinkCanvas } from "../panes/LinkCanvas.tsx";
 import { featurePlaces, sharedTint } from "../panes/LinkGraph.tsx";
@@ -15,20 +15,6 @@ import { Glyph, IconButton } from "../widgets.tsx";
 const choices = signal<GraphEntry[]>([]);
 /** Where a shared feature is in the other graph, by place and by feature anywhere. */
 const counterpart = computed(() => new Map(store.pair.value?.comparison.shared ?? []));
-
-async function load(graph: Graph, slug: string): Promise<void> {
-  if (!slug) {
-    store.pair.value = null;
-    return;
-  }
-  try {
-    const [view, comparison] = await Promise.all([api.loadView(slug), api.compare(graph.view.slug, slug)]);
-    store.pair.value = { other: buildGraph(view), comparison };
-  } catch (error) {
-    store.pair.value = null;
-    store.say((error as Error).message, true);
-  }
-}
 
 const MOST = 200;
 
@@ -43,7 +29,7 @@ export function Compare({ graph }: { graph: Graph }) {
     <div class="panel compare">
       <label class="stack">
         Compare with
-        <select value={now?.other.view.slug ?? ""} onChange={(event) => void load(graph, event.currentTarget.value)}>
+        <select value={now?.other.view.slug ?? ""} onChange={(event) => void store.compareWith(event.currentTarget.value)}>
           <option value="">choose a graph</option>
           {choices.value.map((entry) => (
             <option value={entry.slug}>{entry.title || entry.slug}</option>
@@ -149,7 +135,7 @@ export function OtherGraph({ graph, pair: { other, comparison } }: { graph: Grap
       <div class="other-head">
         <strong>B</strong> <span>{other.view.title}</span>
         <span class="muted">filled: in both</span>
-        <IconButton label="Close the comparison" icon="close" onClick={() => (store.pair.value = null)} />
+        <IconButton label="Close the comparison" icon="close" onClick={() => void store.compareWith("")} />
       </div>
       <LinkCanvas
         graph={other}
