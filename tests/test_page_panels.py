@@ -194,7 +194,7 @@ def test_one_html_file_opens_from_disk_with_the_annotations(site, tmp_path):
     saved(page)
     page.get_by_role("button", name="Export", exact=True).click()
     with page.expect_download() as got:
-        page.get_by_role("link", name="One HTML file").click()
+        page.get_by_role("button", name="One HTML file").click()
     path = tmp_path / "graph.html"
     got.value.save_as(path)
     context = site.context(offline=True)

@@ -43,17 +43,31 @@ async function renewToken(): Promise<boolean> {
   return token !== before;
 }
 
-/** The text of an answer, saying now and then how much of it has come. */
-async function textOf(response: Response, received?: (bytes: number) => void): Promise<string> {
-  if (!received || !response.body) return response.text();
+/** An answer that says now and then how much of it has come. */
+function counted(response: Response, received?: (bytes: number) => void): Response {
+  if (!received || !response.body) return response;
   let bytes = 0;
-  const counted = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+  const counter = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
     transform(part, out) {
       received((bytes += part.length));
       out.enqueue(part);
     },
   });
-  return new Response(response.body.pipeThrough(counted)).text();
+  return new Response(response.body.pipeThrough(counter));
+}
+
+const SILENT = "The server does not answer. Is `unweave serve` still running?";
+
+/** A file that the server makes. */
+export async function fetchBytes(path: string, received: (bytes: number) => void): Promise<Blob> {
+  const response = await fetch(path).catch(() => {
+    throw new Refusal(SILENT, 0);
+  });
+  if (!response.ok) {
+    const said = (await response.json().catch(() => null)) as { error?: string } | null;
+    throw new Refusal(said?.error ?? `The server answered ${response.status}`, response.status);
+  }
+  return counted(response, received).blob();
 }
 
 async function ask<T>(path: string, init: RequestInit = {}, received?: (bytes: number) => void): Promise<T> {
@@ -61,9 +75,9 @@ async function ask<T>(path: string, init: RequestInit = {}, received?: (bytes: n
   try {
     response = await fetch(path, init);
   } catch {
-    throw new Refusal("The server does not answer. Is `unweave serve` still running?", 0);
+    throw new Refusal(SILENT, 0);
   }
-  const text = await textOf(response, received).catch(() => {
+  const text = await counted(response, received).text().catch(() => {
     throw new Refusal("The server stopped answering. Is `unweave serve` still running?", 0);
   });
   let body: unknown = null;

@@ -1,5 +1,6 @@
 // What can be taken away: figures, one file that opens anywhere, JSON for other viewers.
-import { htmlAddress, inlined, neuronpediaAddress } from "../api.ts";
+import { useSignal } from "@preact/signals";
+import { fetchBytes, htmlAddress, inlined, neuronpediaAddress } from "../api.ts";
 import { caption, download, linkGraphSvg, png } from "../figure.tsx";
 import type { Graph } from "../graph.ts";
 import { mainLinkGraph, shownLine } from "../panes/LinkGraph.tsx";
@@ -46,17 +47,9 @@ export function Export({ graph }: { graph: Graph }) {
       <h3>The whole graph</h3>
       {!inlined && (
         <>
-          <p>
-            <a class="tool" href={htmlAddress(graph.view.slug)} download={`${graph.view.slug}.html`} onClick={() => void store.save()}>
-              One HTML file
-            </a>
-          </p>
-          <p class="hint">Opens from disk without a network, with your pins, supernodes, labels and notes.</p>
-          <p>
-            <a class="tool" href={neuronpediaAddress(graph.view.slug)} download={`${graph.view.slug}.json`} onClick={() => void store.save()}>
-              JSON for Neuronpedia
-            </a>
-          </p>
+          <WholeGraph title="One HTML file" address={htmlAddress(graph.view.slug)} name={`${graph.view.slug}.html`} />
+          <p class="hint">Opens from disk without a network, with your pins, supernodes, labels and notes, and the details of the 300 features that matter most. Steering stays here: it needs the model.</p>
+          <WholeGraph title="JSON for Neuronpedia" address={neuronpediaAddress(graph.view.slug)} name={`${graph.view.slug}.json`} />
         </>
       )}
       <p>
@@ -65,5 +58,31 @@ export function Export({ graph }: { graph: Graph }) {
         </button>
       </p>
     </div>
+  );
+}
+
+/** A file that the server makes: what is not saved yet is saved first, and how far it is stands in the button. */
+function WholeGraph({ title, address, name }: { title: string; address: string; name: string }) {
+  const progress = useSignal<string | null>(null);
+  const fetchFile = async (): Promise<void> => {
+    progress.value = "the server writes it…";
+    try {
+      await store.save();
+      const file = await fetchBytes(address, (bytes) => (progress.value = `${(bytes / 1e6).toFixed(1)} MB…`));
+      download(file, name);
+    } catch (error) {
+      store.say((error as Error).message, true);
+    }
+    progress.value = null;
+  };
+  return (
+    <p>
+      <button type="button" class="tool" disabled={progress.value !== null} aria-busy={progress.value !== null} onClick={() => void fetchFile()}>
+        {title}
+      </button>{" "}
+      <span class="muted" role="status">
+        {progress.value}
+      </span>
+    </p>
   );
 }
