@@ -27,6 +27,14 @@ FAMILIES = (
     "gpt_neox-sequential", "starcoder2",
 )  # fmt: skip
 """Rows of `ARCHITECTURES`, and where a key chooses between two orders of computation, its other value."""
+MORE_FAMILIES = (
+    "smollm3", "olmo3", "exaone4", "ministral", "ministral3", "mistral3", "seed_oss", "hunyuan_v1_dense", "arcee",
+    "apertus", "glm4", "vaultgemma", "stablelm", "phi", "phi-normed", "cohere", "cohere2", "gptj", "qwen2_moe",
+    "qwen3_moe", "mixtral", "olmoe", "granitemoe", "phimoe",
+)  # fmt: skip
+"""The other rows. Each differs from one above by names, or by one thing that only its own code does, so one compact
+test a family (test_families.py: both engines against autograd in float64) stands for the whole cross product, which
+stays with the families above: a new family goes here."""
 DICTIONARIES = ("relu", "jumprelu", "topk", "skip", "clt")
 VOCAB, D, LAYERS, WIDTHS = 50, 24, 3, (30, 26, 34)
 PROMPT = [0, 7, 3, 41, 7, 12]
@@ -123,19 +131,102 @@ def tiny_config(family: str) -> object:
         case "starcoder2":
             return transformers.Starcoder2Config(**common | {"head_dim": 6}, sliding_window=3)
         case _:
+            return more_config(family, common, windows)
+
+
+def more_config(family: str, common: dict, windows: dict) -> object:
+    """A config of one of `MORE_FAMILIES`, with as much as its keys allow set to what is not the default."""
+    import transformers as t
+
+    routed = {"num_experts_per_tok": 2, "num_experts": 4}
+    several = {key: value for key, value in common.items() if key != "head_dim"}
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    partial = {"rope_parameters": rope | {"partial_rotary_factor": 0.67}}
+    factors = {
+        "attention_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 2.5, "residual_multiplier": 0.7,
+    }  # fmt: skip
+    grown = {"rope_parameters": rope | {"llama_4_scaling_beta": 0.4, "original_max_position_embeddings": 2}}
+    match family:
+        case "smollm3":
+            return t.SmolLM3Config(
+                **several,
+                **windows,
+                no_rope_layers=[1, 0, 1],
+                use_sliding_window=True,
+                attention_bias=True,
+                mlp_bias=True,
+            )
+        case "olmo3":
+            return t.Olmo3Config(**several, **windows, attention_bias=True)
+        case "exaone4":
+            return t.Exaone4Config(**several, **windows)
+        case "ministral":
+            return t.MinistralConfig(**common, **windows)
+        case "ministral3":
+            return t.Ministral3Config(**common, **grown)
+        case "mistral3":
+            vision = {
+                "model_type": "pixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "image_size": 8, "patch_size": 4, "head_dim": 4,
+            }  # fmt: skip
+            text = common | grown | {"model_type": "ministral3"}
+            return t.Mistral3Config(text_config=text, vision_config=vision, image_token_index=49)
+        case "seed_oss":
+            return t.SeedOssConfig(**common, attention_bias=True, attention_out_bias=True, mlp_bias=True)
+        case "hunyuan_v1_dense":
+            return t.HunYuanDenseV1Config(**common, attention_bias=True)
+        case "arcee":
+            return t.ArceeConfig(**common, attention_bias=True, mlp_bias=True)
+        case "apertus":
+            return t.ApertusConfig(**several, attention_bias=True)
+        case "glm4":
+            return t.Glm4Config(**common, attention_bias=True, **partial)
+        case "vaultgemma":
+            soft = {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0}
+            return t.VaultGemmaConfig(**common, **windows, **soft)
+        case "stablelm":
+            return t.StableLmConfig(**several, use_qkv_bias=True, use_parallel_residual=False, **partial)
+        case "phi" | "phi-normed":
+            return t.PhiConfig(**several, qk_layernorm=family == "phi-normed", **partial)
+        case "cohere":
+            return t.CohereConfig(**several, logit_scale=0.3, attention_bias=True)
+        case "cohere2":
+            return t.Cohere2Config(**common, **windows, logit_scale=0.3)
+        case "gptj":
+            return t.GPTJConfig(
+                vocab_size=VOCAB, n_positions=64, n_embd=D, n_layer=LAYERS, n_head=4, n_inner=40, rotary_dim=4,
+                bos_token_id=0, eos_token_id=0,
+            )  # fmt: skip
+        case "qwen2_moe":
+            windows = windows | {"use_sliding_window": True, "max_window_layers": 1}
+            shared = {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 20}
+            return t.Qwen2MoeConfig(**several, **routed, **windows, **shared)
+        case "qwen3_moe":
+            return t.Qwen3MoeConfig(**common, **routed, moe_intermediate_size=12, norm_topk_prob=True)
+        case "mixtral":
+            return t.MixtralConfig(**common, num_experts_per_tok=2, num_local_experts=4, sliding_window=3)
+        case "olmoe":
+            return t.OlmoeConfig(**several, **routed)
+        case "granitemoe":
+            return t.GraniteMoeConfig(**several, **factors, num_experts_per_tok=2, num_local_experts=4)
+        case "phimoe":
+            experts = {"num_experts_per_tok": 2, "num_local_experts": 4}
+            return t.PhimoeConfig(**several, **experts, sliding_window=3, attention_bias=True, lm_head_bias=True)
+        case _:
             raise ValueError(family)
 
 
 def write_tiny_model(family: str, folder: Path) -> Path:
     """A random model of a family, large enough weights that nothing is nearly linear, biases and gains not at their
     defaults."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32)
+    loader = "AutoModelForImageTextToText" if family == "mistral3" else "AutoModelForCausalLM"
+    model = getattr(transformers, loader).from_config(tiny_config(family), dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name or family.startswith("gemma") else 1.0, std=0.2)
+            torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name or "gemma" in family else 1.0, std=0.2)
         else:
             torch.nn.init.normal_(parameter, std=0.35)
     model.save_pretrained(folder)

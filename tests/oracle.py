@@ -17,16 +17,26 @@ AROUND = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layern
 NORMS = {
     "gemma2": AROUND, "gemma3_text": AROUND, "gemma3": AROUND,
     "olmo2": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    "olmo3": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    "exaone4": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    "apertus": ("attention_layernorm", None, "feedforward_layernorm", None),
+    "glm4": ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
+    "vaultgemma": ("input_layernorm", None, "pre_feedforward_layernorm", None),
     "gpt2": ("ln_1", None, "ln_2", None),
+    "gptj": ("ln_1", None, "ln_1", None),
+    **dict.fromkeys(("phi", "cohere", "cohere2"), ("input_layernorm", None, "input_layernorm", None)),
 }  # fmt: skip
-LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2")
-PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3")
+LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "gptj", "phimoe")
+PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma")
 PLACES = {
     "gpt2": ("transformer.h", "attn"),
     "gpt_neox": ("gpt_neox.layers", "attention"),
     "gemma3": ("model.language_model.layers", "self_attn"),
+    "mistral3": ("model.language_model.layers", "self_attn"),
+    "gptj": ("transformer.h", "attn"),
 }
 """Blocks, and attention in a block."""
+MLP = {"granitemoe": "block_sparse_moe"}
 
 
 def _norm(part, x: Tensor, family: str, gain: bool = True) -> Tensor:
@@ -34,8 +44,9 @@ def _norm(part, x: Tensor, family: str, gain: bool = True) -> Tensor:
         return x
     if family in LAYER_NORM:
         centred = x - x.mean(-1, keepdim=True)
-        out = centred / (centred.square().mean(-1, keepdim=True) + part.eps).sqrt().detach()
-        return out * part.weight + part.bias if gain else out
+        epsilon = part.eps if hasattr(part, "eps") else part.variance_epsilon
+        out = centred / (centred.square().mean(-1, keepdim=True) + epsilon).sqrt().detach()
+        return out * part.weight + (0.0 if getattr(part, "bias", None) is None else part.bias) if gain else out
     epsilon = part.eps if family in PLUS_ONE else part.variance_epsilon
     out = x / (x.square().mean(-1, keepdim=True) + epsilon).sqrt().detach()
     if not gain:
@@ -115,9 +126,8 @@ def attribution(
     leaves, inputs, outputs, handles, saved = [], [], [], [], {}
     for part in module.modules():
         name = type(part).__name__
-        if (name.endswith("RMSNorm") and part.weight.shape[0] == config.hidden_size) or (
-            family in LAYER_NORM and name == "LayerNorm"
-        ):
+        wide = name.endswith("Norm") and tuple(part.weight.shape) == (config.hidden_size,)
+        if wide and not name.startswith("Pixtral"):
             saved[part] = part.forward
             part.forward = lambda x, part=part: _norm(part, x, family)
 
@@ -130,6 +140,7 @@ def attribution(
     for number, block in enumerate(blocks):
         handles += _detached_queries_and_keys(block.get_submodule(attention), family)
         before = block.get_submodule(before_mlp) if before_mlp else None
+        mlp = block.get_submodule(MLP.get(family, "mlp"))
         skip = dictionary.layers[number].get("W_skip")
 
         def on_norm(norm_, args, before=before):
@@ -151,13 +162,15 @@ def attribution(
             made = output.detach() + (added + (0.0 if skip is None else through - through.detach())) / factor
             return (made, None) if several else made
 
-        handles.append((before or block.mlp).register_forward_pre_hook(on_norm))
-        writer = block.get_submodule(after_mlp) if after_mlp and hook_out == "hook_mlp_out" else block.mlp
+        handles.append((before or mlp).register_forward_pre_hook(on_norm))
+        writer = block.get_submodule(after_mlp) if after_mlp and hook_out == "hook_mlp_out" else mlp
         handles.append(writer.register_forward_hook(on_output))
     raw = {}
     handles.append(
         module.get_output_embeddings().register_forward_hook(
-            lambda m, a, o: raw.update(logits=o / getattr(config, "logits_scaling", 1.0))
+            lambda m, a, o: raw.update(
+                logits=o / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
+            )
         )
     )
     module.requires_grad_(False)

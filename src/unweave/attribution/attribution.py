@@ -90,6 +90,7 @@ def answer(
         transcoders_kind=model.transcoders.kind,
         transcoders_sha256=model.transcoders.sha256,
         transcoders_weights_sha256=model.transcoders.weights_sha256,
+        unread_keys=language_model.unread_keys,
         dtype=str(language_model.dtype).removeprefix("torch."),
         precision="exact" if asked.multiply is None else "fast",
         position_zero=question.position_zero,

@@ -23,6 +23,8 @@ class Provenance:
     transcoders_sha256: str = ""
     transcoders_weights_sha256: str = ""
     """Of the dictionary's files alone, as graphs of earlier versions have it under the name above."""
+    unread_keys: tuple[str, ...] = ()
+    """Keys of the model's config that no code reads."""
     dtype: str = "float32"
     precision: Precision = "exact"
     position_zero: PositionZero = "error"

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..base.parsing import checked_prompt
 from ..errors import ModelError, PromptError
-from .architectures import Architecture
+from .architectures import unread_keys
 from .frozen import FrozenAttention, FrozenNorm
 from .recording import Recording, WatchPoint, watching
+from .row import Architecture
 from .tokens import Kind
 from .weights import NormWeights, attention_weights, norm_weights
 
@@ -33,6 +34,11 @@ class LanguageModel:
         """The Hugging Face config of the language model."""
         config = self.module.config
         return config if self.architecture.text is None else getattr(config, self.architecture.text)
+
+    @cached_property
+    def unread_keys(self) -> tuple[str, ...]:
+        """Keys of its config that no code reads."""
+        return tuple(sorted(unread_keys(self.module.config.to_dict())))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -66,7 +72,7 @@ class LanguageModel:
 
     @cached_property
     def unembedding(self) -> Float[Tensor, "vocab d"]:
-        """The unembedding matrix, divided by what the model divides its logits by."""
+        """The unembedding matrix, times the model's factor on its logits."""
         return self._scaled(self.module.get_output_embeddings().weight.detach().cpu())
 
     @cached_property
@@ -81,8 +87,10 @@ class LanguageModel:
         return self.unembedding.to(self.engine_dtype).mean(0)
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        key = self.architecture.logit_divisor
-        return logits if key is None else logits / getattr(self.config, key)
+        divisor, factor = self.architecture.logit_divisor, self.architecture.logit_factor
+        if factor is not None:
+            return logits * getattr(self.config, factor)
+        return logits if divisor is None else logits / getattr(self.config, divisor)
 
     def raw_logits(self, output: Float[Tensor, "*rest vocab"]) -> Float[Tensor, "*rest vocab"]:
         """The output of the model's last module as logits, before a final soft cap."""
@@ -92,7 +100,7 @@ class LanguageModel:
     def parallel(self) -> bool:
         """Whether MLPs read what attention reads."""
         key = self.architecture.parallel
-        return key is not None and bool(getattr(self.config, key))
+        return key is True or (key is not None and bool(getattr(self.config, key)))
 
     @property
     def residual_multiplier(self) -> float:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..base.catalogue import PAIRS, SHIPPED_MODELS
 from ..base.devices import usable_device
 from ..errors import ModelError
-from .architectures import Architecture, architecture_of
+from .architectures import architecture_of
 from .language_model import LanguageModel
+from .row import Architecture
 from .smollm2 import DEFAULT_MODEL, FULL_WEIGHTS, OTHER_NUMBERS, default_model, quiet, readable
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,13 +37,14 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     path, revision = _locate(name)
     config = _config(name, path, revision)
     row = architecture_of(config.to_dict())
-    from transformers import AutoModelForCausalLM, Mxfp4Config  # pyright: ignore[reportAttributeAccessIssue]
+    import transformers
+    from transformers import Mxfp4Config  # pyright: ignore[reportAttributeAccessIssue]
 
     quantized = (
         getattr(config, "quantization_config", None) is not None
     )  # GPT-OSS's mxfp4, the only one that its row lets pass
     with readable(name):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, row.loader).from_pretrained(
             path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config,
             output_loading_info=True,
             **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
@@ -122,18 +124,23 @@ def _tokenizer(path: str, revision: str | None) -> Any | None:
 
 
 def _norms_in_float64(module: nn.Module, row: Architecture) -> None:
-    """Let RMS norms work in the model's own dtype; transformers computes them in float32, which is a 1e-7 error
-    here."""
-    if row.norm == "layer":
-        return
+    """Let RMS norms, and LayerNorms of transformers' own, work in the model's own dtype; transformers computes them in
+    float32, which is a 1e-7 error here."""
     for part in module.modules():
-        if type(part).__name__.endswith("RMSNorm"):
+        if row.norm == "layer" and type(part).__name__.endswith("LayerNorm") and not isinstance(part, nn.LayerNorm):
+            part.forward = MethodType(_layer_norm, part)
+        elif row.norm != "layer" and type(part).__name__.endswith("RMSNorm"):
             part.forward = MethodType(_rms_norm_plus_one if row.norm == "rms_plus_one" else _rms_norm, part)
 
 
 def _rms_norm(self: Any, x: Tensor) -> Tensor:
     epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * self.weight
+
+
+def _layer_norm(self: Any, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
 
 
 def _rms_norm_plus_one(self: Any, x: Tensor) -> Tensor:

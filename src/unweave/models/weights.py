@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .architectures import Architecture
+from .row import Architecture
 
 
 class NormWeights(NamedTuple):
@@ -33,7 +33,9 @@ def norm_weights(row: Architecture, module: Any) -> NormWeights:
         case "rms_plus_one":
             return NormWeights(1 + gain, None, centred=False)
         case "layer":
-            return NormWeights(gain, None if module.bias is None else module.bias.detach().cpu(), centred=True)
+            return NormWeights(
+                gain, None if (bias := getattr(module, "bias", None)) is None else bias.detach().cpu(), True
+            )
 
 
 def attention_weights(row: Architecture, block: Any) -> tuple[Linear, Linear]:

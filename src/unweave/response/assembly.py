@@ -117,6 +117,7 @@ def assembled(
         transcoders=NEURONS if asked.transcoders is None else asked.transcoders.name,
         transcoders_kind=kind,
         transcoders_sha256=sha256,
+        unread_keys=model.unread_keys,
         dtype=str(model.dtype).removeprefix("torch."),
         max_features=len(chosen),
         active_features=there,

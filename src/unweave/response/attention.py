@@ -18,6 +18,8 @@ class Rotary:
 
     cos: Float[Tensor, "pos rotated"]
     sin: Float[Tensor, "pos rotated"]
+    pairs: bool = False
+    """Whether neighbouring channels turn together, instead of channels half of them apart."""
 
     def forward(self, x: Float[Tensor, "*batch pos heads c"]) -> Float[Tensor, "*batch pos heads c"]:
         """Rotate queries or keys at the first so many positions."""
@@ -29,21 +31,22 @@ class Rotary:
 
     def at(self, positions: Tensor) -> "Rotary":
         """The same for rows that each lie at a position."""
-        return Rotary(self.cos[positions], self.sin[positions])
+        return Rotary(self.cos[positions], self.sin[positions], self.pairs)
 
     def _turn(self, x: Tensor, direction: int) -> Tensor:
         n, rotated = x.shape[-3], self.cos.shape[-1]
         turned, rest = x[..., :rotated], x[..., rotated:]
         cos, sin = self.cos[:n, None], self.sin[:n, None]
-        swapped = _swapped(turned) * sin if direction > 0 else -_swapped(turned * sin)
+        swapped = self._swapped(turned) * sin if direction > 0 else -self._swapped(turned * sin)
         turned = turned * cos + swapped
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
-
-def _swapped(x: Tensor) -> Tensor:
-    """(first half, second half) to (-second half, first half); its adjoint is its negative."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
+    def _swapped(self, x: Tensor) -> Tensor:
+        """(first half, second half) to (-second half, first half), or so each pair; its adjoint is its negative."""
+        if self.pairs:
+            return torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([-second, first], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -55,27 +58,34 @@ class Side:
     """Over rows (position, head), or over whole positions where one norm spans all heads."""
     rotary: Rotary | None
     heads: int
+    norm_last: bool = False
+    """Whether the norm comes after the rotation."""
 
     def transpose(self, g: Float[Tensor, "batch pos heads c"]) -> Float[Tensor, "batchpos hc"]:
         """Gradients at rotated queries or keys, taken back to the projection's output."""
         batch, n, heads, c = g.shape
-        if self.rotary is not None:
+        if self.rotary is not None and not self.norm_last:
             g = self.rotary.transpose(g)
         if self.norm is not None:
             rows = g.reshape(batch, -1, self.norm.frozen.gain.shape[0])
             g = self.norm.transpose(rows)
+        if self.rotary is not None and self.norm_last:
+            g = self.rotary.transpose(g.reshape(batch, n, heads, c))
         return g.reshape(batch * n, heads * c)
 
     def forward(self, x: Float[Tensor, "row d"], positions: Tensor) -> Float[Tensor, "row heads c"]:
         """The change of rotated queries or keys for a change of the attention norm's output, each row at a position."""
         moved = x @ self.weight.T
+        if self.rotary is not None and self.norm_last:
+            moved = self.rotary.at(positions).forward(moved.reshape(len(x), self.heads, -1)).flatten(1)
         if self.norm is not None:
             width = self.norm.frozen.gain.shape[0]
             each = moved.shape[-1] // width
             rows = (positions[:, None] * each + torch.arange(each, device=positions.device)).flatten()
             moved = self.norm.forward(moved.reshape(-1, width), rows)
         moved = moved.reshape(len(x), self.heads, -1)
-        return moved if self.rotary is None else self.rotary.at(positions).forward(moved)
+        turns = self.rotary is not None and not self.norm_last
+        return self.rotary.at(positions).forward(moved) if turns and self.rotary is not None else moved
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.language_model import LanguageModel
 from ..models.recording import first_of, with_first
+from .experts import choosers
 
 Measure = Callable[[Float[Tensor, " d"], Float[Tensor, " vocab"]], Float[Tensor, ""]]
 """A number from what the final norm gives and from capped logits, both at the last position."""
@@ -38,8 +39,8 @@ def real_gradients(
     with torch.enable_grad(), ExitStack() as stack:
         if row.up is None:
             for block in model.blocks:
-                router = block.get_submodule(row.mlp).get_submodule("router")
-                stack.callback(router.register_forward_hook(_detached).remove)
+                for module in choosers(row, block.get_submodule(row.mlp)):
+                    stack.callback(module.register_forward_hook(_detached).remove)
         x = _input(*calls.pop(model.n_layers)).requires_grad_()
         normalized = final(x)[0, -1]
         logits = model.capped(model.raw_logits(model.module.get_output_embeddings()(normalized)))
@@ -68,7 +69,7 @@ def _keep(calls: dict[int, tuple[Any, Any]], layer: int) -> Callable:
 
 
 def _detached(module: Any, args: Any, output: Any) -> Any:
-    return tuple(part.detach() for part in output)
+    return tuple(part.detach() for part in output) if isinstance(output, tuple) else output.detach()
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -7,19 +7,23 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import InexactAttribution, UnsupportedModel
+from ..errors import InexactAttribution
 from ..models.language_model import LanguageModel
 from ..models.recording import Recording
 from ..models.weights import Linear, attention_weights, linear, norm_weights, query_key_weights
 from .attention import Rotary, Side, TangentAttention
+from .experts import activation_at, check_experts, experts
 from .mlps import Neurons, TangentMLP
 from .norms import TangentNorm
 
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3}
 """How far an MLP's output may be from what its neurons write, relative to its largest entry; other dtypes round more
 than this could tell."""
+SCORES_OFF = 1e-3
+"""How far scores may be from logarithms of a pattern, relative to the largest: transformers takes softmaxes in
+float32."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def watch(model: LanguageModel, ids: Int[Tensor, " pos"]) -> Seen:
             attention = block.get_submodule(row.attention)
             stack.callback(attention.register_forward_pre_hook(rotation(layer), with_kwargs=True).remove)
             if row.up is None:
-                chosen = block.get_submodule(row.mlp).get_submodule("router")
+                chosen = block.get_submodule(row.mlp).get_submodule(row.router)
                 stack.callback(chosen.register_forward_hook(router(layer)).remove)
         recording = model.record(ids)
     return Seen(recording, rotations, routed)
@@ -83,8 +87,9 @@ def tangent_attention(model: LanguageModel, seen: Seen, layer: int) -> TangentAt
     channels = output.weight.shape[1] // heads
     groups = heads // (len(value.weight) // channels)
     read = before.frozen.forward(x)
-    rotary = _rotary(seen, layer, channels)
-    queries, query_side = _side(model, module, row.query_norm, query, read, rotary, heads)
+    rotary = _rotary(model, seen, layer, channels)
+    scaled = _grown(model, rotary) if row.query_scale else rotary
+    queries, query_side = _side(model, module, row.query_norm, query, read, scaled, heads)
     keys, key_side = _side(model, module, row.key_norm, key, read, rotary, heads // groups)
     values = _apply(value, read).view(len(x), -1, channels)
     factor = float(getattr(module, "scaling", channels**-0.5))
@@ -92,10 +97,11 @@ def tangent_attention(model: LanguageModel, seen: Seen, layer: int) -> TangentAt
         part.repeat_interleave(heads // part.shape[1], 1).transpose(0, 1) for part in (queries, keys, values)
     )
     cap = None if row.score_cap is None else getattr(model.config, row.score_cap)
-    slope = None
+    scores, slope = torch.bmm(queries, keys.transpose(1, 2)) * factor, None
     if cap is not None:
-        scores = torch.bmm(queries, keys.transpose(1, 2)) * factor
         slope = 1 - torch.tanh(scores / cap).square()
+        scores = cap * torch.tanh(scores / cap)
+    _check_scores(model, layer, scores, pattern)
     return TangentAttention(
         before, after, query_side, key_side, value.weight, output.weight, pattern, slope,
         (queries * factor).contiguous(), (keys * factor).contiguous(), values.contiguous(),
@@ -106,23 +112,75 @@ def _side(
     model: LanguageModel, module: Any, name: str | None, map_: Linear, read: Tensor, rotary: Rotary | None, heads: int
 ) -> tuple[Float[Tensor, "pos heads c"], Side]:
     made, norm = _apply(map_, read), None
-    if name is not None:
+    last = model.architecture.norm_last
+    if last and rotary is not None:
+        made = rotary.forward(made.view(len(read), heads, -1))
+    if name is not None and hasattr(module, name):  # some families have these norms by a key
         weights = norm_weights(model.architecture, module.get_submodule(name))
         rows = made.reshape(-1, len(weights.gain))
         norm = TangentNorm.at(weights, rows, model.epsilon)
         made = norm.frozen.forward(rows)
     made = made.reshape(len(read), heads, -1)
-    return made if rotary is None else rotary.forward(made), Side(map_.weight, norm, rotary, heads)
+    turned = made if rotary is None or last else rotary.forward(made)
+    return turned, Side(map_.weight, norm, rotary, heads, last)
 
 
-def _rotary(seen: Seen, layer: int, channels: int) -> Rotary | None:
-    if layer not in seen.rotations:
+def _rotary(model: LanguageModel, seen: Seen, layer: int, channels: int) -> Rotary | None:
+    row, module = model.architecture, model.blocks[layer].get_submodule(model.architecture.attention)
+    window = getattr(module, "sliding_window", None) is not None
+    match row.rotates:
+        case "use_rope":
+            turns = bool(module.use_rope)
+        case "windows":
+            turns = not window or bool(module.is_sliding)
+        case "windows only":
+            turns = window
+        case "all":
+            turns = True
+    if layer not in seen.rotations or not turns:
         return None
     cos, sin = seen.rotations[layer]
+    if row.pairs:
+        if not torch.equal(sin[:, ::2], sin[:, 1::2]):  # the numbers of pairs, once for each half
+            cos, sin = (part[:, : part.shape[1] // 2].repeat_interleave(2, 1) for part in (cos, sin))
+        return Rotary(cos, sin, pairs=True)
     whole = sin[:, : sin.shape[1] // 2]
     if sin.shape[1] * 2 <= channels and not torch.equal(whole, sin[:, sin.shape[1] // 2 :]):
         cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)  # one number for both halves
     return Rotary(cos, sin)
+
+
+def _grown(model: LanguageModel, rotary: Rotary | None) -> Rotary | None:
+    """A rotation that also multiplies queries by what they grow by with their position."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    beta, context = rope.get("llama_4_scaling_beta"), rope.get("original_max_position_embeddings")
+    if rotary is None or beta is None or context is None:
+        return rotary
+    growth = 1 + beta * torch.log(1 + torch.floor(torch.arange(len(rotary.cos)) / context))[:, None]  # in float32
+    return Rotary(rotary.cos * growth, rotary.sin * growth, rotary.pairs)
+
+
+def _check_scores(
+    model: LanguageModel, layer: int, scores: Float[Tensor, "heads p q"], pattern: Float[Tensor, "heads p q"]
+) -> None:
+    """Refuse queries and keys that do not make the recorded pattern: within a row, its logarithms are the scores but
+    for a constant.
+
+    Raises:
+        InexactAttribution: they do not.
+    """
+    if model.dtype not in ROUNDING:
+        return
+    seen = pattern > 1e-4
+    apart = torch.where(seen, pattern.clamp(min=1e-30).log() - scores, torch.nan)
+    centre = apart.nanmean(-1, keepdim=True)
+    gap = float(torch.nan_to_num((apart - centre).abs(), nan=0.0).max())
+    limit = SCORES_OFF * max(1.0, float(torch.where(seen, scores, 0.0).abs().max()))
+    if not gap <= limit:
+        raise InexactAttribution(
+            f"{model.name}: layer {layer}'s queries and keys miss its attention pattern by {gap:.2g} (in logarithms); "
+            f"the row of {model.architecture.family} does not say how they meet, so no response graph is made of it"
+        )
 
 
 def tangent_mlp(model: LanguageModel, seen: Seen, layer: int) -> TangentMLP:
@@ -137,7 +195,7 @@ def tangent_mlp(model: LanguageModel, seen: Seen, layer: int) -> TangentMLP:
     before = TangentNorm.at(norm, mid, model.epsilon)
     after = _after(model, layer, row.mlp_post_norm, output)
     mlp, x = block.get_submodule(row.mlp), recording.mlp_inputs[layer]
-    parts, constant = _experts(mlp, x, *seen.routed[layer]) if row.up is None else _plain(model, mlp, x)
+    parts, constant = experts(row, mlp, x, *seen.routed[layer]) if row.up is None else _plain(model, mlp, x)
     width = max(part.first + len(part.writes) for part in parts)
     made = TangentMLP(before, after, parts, output, width)
     written = constant.clone()
@@ -158,7 +216,7 @@ def _plain(model: LanguageModel, mlp: Any, x: Tensor) -> tuple[tuple[Neurons, ..
     up, down = _cast(linear(mlp.get_submodule(row.up)), x), _cast(linear(mlp.get_submodule(row.down)), x)
     act = getattr(mlp, row.activation)
     if row.gate is None:
-        value, slope = _activation(act, _apply(up, x))
+        value, slope = activation_at(act, _apply(up, x))
         reads = ((up.weight, slope),)
         activation = value
     else:
@@ -166,7 +224,7 @@ def _plain(model: LanguageModel, mlp: Any, x: Tensor) -> tuple[tuple[Neurons, ..
         if row.gate == row.up:
             half = len(up.weight) // 2
             gate, up = _rows(gate, slice(0, half)), _rows(up, slice(half, None))
-        value, slope = _activation(act, _apply(gate, x))
+        value, slope = activation_at(act, _apply(gate, x))
         linear_part = _apply(up, x)
         reads = ((gate.weight, slope * linear_part), (up.weight, value))
         activation = value * linear_part
@@ -174,37 +232,6 @@ def _plain(model: LanguageModel, mlp: Any, x: Tensor) -> tuple[tuple[Neurons, ..
     if down.bias is not None:
         constant = constant + down.bias
     return (Neurons(0, None, reads, down.weight.T, activation),), constant
-
-
-def _experts(
-    mlp: Any, x: Tensor, weights: Float[Tensor, "pos chosen"], experts: Int[Tensor, "pos chosen"]
-) -> tuple[tuple[Neurons, ...], Tensor]:
-    """Of GPT-OSS: `(clamp(up) + 1) glu(clamp(gate))`, each times its router weight; gates and ups lie interleaved."""
-    module, parts = mlp.experts, []
-    constant, width = torch.zeros_like(x), module.down_proj.shape[1]
-    for expert in experts.unique().tolist():
-        positions, place = torch.where(experts == expert)
-        share = weights[positions, place][:, None]
-        both = module.gate_up_proj[expert].detach().to(x).T
-        made = x[positions] @ both.T + module.gate_up_proj_bias[expert].detach().to(x)
-        gate, up = made[:, ::2], made[:, 1::2]
-        open_, inside = gate <= module.limit, up.abs() <= module.limit
-        gate, up = gate.clamp(max=module.limit), up.clamp(-module.limit, module.limit)
-        value, slope = _activation(lambda z, a=module.alpha: z * torch.sigmoid(z * a), gate)
-        reads = ((both[::2], slope * open_ * (up + 1) * share), (both[1::2], value * inside * share))
-        down = module.down_proj[expert].detach().to(x)
-        parts.append(Neurons(expert * width, positions, reads, down, value * (up + 1) * share))
-        constant[positions] += share * module.down_proj_bias[expert].detach().to(x)
-    return tuple(parts), constant
-
-
-def _activation(act: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """An activation function and its derivative, entry by entry, whatever function a config names."""
-    with torch.enable_grad():
-        entries = x.detach().requires_grad_()
-        made = act(entries)
-        (slope,) = torch.autograd.grad(made.sum(), entries)
-    return made.detach(), slope
 
 
 def tangent_final(model: LanguageModel, recording: Recording) -> TangentNorm:
@@ -225,13 +252,11 @@ def check_supported(model: LanguageModel) -> None:
     """Refuse a family whose MLPs are not described.
 
     Raises:
-        UnsupportedModel: experts of another kind than GPT-OSS's.
+        UnsupportedModel: experts of another kind than its row says.
     """
-    row = model.architecture
-    if row.up is None and not all(
-        isinstance(getattr(block.get_submodule(row.mlp), "experts", None), nn.Module) for block in model.blocks
-    ):
-        raise UnsupportedModel(f"{model.name}: the experts of {row.family} are not described; no response graph")
+    if model.architecture.up is None:
+        for layer, block in enumerate(model.blocks):
+            check_experts(model.name, model.architecture, layer, block.get_submodule(model.architecture.mlp))
 
 
 def _cast(map_: Linear, like: Tensor) -> Linear:
