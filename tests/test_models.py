@@ -146,9 +146,9 @@ def test_models_that_cannot_be_used(tiny_folders, tmp_path):
 def test_an_extra_config_key_is_refused_when_loading(tiny_folders, tmp_path):
     def extra(folder, tensors):
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"use_sinks": True}))
+        (folder / "config.json").write_text(json.dumps(config | {"sliding_window": 4}))
 
-    with pytest.raises(unweave.UnweaveError, match="use_sinks"):
+    with pytest.raises(unweave.UnweaveError, match="sliding_window"):
         unweave.load(*copied(tiny_folders, tmp_path, extra))
 
 

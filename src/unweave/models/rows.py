@@ -236,6 +236,7 @@ DENSE: tuple[Architecture, ...] = (
         gate=None,
         activation="act",
         down="fc_out",
-        **_SHARED_NORM | {"mlp_norm": "ln_1"},
+        parallel=True,
+        mlp_norm="ln_1",
     ),
 )

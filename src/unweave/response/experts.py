@@ -71,10 +71,10 @@ def _halves(mlp: Any, x: Tensor, weights: Tensor, chosen: Tensor) -> tuple[tuple
         parts.append(_gated(expert * width, positions, x[positions], gate, up, down, module.act_fn, share))
     shared = getattr(mlp, "shared_expert", None)
     if shared is not None:
-        maps = (part.weight.detach().to(x) for part in (shared.gate_proj, shared.up_proj, shared.down_proj))
+        gate, up, down = (part.weight.detach().to(x) for part in (shared.gate_proj, shared.up_proj, shared.down_proj))
         share = torch.sigmoid(x @ mlp.shared_expert_gate.weight.detach().to(x).T)
         # first, as it is whole: what works at some positions is added to it
-        parts.insert(0, _gated(len(module.down_proj) * width, None, x, *maps, shared.act_fn, share))
+        parts.insert(0, _gated(len(module.down_proj) * width, None, x, gate, up, down, shared.act_fn, share))
     return tuple(parts), torch.zeros_like(x)
 
 
