@@ -45,3 +45,7 @@ def choice(name: str, value: object, choices: Any) -> Any:
     if repr(value) not in known:
         raise OptionError(f"{name} {value!r} is unknown; use {', '.join(known[:-1])} or {known[-1]}")
     return value
+
+
+NODE_THRESHOLD, EDGE_THRESHOLD = 0.8, 0.98
+"""Shares of the influence that a graph keeps where nothing else is said, as in the peer's."""

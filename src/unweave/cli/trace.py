@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..attribution.question import Question
+from ..base.choices import EDGE_THRESHOLD, NODE_THRESHOLD
 from ..base.parsing import prompt_of, target_of
 from ..errors import OptionError
 from .many import trace_prompts
@@ -41,10 +42,10 @@ def trace(
     ] = Question.max_features,
     node_threshold: Annotated[
         float, typer.Option(help="Keep nodes with this share of the influence; 1 keeps all.")
-    ] = 0.8,
+    ] = NODE_THRESHOLD,
     edge_threshold: Annotated[
         float, typer.Option(help="Keep edges with this share of their influence; 1 keeps all.")
-    ] = 0.98,
+    ] = EDGE_THRESHOLD,
     position_zero: Annotated[
         str, typer.Option(help="error: the first position's MLP outputs are error nodes; drop: constants.")
     ] = Question.position_zero,

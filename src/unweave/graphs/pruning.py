@@ -5,13 +5,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..base.choices import EDGE_THRESHOLD, NODE_THRESHOLD
 from ..errors import OptionError
 from .graph import Graph
 from .influence import Rows, influence, keep_share
 from .nodes import NodeKind
 
 
-def prune(graph: Graph, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> Graph:
+def prune(graph: Graph, node_threshold: float = NODE_THRESHOLD, edge_threshold: float = EDGE_THRESHOLD) -> Graph:
     """The subgraph that carries most of the influence, with what was removed kept on account.
 
     Nodes: the smallest set that holds `node_threshold` of all influence, and every embedding and logit. Edges: among

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..attribution.question import Prompt, Question
 from ..attribution.targets import Difference, TargetSpec
-from ..base.choices import PositionZero, Precision
+from ..base.choices import EDGE_THRESHOLD, NODE_THRESHOLD, PositionZero, Precision
 from ..base.jsontext import unique_keys
 from ..base.words import slug_of
 from ..errors import PromptError, UnweaveError
@@ -30,8 +30,8 @@ class TraceOptions:
     max_features: int | None = Question.max_features
     position_zero: PositionZero = Question.position_zero
     precision: Precision = Question.precision
-    node_threshold: float = 0.8
-    edge_threshold: float = 0.98
+    node_threshold: float = NODE_THRESHOLD
+    edge_threshold: float = EDGE_THRESHOLD
     targets: tuple[str | int, ...] = ()
     minus: str | int | None = None
     chat: bool = False

@@ -11,7 +11,7 @@ from ..attribution.attribution import answer
 from ..attribution.promoted import logit_effects, with_promoted
 from ..attribution.question import Question
 from ..attribution.work import bounded
-from ..base.choices import Mode, PositionZero, Precision
+from ..base.choices import EDGE_THRESHOLD, NODE_THRESHOLD, Mode, PositionZero, Precision
 from ..base.progress import Progress
 from ..base.words import slug_of
 from ..errors import GraphError, InterventionError
@@ -49,8 +49,8 @@ class TraceRequest(BaseModel):
     precision: Precision = Question.precision
     device: str | None = Question.device
     max_memory: int | str | None = Question.max_memory
-    node_threshold: Share = 0.8
-    edge_threshold: Share = 0.98
+    node_threshold: Share = NODE_THRESHOLD
+    edge_threshold: Share = EDGE_THRESHOLD
 
     def question(self) -> Question:
         """What is asked, apart from pruning.
