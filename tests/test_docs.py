@@ -83,6 +83,12 @@ def test_every_public_name_stands_in_the_documentation():
     assert all(f"`{name}`" in page for name in unweave.__all__)
 
 
+@pytest.mark.parametrize("name", [name for name in unweave.__all__ if name.islower() and not name.startswith("_")])
+def test_every_public_function_says_how_it_is_called(name):
+    text = getattr(unweave, name).__doc__
+    assert text and ">>>" in text, f"unweave.{name} has no example in its docstring"
+
+
 @pytest.mark.parametrize("path", PAGES, ids=IDS)
 def test_python_in_the_documentation_is_python_and_its_names_exist(path):
     for text in blocks(path, "python"):

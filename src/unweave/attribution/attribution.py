@@ -49,6 +49,11 @@ def answer(
         OptionError, PromptError, TargetError: the model cannot be asked this.
         InexactAttribution: the frozen model does not reproduce the model, or edges are not finite.
         FileError: `partial` cannot be written, or is in use.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> unweave.answer(model, unweave.Question("the capital of Texas is", max_features=20))
+    Graph('the capital of Texas is': 20 features, 36 errors, 6 embeddings, 1 logits, 389 edges)
     """
     asked = prepare(model, question, resumable=partial is not None)
     local, logits, plan = asked.local, asked.logits, asked.plan

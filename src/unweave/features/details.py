@@ -26,6 +26,10 @@ def feature_page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
     Raises:
         InterventionError: no such feature.
         FileError: the pages are damaged.
+
+    >>> import unweave
+    >>> pages = unweave.open_pages()  # those of the default model           # doctest: +SKIP
+    >>> unweave.feature_page(pages, 12, 1261)["label"]                        # doctest: +SKIP
     """
     return feature_pages(pages, [(layer, index)])[layer, index]
 

@@ -132,6 +132,10 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     Raises:
         FileError: no pages there, an interrupted build, or pages of a newer version.
         TranscoderMismatch: they were made with another dictionary.
+
+    >>> import unweave
+    >>> unweave.open_pages().facts["tokens"]                                  # doctest: +SKIP
+    139700
     """
     place = default_feature_pages() if folder is None else Path(folder).expanduser()
     path = place / META
@@ -210,6 +214,9 @@ def search_features(
 
     Raises:
         OptionError: an empty text, an unknown field, or a limit below 1.
+
+    >>> import unweave
+    >>> unweave.search_features(unweave.open_pages(), "franchise", limit=1)   # doctest: +SKIP
     """
     wanted = text.strip().lower()
     if not wanted:

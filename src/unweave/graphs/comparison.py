@@ -17,6 +17,13 @@ def compare(a: Graph, b: Graph) -> dict[str, Any]:
 
     Raises:
         GraphError: the graphs are of different models or dictionaries, so equal numbers are not equal features.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> graph = unweave.attribute(model, "the capital of Texas is", max_features=50)
+    >>> other = unweave.attribute(model, "the capital of Ohio is", max_features=50)
+    >>> sorted(unweave.compare(graph, other))
+    ['anywhere', 'delta_activation', 'delta_influence', 'only_a', 'only_b', 'shared', 'tokens']
     """
     check_comparable(a, b)
     numbers = {text: number for number, text in enumerate(dict.fromkeys([*a.tokens, *b.tokens]))}

@@ -44,6 +44,14 @@ def strongest_paths(
     of a single edge.
 
     Source: the path products of Ameisen et al. 2025, "Circuit Tracing", section on graph pruning.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> graph = unweave.attribute(model, "the capital of Texas is", max_features=50)
+    >>> answer = graph.nodes[graph.nodes.logits.start]
+    >>> [path] = unweave.strongest_paths(graph, "0_233_4", answer, limit=1)
+    >>> [node.id for node in path.nodes]
+    ['0_233_4', '7_230_5']
     """
     one = isinstance(sources, (Node, str)) or (isinstance(sources, tuple) and all(isinstance(i, int) for i in sources))
     listed: Any = [sources] if one else sources
@@ -97,6 +105,12 @@ def average_path_length(graph: Graph) -> float:
 
     Paths that end in errors do not count. With N the graph's normalised weights, paths of i edges carry w N^i, so their
     sum and their sum times i are two sweeps. Cross-layer features shorten it (Ameisen et al. 2025, "Circuit Tracing").
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> graph = unweave.attribute(model, "the capital of Texas is", max_features=50)
+    >>> round(unweave.average_path_length(graph), 1)
+    2.2
     """
     weight, total = graph.logit_weight, graph.rows.row_sizes() + graph.removed_size.double()
     once = influence(graph.rows, graph.depth, weight, total)

@@ -24,6 +24,12 @@ def prune(graph: Graph, node_threshold: float = NODE_THRESHOLD, edge_threshold: 
 
     Raises:
         OptionError: a threshold outside (0, 1].
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> graph = unweave.attribute(model, "the capital of Texas is", max_features=50)
+    >>> len(unweave.prune(graph, 0.6).nodes) < len(graph.nodes)
+    True
     """
     for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
         if not 0 < value <= 1:

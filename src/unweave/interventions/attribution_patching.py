@@ -56,6 +56,13 @@ def write_gradients(
 
     Source: attribution patching, Nanda 2023; Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit
         Discovery".
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> lead = lambda logits: logits[230] - logits[1248]  # Austin, less pecan
+    >>> gradients = unweave.write_gradients(model, "the capital of Texas is", lead)
+    >>> tuple(gradients.shape)
+    (6, 6, 192)
     """
     language_model = model.language_model
     recording = record(model, prompt)
@@ -85,6 +92,12 @@ def predicted_effects(
 
     Raises:
         InterventionError: as in `intervene`.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> recording = model.language_model.record("the capital of Texas is")    # doctest: +SKIP
+    >>> gradients = unweave.write_gradients(model, "the capital of Texas is", measure)    # doctest: +SKIP
+    >>> unweave.predicted_effects(model, recording, [[unweave.ablate("0_233_4")]], gradients)    # doctest: +SKIP
     """
     plan = prompt_edits(model, recording, variants)
     effects = torch.zeros(len(variants), dtype=gradients.dtype)

@@ -99,23 +99,43 @@ def ablate(nodes: NodeLike | Iterable[NodeLike], name: str | None = None) -> Int
 
 def scale(nodes: NodeLike | Iterable[NodeLike], factor: float, name: str | None = None) -> Intervention:
     """Set features to `factor` times their activation on the unchanged prompt (at generated tokens: the one they
-    have there)."""
+    have there).
+
+    >>> import unweave
+    >>> unweave.scale("0_233_4", -2.0).action
+    'scale'
+    """
     return Intervention(features_of(nodes), "scale", _number(factor, "factor"), name)
 
 
 def set_to(nodes: NodeLike | Iterable[NodeLike], value: float, name: str | None = None) -> Intervention:
-    """Set features to an activation."""
+    """Set features to an activation.
+
+    >>> import unweave
+    >>> unweave.set_to(["0_233_4", "0_12_4"], 3.0, name="Texas").name
+    'Texas'
+    """
     return Intervention(features_of(nodes), "set", _number(value, "value"), name)
 
 
 def add(nodes: NodeLike | Iterable[NodeLike], amount: float, name: str | None = None) -> Intervention:
-    """Add an amount to whatever activation features have, also after other changes."""
+    """Add an amount to whatever activation features have, also after other changes.
+
+    >>> import unweave
+    >>> unweave.add("0_233_4", 1.5).value
+    1.5
+    """
     return Intervention(features_of(nodes), "add", _number(amount, "amount"), name)
 
 
 def shift(nodes: NodeLike | Iterable[NodeLike], amount: float, name: str | None = None) -> Intervention:
     """Set features to their activation on the unchanged prompt (at generated tokens: the one they have there) plus
-    an amount."""
+    an amount.
+
+    >>> import unweave
+    >>> unweave.shift("0_233_4", 1.0).features
+    (Feature(layer=0, position=4, index=233),)
+    """
     return Intervention(features_of(nodes), "shift", _number(amount, "amount"), name)
 
 
@@ -128,6 +148,14 @@ def add_direction(
     Raises:
         OptionError: another word for `at`.
         InterventionError: a vector that is not finite.
+
+    >>> import unweave
+    >>> import torch
+    >>> model = unweave.load("organism")
+    >>> direction = torch.ones(192)
+    >>> vector = unweave.add_direction(direction, layer=2, position=4)
+    >>> unweave.intervene(model, "the capital of Texas is", [vector], mode="open")
+    Outcome(1 changes, mode 'open': 'Austin' 1.000 -> 1.000)
     """
     choice("at", at, PushPoint)
     if not bool(torch.isfinite(vector).all()):

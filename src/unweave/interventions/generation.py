@@ -36,6 +36,9 @@ class Generation:
     default: Continuation
     steered: Continuation
 
+    def __repr__(self) -> str:
+        return f"Generation({self.default.text!r} -> {self.steered.text!r})"
+
 
 def generate(
     model: ReplacementModel,
@@ -60,6 +63,12 @@ def generate(
 
     Raises:
         OptionError: a number of tokens beyond the model's context, a temperature below 0; else as in `intervene`.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> changes = unweave.swap(model, "the capital of Texas is", "the capital of Ohio is")
+    >>> unweave.generate(model, "the capital of Texas is", changes, max_new_tokens=1)
+    Generation('Austin' -> 'Columbus')
     """
     if max_new_tokens < 1:
         raise OptionError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")

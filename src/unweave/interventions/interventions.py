@@ -191,6 +191,12 @@ def intervene_each(
 
     The prompt is recorded once. `batch` is the number in one pass (None: as many as 256 tokens allow). Other arguments
     and errors as in `intervene`; all variants are checked before the first run.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> variants = [unweave.ablate("0_233_4"), unweave.scale("0_233_4", -2.0)]
+    >>> len(list(unweave.intervene_each(model, "the capital of Texas is", variants, mode="open")))
+    2
     """
     if batch is not None and batch < 1:
         raise OptionError(f"batch is {batch}; it must be at least 1")

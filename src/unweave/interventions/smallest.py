@@ -40,6 +40,9 @@ class SmallestSet:
     pool: tuple[Intervention, ...]
     """All changes that the set was chosen from, the set among them, before the dose."""
 
+    def __repr__(self) -> str:
+        return f"SmallestSet({len(self.changes)} features of {len(self.pool)}, factor {self.factor:g}; {self.outcome})"
+
     @property
     def features(self) -> tuple[Feature, ...]:
         """The features of the set."""
@@ -96,6 +99,12 @@ def smallest_swap(
     Raises:
         PromptError, TargetError, OptionError, InterventionError: as in `swap` and `intervene`, or the token is on
             top already.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> found = unweave.smallest_swap(model, "the capital of Texas is", "the capital of Ohio is", "Columbus")
+    >>> 0 < len(found.features) <= 48
+    True
     """
     recording = record(model, prompt)
     goal = token_ids(model.language_model, recording, [wanted])[0]
@@ -125,6 +134,11 @@ def smallest_ablation(
         positions: where features may be ablated; None: everywhere.
 
     The search is that of `smallest_swap`. Raises the same errors.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> len(unweave.smallest_ablation(model, "the capital of Texas is").features)
+    4
     """
     recording = record(model, prompt)
     pool = active_features(model, recording, positions)
@@ -267,6 +281,12 @@ def matched_controls(
 
     Raises:
         OptionError: no draws, or too few features at a position.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> found = unweave.smallest_ablation(model, "the capital of Texas is")
+    >>> unweave.matched_controls(model, found, draws=10).changed <= 0.5
+    True
     """
     if draws < 1 or nearest < 1:
         raise OptionError(

@@ -55,6 +55,12 @@ def swap(
         InterventionError: nothing differs, or a position of `features` or `positions` has no partner.
 
     Source: Lindsey et al. 2025, "On the Biology of a Large Language Model", the swaps of states and countries.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> changes = unweave.swap(model, "the capital of Texas is", "the capital of Ohio is")
+    >>> unweave.intervene(model, "the capital of Texas is", changes, mode="open")
+    Outcome(340 changes, mode 'open': 'Columbus' 0.000 -> 0.999, 'Austin' 1.000 -> 0.000)
     """
     if features is not None and positions is not None:
         raise OptionError("swap takes features or positions, not both; give the features with their positions")
@@ -125,6 +131,10 @@ class Sweep:
     texts: tuple[str, ...]
     rows: tuple[SweepRow, ...]
 
+    def __repr__(self) -> str:
+        factors = ", ".join(f"{row.factor:g}" for row in self.rows)
+        return f"Sweep(factors {factors}; tokens {', '.join(map(repr, self.texts))})"
+
 
 def sweep(
     model: ReplacementModel,
@@ -145,6 +155,11 @@ def sweep(
 
     Raises:
         OptionError: no factors; else as in `intervene`.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> unweave.sweep(model, "the capital of Texas is", [unweave.scale("0_233_4", 0.0)], [-2.0, 0.0, 2.0])
+    Sweep(factors -2, 0, 2; tokens 'Austin', 'pecan')
     """
     if not factors:
         raise OptionError("a sweep needs at least one factor")

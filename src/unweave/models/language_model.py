@@ -29,6 +29,11 @@ class LanguageModel:
     tokenizer: Any | None
     architecture: Architecture
 
+    def __repr__(self) -> str:
+        facts = self.config
+        layers, width = facts.num_hidden_layers, facts.hidden_size
+        return f"LanguageModel({self.name!r}: {facts.model_type}, {layers} layers, d {width}, {self.dtype})"
+
     @property
     def config(self) -> Any:
         """The Hugging Face config of the language model."""

@@ -29,6 +29,10 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     Raises:
         ModelError: not found, not readable, or an unknown dtype or device.
         UnsupportedModel: a family or config that is not frozen exactly.
+
+    >>> import unweave
+    >>> unweave.load_model("organism")
+    LanguageModel('organism': llama, 6 layers, d 192, torch.float32)
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")

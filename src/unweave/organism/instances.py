@@ -263,6 +263,11 @@ def instances(behaviour: str, *, held_out: bool | None = None) -> tuple[Instance
 
     Raises:
         OptionError: an unknown behaviour.
+
+    >>> import unweave
+    >>> one = unweave.instances("addition", held_out=True)[0]
+    >>> one.prompt, one.answer
+    ('0 + 12 =', '12')
     """
     if behaviour not in BEHAVIOURS:
         raise OptionError(f"no behaviour {behaviour!r}; the organism has {', '.join(BEHAVIOURS)}")

@@ -32,5 +32,11 @@ def show(graph: Graph, height: int = 900, edges: int | None = None) -> Shown:
     Args:
         height: of the frame, in pixels.
         edges: at most so many edges, the strongest; None: as in the page.
+
+    >>> import unweave
+    >>> model = unweave.load("organism")
+    >>> graph = unweave.attribute(model, "the capital of Texas is", max_features=50)
+    >>> unweave.show(graph)  # in a notebook: the page                        # doctest: +ELLIPSIS
+    Shown(... characters; the last value of a notebook cell is displayed)
     """
     return Shown(to_html(graph, edges=MOST_EDGES if edges is None else edges).decode(), int(height))

@@ -37,6 +37,10 @@ class Routes:
     rests: Float[Tensor, " layer"]
     """By the rest of each MLP."""
 
+    def __repr__(self) -> str:
+        routes = ", ".join(f"{name} {weight:+.3g}" for name, weight in self.strongest(3))
+        return f"Routes({self.total:+.3g} in all; most by {routes})"
+
     @property
     def total(self) -> float:
         """The edge's weight."""
@@ -154,6 +158,15 @@ def routes(
 
     Raises:
         GraphError: not a response graph, a pruned one, one of another model, or of a target that is a direction.
+
+    >>> import unweave
+    >>> model = unweave.load_model("organism")
+    >>> graph = unweave.response_graph(model, "the capital of Texas is", most=20)
+    >>> answer, unit = graph.nodes[graph.nodes.logits.start], graph.nodes[0]
+    >>> routes = unweave.routes(model, graph, answer, unit)
+    >>> taken_away = float(graph.dense()[answer.row, unit.row])  # what is lost without the unit
+    >>> abs(routes.total + taken_away) < 1e-4
+    True
     """
     return Router(setting_of(model, graph))(graph.nodes.find(target), graph.nodes.find(source))
 

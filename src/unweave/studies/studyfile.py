@@ -127,6 +127,10 @@ def read_study(path: str | Path) -> Study:
 
     Raises:
         StudyError: it cannot be read, or something in it is wrong; with the number of the line.
+
+    >>> import unweave
+    >>> unweave.read_study("capitals.yaml").name                              # doctest: +SKIP
+    'capitals'
     """
     path = Path(path).expanduser()
     file = _Source(path, *read_yaml(path, "study", "steps", StudyError))

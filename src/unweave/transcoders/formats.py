@@ -74,6 +74,10 @@ def read_transcoders(name: str) -> Transcoders:
 
     Raises:
         TranscoderError: not found, no or a malformed config, missing or damaged files, tensors that do not fit.
+
+    >>> import unweave
+    >>> unweave.read_transcoders("organism")
+    Transcoders('organism': cross-layer, 6 layers, widths 2048, d 192)
     """
     if str(name) in PAIRS and str(name) not in SHIPPED | PACKAGED and not Path(name).exists():
         name = PAIRS[str(name)].dictionary
@@ -284,6 +288,10 @@ def write_transcoders(
     Raises:
         FileError: the folder cannot be written.
         TranscoderError: a cross-layer set with skip matrices or a set of mixed kinds, which no format holds.
+
+    >>> import unweave
+    >>> transcoders = unweave.read_transcoders("organism")
+    >>> unweave.write_transcoders(transcoders, "copy", compact=True)          # doctest: +SKIP
     """
     if transcoders.of_neurons:
         raise TranscoderError("neurons are part of the model and are not written; give a dictionary")

@@ -217,6 +217,9 @@ def read_claims(path: str | Path) -> ClaimsFile:
 
     Raises:
         ClaimError: it cannot be read, or something in it is wrong; with the number of the line.
+
+    >>> import unweave
+    >>> file = unweave.read_claims("claims.yaml")                             # doctest: +SKIP
     """
     path = Path(path).expanduser()
     root, data = read_yaml(path, "claims", "claims", ClaimError)

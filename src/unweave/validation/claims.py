@@ -55,6 +55,11 @@ def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress |
     Raises:
         ClaimError: a claim that cannot be checked (a feature the dictionary does not have, text that is not one token,
             a position outside the prompt), a graph or hash of another model or dictionary; with the number of the line.
+
+    >>> import unweave
+    >>> file = unweave.read_claims("claims.yaml")                             # doctest: +SKIP
+    >>> unweave.check_claims(file, unweave.load("smollm2"))[0].holds           # doctest: +SKIP
+    True
     """
     sha256 = model.transcoders.sha256
     if file.transcoders_sha256 is not None and not model.transcoders.is_of(file.transcoders_sha256):

@@ -49,6 +49,12 @@ def validate_response(
 
     Raises:
         GraphError, OptionError: as in `circuit_curve`.
+
+    >>> import unweave
+    >>> model = unweave.load_model("organism")
+    >>> graph = unweave.response_graph(model, "the capital of Texas is", most=20)
+    >>> 0.5 < unweave.validate_response(model, graph, most=20).signed.value <= 1
+    True
     """
     neurons = neurons_of(model, graph)
     order = neurons.effect.abs().argsort(descending=True, stable=True)[:most]
