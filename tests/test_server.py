@@ -111,7 +111,7 @@ def test_the_view_holds_the_graph(page, shelf):
     assert sum(nodes["inputs"]) == sum(nodes["outputs"]) == graph.n_edges
     here, peer = graph.scores(), graph.scores("drop")
     assert (view["scores"]["replacement"], view["scores"]["completeness"]) == graph.provenance.scores
-    assert (view["scores"]["replacement_file"], view["scores"]["replacement_peer"]) == pytest.approx(
+    assert (view["scores"]["replacement_file"], view["scores"]["replacement_file_peer"]) == pytest.approx(
         (here.replacement, peer.replacement)
     )
     assert view["residual"] == graph.provenance.residual < 1e-4
@@ -169,8 +169,30 @@ def test_real_graphs_open_as_they_are(name, nodes, edges, top, tmp_path):
     assert (len(view["nodes"]["id"]), view["shown_edges"], view["layers"]) == (nodes, edges, 26)
     assert top.strip() in view["nodes"]["label"][view["nodes"]["kind"].index(3)]
     assert 0 < view["scores"]["replacement_file"] < 1
-    assert view["influence_total"] is None
+    held = sum(value or 0 for value in view["nodes"]["influence"])
+    assert held / view["influence_total"] == pytest.approx(0.8, abs=1e-3), "the file holds what its pruning says"
     assert page.get(f"/api/graphs/{path.stem}/annotations").json() == {"revision": 0, "annotations": {}}
+
+
+def test_shares_of_influence_are_of_the_whole_graph(shelf, page, tiny):
+    whole = unweave.attribute(tiny(), PROMPT)
+    unweave.prune(whole, 0.7, 0.9).save(shelf / "pruned.graph.safetensors")
+    whole.save(shelf / "whole.graph.safetensors")
+    views = {name: page.get(f"/api/graphs/{name}").json() for name in ("pruned", "whole")}
+    total = float(whole.influence().sum())
+    for view in views.values():
+        assert view["influence_total"] == pytest.approx(total, rel=1e-4)
+    scores = [view["scores"] for view in views.values()]
+    for name in ("replacement", "completeness"):
+        assert scores[0][name] == scores[1][name], "of the whole graph in both"
+        assert scores[0][f"{name}_peer"] == pytest.approx(getattr(whole.scores("drop"), name))
+        assert scores[0][f"{name}_peer"] >= scores[0][name], "leaving errors out flatters"
+        assert scores[1][f"{name}_peer"] == pytest.approx(scores[0][f"{name}_peer"]), "worked out where not stored"
+    silent = document()
+    for node in silent["nodes"]:
+        node.pop("influence", None)
+    (shelf / "silent.json").write_text(json.dumps(silent))
+    assert page.get("/api/graphs/silent").json()["influence_total"] is None
 
 
 def test_a_graph_with_a_cycle_is_shown_without_influence(shelf, page):

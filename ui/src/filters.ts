@@ -58,6 +58,14 @@ export interface Shown {
   influence: number;
 }
 
+/** Largest share at which the filter by influence takes something away: the rank of the least of the nodes that can be hidden. */
+export function heldByRanked(graph: Graph): number {
+  const { kind } = graph.view.nodes;
+  let held = 0;
+  for (let row = 0; row < graph.size; row++) if (kind[row] === Kind.Feature || kind[row] === Kind.Error) held = Math.max(held, graph.rank[row]);
+  return held > 0 ? Math.min(1, held) : 1;
+}
+
 /** Tokens, logits and pinned nodes are always shown. */
 export function shownNodes(graph: Graph, filters: Filters, pinned: ReadonlySet<string>): Uint8Array {
   const { kind, layer, position, id, density } = graph.view.nodes;

@@ -24,6 +24,10 @@ export interface Graph {
   /** Share of all influence held by this node and those above it: small means important. Logits and tokens keep theirs. */
   rank: Float64Array;
   influenceTotal: number;
+  /** Whether that is known to be of all nodes before pruning; else it is of this file. */
+  influenceKnown: boolean;
+  /** Share of it that the nodes of this file hold. */
+  influenceHeld: number;
   /** Whether the page holds every edge of the graph, or only the strongest. */
   whole: boolean;
 }
@@ -70,18 +74,6 @@ function totals(view: View, into: Sparse, weight: Float32Array, share: Float32Ar
   return total;
 }
 
-/**
- * Influence of all nodes before pruning: as the server says; else from the top node, whose rank is its share of all;
- * else what the nodes of this file hold.
- */
-function influenceOfAll(view: View, influence: Float64Array, rank: Float64Array): number {
-  const held = influence.reduce((sum, value) => sum + value, 0);
-  if (view.influence_total) return view.influence_total;
-  const top = influence.reduce((best, value, row) => (value > influence[best] ? row : best), 0);
-  const all = view.provenance.origin === "json" || !(rank[top] > 0) ? held : influence[top] / rank[top];
-  return Math.max(all, held);
-}
-
 export function buildGraph(view: View): Graph {
   const size = view.nodes.id.length;
   const { edges } = view;
@@ -93,6 +85,8 @@ export function buildGraph(view: View): Graph {
   const into = grouped(target, source, size, order);
   const influence = numbers(view.nodes.influence, size, 0);
   const rank = numbers(view.nodes.rank, size, 0);
+  const held = influence.reduce((sum, value) => sum + value, 0);
+  const influenceTotal = Math.max(held, view.influence_total ?? 0);
   view.edges = { source: [], target: [], weight: [], share: [] }; // a million edges are held once, as typed arrays
   return {
     view,
@@ -107,7 +101,9 @@ export function buildGraph(view: View): Graph {
     inputTotal: totals(view, into, weight, share, size),
     influence,
     rank,
-    influenceTotal: influenceOfAll(view, influence, rank),
+    influenceTotal,
+    influenceKnown: Boolean(view.influence_total),
+    influenceHeld: influenceTotal > 0 ? held / influenceTotal : 1,
     whole: weight.length >= view.total_edges,
   };
 }

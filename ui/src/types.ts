@@ -52,6 +52,8 @@ export interface Scores {
   completeness_peer?: number | null;
   replacement_file?: number | null;
   completeness_file?: number | null;
+  replacement_file_peer?: number | null;
+  completeness_file_peer?: number | null;
 }
 
 export interface Validation {

@@ -40,6 +40,8 @@ class Provenance:
     """Largest relative residual over all target rows of the unpruned graph."""
     scores: tuple[float, float] | None = None
     """Replacement and completeness of the unpruned graph."""
+    scores_peer: tuple[float, float] | None = None
+    """The same as circuit-tracer counts them: position 0's errors left out."""
     pruning: tuple[float, float] | None = None
     """Node and edge threshold, if the graph was pruned."""
     unpruned_nodes: int | None = None

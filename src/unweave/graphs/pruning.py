@@ -117,5 +117,7 @@ def _subgraph(
             unpruned_nodes=graph.provenance.unpruned_nodes or n,
             unpruned_edges=graph.provenance.unpruned_edges or graph.n_edges,
             scores=graph.provenance.scores or tuple(graph.scores()),
+            scores_peer=graph.provenance.scores_peer
+            or (None if graph.provenance.pruning else tuple(graph.scores("drop"))),
         ),
     )

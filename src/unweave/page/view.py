@@ -54,9 +54,7 @@ def view(
         },
         "shown_edges": len(entries),
         "total_edges": graph.n_edges,
-        "influence_total": None
-        if graph.full_influence is not None or facts.origin != "unweave"
-        else _finite(graph.influence().sum()),
+        "influence_total": _influence_of_all(graph),
         "scores": _scores(graph),
         "residual": facts.residual,
         "logits_error": facts.logits_error,
@@ -139,6 +137,26 @@ def _node_columns(graph: Graph, size: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _influence_of_all(graph: Graph) -> float | None:
+    """The influence of all nodes there were before pruning, in the units of the column; None if the file does not tell.
+
+    Ranks tell it: a node's is the share of all that it and those above it hold. A file of ours has the influence of
+    before too, so one node gives it; of another tool's file it is worked out anew from the edges that are left, so the
+    nodes together do.
+    """
+    nodes, rank = graph.nodes, _rank(graph, len(graph.nodes))
+    influence = _influence(graph, len(nodes))
+    held = _finite(influence.sum())
+    if graph.full_rank is None or held is None:
+        return held
+    if graph.provenance.origin == "unweave":
+        top = int(influence.argmax()) if len(nodes) else 0
+        return _finite(influence[top] / rank[top]) if len(nodes) and rank[top] > 0 else held
+    inner = rank[(nodes.kind == NodeKind.FEATURE) | (nodes.kind == NodeKind.ERROR)]
+    told = inner[inner < 1]
+    return None if len(told) == 0 else held / float(told.max())
+
+
 def _influence(graph: Graph, n: int) -> Tensor:
     try:
         return graph.influence()
@@ -168,14 +186,20 @@ def _labels(graph: Graph) -> list[str]:
 def _scores(graph: Graph) -> dict[str, float | None]:
     names = ("replacement", "completeness")
     facts = graph.provenance
-    found: dict[str, Any] = {"": facts.scores, "_file": facts.scores if facts.pruning is None else None, "_peer": None}
+    whole = facts.pruning is None
+    found: dict[str, Any] = {
+        "": facts.scores, "_peer": facts.scores_peer,
+        "_file": facts.scores if whole else None, "_file_peer": facts.scores_peer if whole else None,
+    }  # fmt: skip
     if graph.n_edges <= MOST_SCORED:
-        modes: tuple[tuple[str, PositionZero | None], ...] = (("_file", None), ("_peer", "drop"))
+        modes: tuple[tuple[str, PositionZero | None], ...] = (("_file", None), ("_file_peer", "drop"))
         for suffix, mode in modes:
             try:
                 found[suffix] = found[suffix] or graph.scores(mode)
             except GraphError:  # a cycle
                 found[suffix] = None
+    if whole:
+        found["_peer"] = found["_file_peer"]
     return {
         f"{name}{suffix}": _finite(pair[place]) if pair else None
         for suffix, pair in found.items()

@@ -1,5 +1,5 @@
 // Filters on nodes and edges, with how much they leave.
-import { everything } from "../filters.ts";
+import { everything, heldByRanked } from "../filters.ts";
 import { number, percent, quoted } from "../format.ts";
 import type { Graph } from "../graph.ts";
 import { shownLine } from "../panes/LinkGraph.tsx";
@@ -15,17 +15,20 @@ export function Filters({ graph }: { graph: Graph }) {
   const last = graph.view.layers - 1;
   const end = graph.view.tokens.length - 1;
   const set = store.setFilters;
+  const held = heldByRanked(graph);
   return (
     <div class="panel">
       <p class="status-text" role="status">{shownLine()}.</p>
       <Slider
         label="Nodes that hold the influence"
-        shown={`strongest ${percent(filters.influence, 0)}`}
-        value={filters.influence * 100}
-        max={100}
-        onInput={(value) => set({ influence: value / 100 })}
+        shown={filters.influence >= held ? `all of this file: ${percent(held, 0)}` : `strongest ${percent(filters.influence, 0)}`}
+        value={Math.min(filters.influence, held) * 100}
+        max={Math.ceil(held * 200) / 2}
+        onInput={(value) => set({ influence: value / 100 >= held ? 1 : value / 100 })}
       />
-      <p class="hint">Tokens, outputs and pinned nodes always stay.</p>
+      <p class="hint">
+        {graph.influenceKnown ? `Of the whole graph's influence; pruning left ${percent(held, 0)} in this file.` : "Of the influence in this file, which does not say how much pruning took."} Tokens, outputs and pinned nodes always stay.
+      </p>
       <Slider label="Least share of an edge" shown={filters.edge ? `${number(filters.edge * 100, 2)}% of its target's input` : "all"} value={sliderOf(filters.edge)} max={100} onInput={(value) => set({ edge: edgeOf(value) })} />
       {graph.view.nodes.density && (
         <Slider

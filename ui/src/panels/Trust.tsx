@@ -14,19 +14,26 @@ export function Trust({ graph }: { graph: Graph }) {
   return (
     <div class="panel">
       <h3>Scores</h3>
-      {SCORES.map(([name, title, meaning]) => (
-        <div class="score">
-          <div>
-            <strong>{title}</strong> <b>{number(value(name) ?? value(`${name}_file`))}</b>
+      {SCORES.map(([name, title, meaning]) => {
+        const whole = value(name) !== null;
+        const score = value(whole ? name : `${name}_file`);
+        const peer = value(whole ? `${name}_peer` : `${name}_file_peer`);
+        const file = value(`${name}_file`);
+        const filePeer = value(`${name}_file_peer`);
+        return (
+          <div class="score" key={name}>
+            <div>
+              <strong>{title}</strong> <b>{number(score)}</b>
+            </div>
+            <Meter value={score} peer={peer} label={title} />
+            <p class="hint">
+              {meaning}; {whole ? "of the whole graph, before pruning" : "of this file"}.
+              {peer !== null && ` Peer style (first token's errors not counted; the mark in the bar): ${number(peer)}.`}
+              {whole && file !== null && file !== score && ` This file alone, all that was pruned counted as error: ${number(file)}${filePeer === null ? "" : `, peer style ${number(filePeer)}`}.`}
+            </p>
           </div>
-          <Meter value={value(name) ?? value(`${name}_file`)} peer={value(`${name}_peer`)} label={title} />
-          <p class="hint">
-            {meaning}; {value(name) === null ? "of this file" : "of the whole graph, before pruning"}.
-            {value(name) !== null && value(`${name}_file`) !== null && ` This file: ${number(value(`${name}_file`))}.`}
-            {value(`${name}_peer`) !== null && ` Peer style (first token's errors not counted): ${number(value(`${name}_peer`))}.`}
-          </p>
-        </div>
-      ))}
+        );
+      })}
       <h3>Exactness</h3>
       <dl class="facts-list">
         <dt>largest residual of a row</dt>

@@ -82,7 +82,8 @@ export function sharedTint(graph: Graph, rows: readonly number[], theme: Theme):
 export function shownLine(): string {
   const shown = store.shown.value;
   if (!shown) return "";
-  return `${count(shown.nodes)} of ${count(shown.ofNodes)} nodes, ${count(shown.edges)} of ${count(shown.ofEdges)} edges, ${percent(shown.influence)} of influence shown`;
+  const known = store.graph.value!.influenceKnown;
+  return `${count(shown.nodes)} of ${count(shown.ofNodes)} nodes, ${count(shown.edges)} of ${count(shown.ofEdges)} edges, ${percent(shown.influence)} of ${known ? "" : "this file's "}influence shown`;
 }
 
 export function LinkGraph({ graph }: { graph: Graph }) {
