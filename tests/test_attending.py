@@ -8,7 +8,9 @@ from conftest import PROMPT
 
 import unweave
 from unweave.response.attending import looked_at, pattern_starts
+from unweave.response.ranking import neurons_changed
 from unweave.response.routes import setting_of
+from unweave.validation.putting import changed_of
 
 FAMILIES = ("llama", "gemma2", "qwen3", "olmo2", "gpt2", "gpt_neox", "gpt_oss")
 
@@ -72,7 +74,35 @@ def test_the_command_names_heads_and_sources(run, tiny_folders, tmp_path):
     folder, _ = tiny_folders("llama", "jumprelu")
     graph = unweave.response_graph(unweave.load_model(str(folder)), PROMPT, most=20)
     graph.save(tmp_path / "a.graph.safetensors")
-    code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2")
-    assert code == 0 and "of its attention" in out and "query side" in out
-    code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2", "--json")
-    assert code == 0 and len(json.loads(out)["heads"]) == 2
+    code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2", "--check", "9")
+    assert code == 0 and "of its attention" in out and "query side" in out and "in the real model" in out
+    code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2", "--json", "--check", "5")
+    heads = json.loads(out)["heads"]
+    assert code == 0 and len(heads) == 2 and set(heads[0]["checked"]) == {"units", "signed", "sign_share", "together"}
+
+
+def test_what_is_said_of_a_look_is_checked_in_the_real_model(tiny):
+    model = tiny("llama").language_model
+    graph = unweave.response_graph(model, PROMPT, most=60)
+    looked = next(one for one in unweave.attend(model, graph, most=12) if one.layer == 2)
+    found = unweave.check_look(model, graph, looked, most=20)
+    assert len(found.rows) == 20 and found.signed.n == 20
+    changed, row = changed_of(model, graph), int(found.rows[0])
+    place, seen = (int(changed.position[row]), int(changed.index[row])), {}
+
+    def without(layer, h):
+        h = h.clone()
+        if layer == int(changed.layer[row]):
+            h[:, place[0], place[1]] = changed.baseline[layer, place[0], place[1]]
+        return h
+
+    attention = model.blocks[2].get_submodule(model.architecture.attention)
+    hook = attention.register_forward_hook(lambda module, args, output: seen.update(pattern=output[1]))
+    with neurons_changed(model, without), torch.no_grad():
+        model.module(input_ids=torch.tensor([PROMPT]), use_cache=False)
+    hook.remove()
+    entry = float(seen["pattern"][0, looked.head, looked.query, looked.key])
+    assert float(found.measured[0]) == pytest.approx(entry - looked.pattern, rel=1e-3, abs=1e-6)
+    assert float(found.predicted[0]) == pytest.approx(float(looked.effect[row]))
+    with pytest.raises(unweave.UnweaveError, match="most is 0"):
+        unweave.check_look(model, graph, looked, most=0)

@@ -8,7 +8,11 @@ from conftest import PROMPT
 
 import unweave
 from unweave.page.view import view
-from unweave.validation.putting import neurons_changed, neurons_of
+from unweave.response.ranking import neurons_changed
+from unweave.validation.curves import CircuitCurve
+from unweave.validation.putting import changed_of, mask_of
+from unweave.validation.responses import _attributed
+from unweave.validation.specificity import _elsewhere, _values
 
 OTHER = [0, 7, 3, 22, 7, 12]
 
@@ -26,7 +30,7 @@ def test_the_curve_runs_from_the_other_prompt_to_this_one(contrast):
     logits = model.module(input_ids=torch.tensor([PROMPT]), use_cache=False).logits[0, -1]
     plus, minus = graph.provenance.target_tokens[0]
     assert curve.whole == pytest.approx(float(logits[plus] - logits[minus]), rel=1e-4)
-    neurons = neurons_of(model, graph)
+    neurons = changed_of(model, graph)
     with neurons_changed(model, lambda layer, h: neurons.baseline[layer][None].to(h)), torch.no_grad():
         logits = model.module(input_ids=torch.tensor([PROMPT]), use_cache=False).logits[0, -1]
     assert curve.empty == pytest.approx(float(logits[plus] - logits[minus]), rel=1e-4)
@@ -38,7 +42,7 @@ def test_single_effects_are_the_models_own(contrast):
     report = unweave.validate_response(model, graph, most=30)
     assert report.signed.n == 30 and report.signed.value > 0.5  # a random model with strong weights is far from linear
     strongest = graph.nodes[int(graph.effect[graph.nodes.features].abs().argmax())]
-    neurons = neurons_of(model, graph)
+    neurons = changed_of(model, graph)
 
     def without(layer, h):
         h = h.clone()
@@ -58,9 +62,11 @@ def test_what_cannot_be_judged_is_refused(contrast, tiny):
     replacement = tiny("llama")
     features = unweave.response_graph(replacement, PROMPT, units="features", most=10)
     attribution = unweave.attribute(replacement, PROMPT)
-    for other, words in ((features, "of neurons"), (attribution, "response graph is needed")):
+    for model_of, other, words in (
+        (model, features, "units are features"), (replacement, attribution, "response graph is needed"),
+    ):  # fmt: skip
         with pytest.raises(unweave.UnweaveError, match=words):
-            unweave.circuit_curve(replacement, other)
+            unweave.circuit_curve(model_of, other)
     with pytest.raises(unweave.UnweaveError, match="sizes are"):
         unweave.circuit_curve(model, graph, sizes=(0,))
     with pytest.raises(unweave.UnweaveError, match="the model is"):
@@ -83,3 +89,88 @@ def test_other_commands_refuse_or_read_it(contrast, tiny):
         unweave.validate(tiny("llama"), graph)
     shown = view(unweave.prune(graph, 0.7), "a")
     assert shown["total_edges"] > 0 and len(shown["nodes"]["layer"]) < len(graph.nodes)
+
+
+def test_features_are_judged_too_with_the_attribution_graph_beside(tiny):
+    model = tiny("llama")
+    graph = unweave.response_graph(model, PROMPT, units="features", most=30)
+    report = unweave.validate_response(model, graph, most=20, attribution=True)
+    assert report.signed.n == 20 and report.attribution is not None and report.attribution.signed.n == 20
+    strongest = graph.nodes[int(graph.effect[graph.nodes.features].abs().argmax())]
+    outcome = unweave.intervene(model, PROMPT, unweave.ablate(strongest), mode="open")
+    plus, minus = graph.provenance.target_tokens[0]
+    changed = float(outcome.logits[-1, plus] - outcome.logits[-1, minus]) - float(graph.preactivation[-1])
+    assert report.joint[0].measured == pytest.approx(changed, rel=1e-3, abs=1e-4)
+    curve = unweave.circuit_curve(model, graph, sizes=(4, 30))
+    assert len(curve.restored) == 2 and curve.whole != curve.empty
+    neurons = unweave.response_graph(model, PROMPT, baseline="zero", most=10)
+    with pytest.raises(unweave.UnweaveError, match="needs a response graph of features"):
+        unweave.validate_response(model, neurons, attribution=True)
+
+
+def test_what_an_attribution_graph_says_is_its_total_effect(tiny):
+    model = tiny("llama")
+    graph = unweave.response_graph(model, PROMPT, units="features", most=10)
+    changed = changed_of(model, graph)
+    order = torch.arange(10)
+    total, reached = _attributed(changed, order)
+    plus, minus = graph.provenance.target_tokens[0]
+    attribution = unweave.attribute(model, PROMPT, targets=[unweave.Difference(plus, minus)])
+    logit = attribution.nodes[attribution.nodes.logits.start]
+    effects = unweave.total_effects(attribution, logit)
+    for number in range(10):
+        node = attribution.nodes.find(graph.nodes[number].id)
+        assert float(total[number]) == pytest.approx(-float(effects[node.row]), rel=1e-4, abs=1e-6)
+    later = changed.layer[None] <= changed.layer[:, None]
+    assert float(reached[later & ~torch.eye(10, dtype=torch.bool)].abs().max()) == 0
+
+
+def test_restored_units_have_their_own_values_and_others_are_taken_away(contrast):
+    model, graph = contrast
+    changed = changed_of(model, graph)
+    everything, some = torch.ones(changed.size, dtype=torch.bool), mask_of(changed, changed.own[:5])
+    seen = changed.run([everything], [some]).seen[0]
+    assert torch.allclose(seen[:5], graph.nodes.activation[graph.nodes.features][:5], atol=1e-5)
+    taken = graph.preactivation[graph.nodes.features]
+    assert torch.allclose(seen[5:], (graph.nodes.activation[graph.nodes.features] - taken)[5:], atol=1e-5)
+
+
+def test_the_curve_tells_where_the_answer_turns():
+    curve = CircuitCurve((1, 2), (0.0, 0.0), (0.0, 0.0), (0.9, 0.2), (0.0, 0.0), (1.0, 1.0), whole=2.0, empty=-2.0)
+    assert curve.units_to_turn == 2
+    assert CircuitCurve((1,), (0.0,), (0.0,), (0.9,), (0.0,), (1.0,), whole=2.0, empty=-2.0).units_to_turn is None
+
+
+def test_specificity_counts_what_is_lost_elsewhere():
+    model = unweave.load("organism").language_model
+    graph = unweave.response_graph(model, "der Plural von Laden ist", most=40)
+    found = unweave.specificity(model, graph, enough=0.5, prompts=["der Plural von Laden ist", "1 + 1 ="])
+    assert found.prompts == 1 and found.tokens > 100 and 0 <= found.found.answers <= 1
+    changed = changed_of(model, graph)
+    some = changed.own[changed.support.argsort(descending=True)[: found.units]]
+    answer = changed.run([mask_of(changed, some[:0]), mask_of(changed, some)]).answer
+    assert found.found.here == pytest.approx(float(answer[0] - answer[1]), rel=1e-5)
+    values = _values(changed, some)
+    ids = model.tokenize("1 + 1 =")
+    untouched, touched = _elsewhere(changed, ids, [values])
+    with torch.no_grad():
+        assert torch.allclose(untouched, model.module(input_ids=ids[None]).logits[0], atol=1e-4)
+    assert not torch.allclose(untouched, touched, atol=1e-4)
+
+
+def test_specificity_of_features_and_without_a_tokenizer(tiny):
+    model = unweave.load("organism")
+    graph = unweave.response_graph(model, "der Plural von Laden ist", units="features", most=10)
+    found = unweave.specificity(model, graph, prompts=["1 + 1 ="])
+    assert found.units <= 10 and found.prompts == 1
+    with pytest.raises(unweave.UnweaveError, match="no tokenizer"):
+        unweave.specificity(tiny("llama"), unweave.response_graph(tiny("llama"), PROMPT, most=5))
+
+
+def test_the_command_shows_attribution_and_specificity(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("unweave.validation.specificity.prompts_of", lambda name: ("1 + 1 =", "2 + 2 ="))
+    model = unweave.load("organism")
+    graph = unweave.response_graph(model, "der Plural von Laden ist", units="features", most=12)
+    graph.save(tmp_path / "a.graph.safetensors")
+    code, out, _ = run("validate", "a.graph.safetensors", "--model", "organism", "--ablations", "10")
+    assert code == 0 and "by the attribution graph" in out and "other answers change" in out

@@ -79,7 +79,10 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .validation.claimfile import read_claims as read_claims
     from .validation.claims import check_claims as check_claims
     from .validation.curves import circuit_curve as circuit_curve
+    from .validation.looking import check_look as check_look
     from .validation.responses import validate_response as validate_response
+    from .validation.specificity import Specificity as Specificity
+    from .validation.specificity import specificity as specificity
     from .validation.validate import validate as validate
     from .version import __version__ as __version__
 
@@ -158,7 +161,10 @@ _HOMES = {
     "trace_many": "many.run",
     "train": "training.loop",
     "validate": "validation.validate",
+    "check_look": "validation.looking",
     "validate_response": "validation.responses",
+    "Specificity": "validation.specificity",
+    "specificity": "validation.specificity",
     "write_gradients": "interventions.attribution_patching",
     "write_transcoders": "transcoders.formats",
 }

@@ -25,8 +25,11 @@ writes."""
 UnitKind = Literal["neurons", "features"]
 """What a response graph is made of: the model's own neurons, or a dictionary's features."""
 
-Baseline = Literal["auto", "zero", "mean"]
+Baseline = Literal["auto", "zero", "mean", "resampled"]
 """What a response graph's units are put to when they are taken away, where no other prompt says."""
+Ranking = Literal["auto", "gradient", "inputs", "gates"]
+"""Which units of a response graph count as strongest: by the gradient on the prompt, or averaged on the way to what
+takes their place, over inputs or over gates of neurons."""
 Attention = Literal["live", "held"]
 """Whether attention patterns of a response graph respond, or stay as they are."""
 

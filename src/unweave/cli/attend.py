@@ -16,6 +16,9 @@ def attend(
     ] = None,
     most: Annotated[int, typer.Option(help="How many heads.")] = 5,
     sources: Annotated[int, typer.Option(help="How many sources of each side to show.")] = 4,
+    check: Annotated[
+        int, typer.Option(help="Take so many units away in the real model and compare each head's pattern; 0: none.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +38,17 @@ def attend(
         )
         report(0.5, "following heads")
         heads = run(loaded, read, most)
-    facts = [_facts(read, looked, sources) for looked in heads]
+        facts = [_facts(read, looked, sources) for looked in heads]
+        if check:
+            from ..validation.looking import check_look
+
+            for number, (told, looked) in enumerate(zip(facts, heads, strict=True)):
+                report(0.5 + number / 2 / len(heads), "taking units away")
+                found = check_look(loaded, read, looked, most=check)
+                told["checked"] = {
+                    "units": len(found.rows), "signed": found.signed._asdict(),
+                    "sign_share": found.sign_share._asdict(), "together": list(found.together),
+                }  # fmt: skip
     if as_json:
         return print_json({"file": str(graph), "heads": facts})
     for told in facts:
@@ -48,6 +61,18 @@ def attend(
         for side in ("query", "key"):
             words = ", ".join(f"{one['node']} {one['effect']:+.3f}" for one in told[f"by_{side}"])
             stdout.print(f"  [dim]{side} side, change of the pattern without:[/] {words}", highlight=False)
+        if "checked" in told:
+            _show_check(told["checked"])
+
+
+def _show_check(found: dict[str, Any]) -> None:
+    signed, (predicted, measured) = found["signed"], found["together"]
+    stdout.print(
+        f"  [dim]in the real model, {found['units']} units one by one:[/] rank correlation {signed['value']:.2f} "
+        f"({signed['low']:.2f} to {signed['high']:.2f}), right sign {found['sign_share']['value']:.2f}; together "
+        f"predicted {predicted:+.3f}, measured {measured:+.3f}",
+        highlight=False,
+    )
 
 
 def _facts(graph: Any, looked: Any, most: int) -> dict[str, Any]:

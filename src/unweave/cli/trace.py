@@ -78,7 +78,7 @@ def trace(
     instead: Annotated[
         str | None, typer.Option(metavar="PROMPT", help="With --response: the prompt to contrast with.")
     ] = None,
-    baseline: Annotated[str, typer.Option(help="With --response: auto, zero or mean.")] = "auto",
+    baseline: Annotated[str, typer.Option(help="With --response: auto, zero, mean or resampled.")] = "auto",
     most: Annotated[int, typer.Option(help="With --response: the number of units.")] = 300,
     attention: Annotated[str, typer.Option(help="With --response: live or held attention patterns.")] = "live",
     out: Annotated[

@@ -114,7 +114,12 @@ def response_facts(graph: Any) -> dict[str, Any]:
 
 def show_response(facts: dict[str, Any]) -> None:
     """Print the facts."""
-    put = {"zero": "put to zero", "mean": "put to their mean over text", "contrast": "given the other prompt's values"}
+    put = {
+        "zero": "put to zero",
+        "mean": "put to their mean over text",
+        "resampled": "given another text's values",
+        "contrast": "given the other prompt's values",
+    }
     goal = facts["target"]
     stdout.print(f"[bold]{escaped(repr(goal['token']))}[/] is {goal['value']:.2f}", highlight=False)
     if facts["instead"] is not None:

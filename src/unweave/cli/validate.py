@@ -74,7 +74,14 @@ def validate(
         traced = [Graph.load(path) for path in graphs]
         if any(graph.is_response for graph in traced):
             return validate_responses(
-                traced, graphs, model=model, device=device, ablations=ablations, seed=seed, as_json=as_json
+                traced,
+                graphs,
+                model=model,
+                transcoders=transcoders,
+                device=device,
+                ablations=ablations,
+                seed=seed,
+                as_json=as_json,
             )
         loaded = load(model, transcoders, device=device)
         for graph, path in zip(traced, graphs, strict=True):

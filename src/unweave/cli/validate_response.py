@@ -10,25 +10,47 @@ from .terminal import escaped, print_json, progress, stdout
 
 
 def validate_responses(
-    graphs: list[Any], paths: list[Path], *, model: str, device: str, ablations: int, seed: int, as_json: bool
+    graphs: list[Any],
+    paths: list[Path],
+    *,
+    model: str,
+    transcoders: str | None,
+    device: str,
+    ablations: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Judge response graphs in the real model, everything live."""
     reports = []
     with progress(f"loading {model}") as report:
         from ..models.loading import load_model
+        from ..transcoders.replacement import load
         from ..validation.curves import circuit_curve
         from ..validation.responses import validate_response
+        from ..validation.specificity import specificity
 
         for graph, path in zip(graphs, paths, strict=True):
             if not graph.is_response:
                 raise GraphError(f"{path} is an attribution graph beside response graphs; validate them apart")
-        dtypes = {graph.provenance.dtype for graph in graphs}
-        loaded = {dtype: load_model(model, dtype=dtype, device=device) for dtype in sorted(dtypes)}
+        kinds = sorted({(graph.provenance.dtype, graph.provenance.units == "features") for graph in graphs})
+        loaded: dict[Any, Any] = {
+            (dtype, features): (
+                load(model, transcoders, dtype=dtype, device=device)
+                if features
+                else load_model(model, dtype=dtype, device=device)
+            )
+            for dtype, features in kinds
+        }
         for number, (graph, path) in enumerate(zip(graphs, paths, strict=True)):
             report(number / len(graphs), "taking units away")
-            one = loaded[graph.provenance.dtype]
-            found = validate_response(one, graph, most=ablations, seed=seed)
+            features = graph.provenance.units == "features"
+            one = loaded[graph.provenance.dtype, features]
+            found = validate_response(one, graph, most=ablations, attribution=features, seed=seed)
+            report((number + 0.5) / len(graphs), "judging the circuit")
             curve = circuit_curve(one, graph, seed=seed)
+            words = one.language_model if features else one
+            elsewhere = None if words.tokenizer is None else asdict(specificity(one, graph, seed=seed))
+            beside = found.attribution
             reports.append(
                 {
                     "file": str(path), "target": graph.provenance.logit_labels[0],
@@ -36,7 +58,11 @@ def validate_responses(
                     "agreement": graph.agreement, "mediated": graph.mediated, "signed": found.signed._asdict(),
                     "sign_share": found.sign_share._asdict(), "unit_on_unit": found.unit_on_unit._asdict(),
                     "joint": [asdict(part) for part in found.joint],
-                    "curve": asdict(curve) | {"cpr": curve.cpr, "cmd": curve.cmd},
+                    "curve": asdict(curve) | {"cpr": curve.cpr, "cmd": curve.cmd, "units_to_turn": curve.units_to_turn},
+                    "attribution": None if beside is None else {
+                        name: part._asdict() for name, part in vars(beside).items()
+                    },
+                    "specificity": elsewhere,
                 }
             )  # fmt: skip
     if as_json:
@@ -47,8 +73,7 @@ def validate_responses(
 
 
 def _show(facts: dict[str, Any]) -> None:
-    def spread(name: str) -> str:
-        part = facts[name]
+    def spread(part: dict[str, Any]) -> str:
         return f"{part['value']:.2f} [dim]({part['low']:.2f} to {part['high']:.2f}, n={part['n']:,})[/]"
 
     stdout.print(f"[bold]{escaped(facts['file'])}[/]: {escaped(repr(facts['target']))}", highlight=False)
@@ -58,19 +83,42 @@ def _show(facts: dict[str, Any]) -> None:
         ("sign_share", "change whose sign was predicted"),
         ("unit_on_unit", "effects on other units, rank correlation"),
     ):
-        stdout.print(f"  {title:<42} {spread(name)}", highlight=False)
+        stdout.print(f"  {title:<42} {spread(facts[name])}", highlight=False)
+        if facts["attribution"] is not None:
+            told = spread(facts["attribution"][name])
+            stdout.print(f"  [dim]{'  by the attribution graph':<42}[/] {told}", highlight=False)
     stdout.print("\n[bold]The strongest together[/]", highlight=False)
     for part in facts["joint"]:
         stdout.print(
             f"  {part['size']:>4} predicted {part['predicted']:+8.3f}   measured {part['measured']:+8.3f}",
             highlight=False,
         )
-    curve = facts["curve"]
-    stdout.print("\n[bold]Share of the target (1: as in the model, 0: all neurons taken away)[/]", highlight=False)
-    stdout.print("  units   alone   left out   random alone   random left out", highlight=False)
-    columns = ("sizes", "kept", "complement", "random", "random_complement")
+    _show_curve(facts["curve"])
+    if facts["specificity"] is not None:
+        _show_specificity(facts["specificity"])
+
+
+def _show_curve(curve: dict[str, Any]) -> None:
+    stdout.print("\n[bold]Share of the target (1: as in the model, 0: all units taken away)[/]", highlight=False)
+    stdout.print("  units   alone   own values   left out   random alone   random left out", highlight=False)
+    columns = ("sizes", "kept", "restored", "complement", "random", "random_complement")
     for size, *shares in zip(*(curve[name] for name in columns), strict=True):
         stdout.print(
-            f"  {size:>5}   {shares[0]:>5.2f}   {shares[1]:>8.2f}   {shares[2]:>12.2f}   {shares[3]:>15.2f}",
+            f"  {size:>5}   {shares[0]:>5.2f}   {shares[1]:>10.2f}   {shares[2]:>8.2f}   {shares[3]:>12.2f}   "
+            f"{shares[4]:>15.2f}",
+            highlight=False,
+        )
+    if curve["units_to_turn"] is not None:
+        stdout.print(f"  without {curve['units_to_turn']} units the answer falls behind its rival", highlight=False)
+
+
+def _show_specificity(found: dict[str, Any]) -> None:
+    title = f"\n[bold]The {found['units']} strongest elsewhere[/]" if found["units"] > 1 else "\n[bold]Elsewhere[/]"
+    stdout.print(title, highlight=False)
+    for name, who in (("found", "these"), ("random", "random of the same layers")):
+        loss = found[name]
+        stdout.print(
+            f"  {who:<26} the answer here loses {loss['here']:.2f} nats, ordinary text {loss['text']:.3f} a token, "
+            f"{loss['answers']:.1f} of {found['prompts']} other answers change",
             highlight=False,
         )

@@ -317,7 +317,7 @@ def _provenance(metadata: dict[str, Any], listed: list[_Listed], ids: list[str],
 
 RESPONSE_FACTS = (
     "units", "baseline", "attention", "instead", "instead_ids", "instead_places", "target_unit", "agreement",
-    "mediated", "mediated_by_layer",
+    "mediated", "mediated_by_layer", "ranking",
 )  # fmt: skip
 """What the metadata of a response graph's JSON hold, under `unweave`, beside its kind and every node's effect."""
 

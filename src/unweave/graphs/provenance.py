@@ -51,9 +51,11 @@ class Provenance:
     units: str = ""
     """Of a response graph: `neurons` or `features`; the others too."""
     baseline: str = ""
-    """What taking away means: `zero`, `mean` or `contrast`."""
+    """What taking away means: `zero`, `mean`, `resampled` or `contrast`."""
     attention: str = ""
     """`live`, or `held` where patterns do not respond."""
+    ranking: str = ""
+    """How units were chosen: `gradient`, `inputs` or `gates`."""
     target_unit: str = ""
     """The id of the unit that is the target, if one is."""
     instead: str | None = None

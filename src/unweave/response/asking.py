@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import Transcoders
 from .building import check_supported, watch
-from .means import text_means
+from .means import resampled, text_means
 from .references import ActiveUnits, ReferenceActivations, aligned, check_contrast, feature_firing, written_outputs
 from .tangents import Starts, TangentModel, tangents_of
 from .targets import ResponseTarget, ResponseTargetSpec, response_target, unit_of
@@ -96,6 +96,9 @@ def ask(
         reference, other_logits = _contrast(basis, other_ids, places)
     elif baseline == "mean" or (baseline == "auto" and units == "neurons" and language_model.tokenizer is not None):
         reference = _mean(basis, len(ids))
+    elif baseline == "resampled":
+        drawn = resampled(language_model, ids)
+        reference = replace(_contrast(basis, drawn, torch.arange(len(ids)))[0], name="resampled")
     else:
         reference = ReferenceActivations("zero", None, None, None, None, torch.empty(0, dtype=torch.int64))
     unit = unit_of(target)

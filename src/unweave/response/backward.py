@@ -17,7 +17,12 @@ Measure = Callable[[Float[Tensor, " d"], Float[Tensor, " vocab"]], Float[Tensor,
 
 
 def real_gradients(
-    model: LanguageModel, ids: Int[Tensor, " pos"], measure: Measure, *, residual: bool
+    model: LanguageModel,
+    ids: Int[Tensor, " pos"],
+    measure: Measure,
+    *,
+    residual: bool,
+    entered: Float[Tensor, "pos d"] | None = None,
 ) -> tuple[Float[Tensor, "layer pos d"], Float[Tensor, "pos d"]]:
     """The gradients of a measure where each MLP writes, and at what enters layer 0, by PyTorch's own derivative.
 
@@ -25,9 +30,13 @@ def real_gradients(
 
     Args:
         residual: gradients after a norm that may follow the MLP.
+        entered: what enters layer 0 in place of the prompt's own embeddings.
     """
     row, calls = model.architecture, {}
     with ExitStack() as stack:
+        if entered is not None:
+            hook = model.blocks[0].register_forward_pre_hook(_entering(entered), with_kwargs=True)
+            stack.callback(hook.remove)
         for layer, block in enumerate(model.blocks):
             hook = block.register_forward_pre_hook(_keep(calls, layer), with_kwargs=True)
             stack.callback(hook.remove)
@@ -66,6 +75,14 @@ def real_gradients(
 
 def _keep(calls: dict[int, tuple[Any, Any]], layer: int) -> Callable:
     return lambda module, args, kwargs: calls.update({layer: (args, kwargs)})
+
+
+def _entering(entered: Float[Tensor, "pos d"]) -> Callable:
+    def put(module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        x = entered[None].to(_input(args, kwargs))
+        return _with_input(args, x), _with_keyword(kwargs, x)
+
+    return put
 
 
 def _detached(module: Any, args: Any, output: Any) -> Any:

@@ -53,21 +53,39 @@ def text_means(model: LanguageModel, transcoders: Transcoders | None) -> Means:
     return known[key]
 
 
-def _texts(model: LanguageModel) -> list[Int[Tensor, " pos"]]:
+def resampled(model: LanguageModel, ids: Int[Tensor, " pos"]) -> Int[Tensor, " pos"]:
+    """The beginning of a text that comes with the package, of a prompt's length; which one depends on the prompt.
+
+    Raises:
+        OptionError: the model has no tokenizer, or no text is long enough.
+    """
+    if model.tokenizer is None:
+        raise OptionError(f"{model.name} has no tokenizer, so no other prompts; use baseline='zero' or instead=...")
+    found = [text for text in texts(model, tokens=len(ids)) if len(text) == len(ids) and not torch.equal(text, ids)]
+    if not found:
+        raise OptionError(f"no text at hand has the prompt's {len(ids)} tokens; use baseline='mean' or instead=...")
+    return found[int(ids.sum()) % len(found)]
+
+
+def texts(model: LanguageModel, first: int = 0, tokens: int = TOKENS) -> list[Int[Tensor, " pos"]]:
+    """The first tokens of texts that come with the package: of each kind every so many from the `first` on. Means are
+    taken over those from 0; the others, where a kind has enough, serve to judge by."""
     beside, found = shipped_beside(model.name), []
     for path in sorted((TEXT if beside is None else beside / "held-out").glob("*.jsonl")):
         lines = path.read_text().splitlines()
-        for line in lines[:: max(1, len(lines) // DOCUMENTS)][:DOCUMENTS]:
+        step = max(1, len(lines) // DOCUMENTS)
+        for line in [line for number, line in enumerate(lines) if number % step == first][:DOCUMENTS]:
             text = json.loads(line).get("text")
             if text:
-                found.append(model.tokenize(text[: TOKENS * 20])[:TOKENS])
+                words = text if len(text) <= tokens * 20 else text[: tokens * 20].rpartition(" ")[0]
+                found.append(model.tokenize(words or text)[:tokens])
     return found
 
 
 def _means(model: LanguageModel, transcoders: Transcoders | None) -> Means:
     sums: list[tuple[list[Tensor], Tensor, Tensor]] = []
     count = 0
-    for ids in _texts(model):
+    for ids in texts(model):
         count += len(ids) - 1
         plain = transcoders is None and model.architecture.up is not None
         sums.append(_neuron_sums(model, ids) if plain else _unit_sums(model, transcoders, ids))

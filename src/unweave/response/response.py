@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..base.choices import Attention, Baseline, UnitKind
+from ..base.choices import Attention, Baseline, Ranking, UnitKind
 from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .asking import Prompt, ResponseQuestion, ask, target_start
 from .assembly import agreement_of, assembled
+from .ranking import ranking_of, strengths
 from .routes import Router
 from .setting import Setting
-from .tangents import Cut, Starts
+from .tangents import Starts
 from .targets import ResponseTargetSpec
 from .units import Units, strongest
 
@@ -37,6 +38,7 @@ def response_graph(
     attention: Attention = "live",
     *,
     position: int = -1,
+    ranking: Ranking = "auto",
 ) -> Graph:
     """Trace what a prediction depends on: the graph of first-order effects among the units that matter most.
 
@@ -53,9 +55,13 @@ def response_graph(
             this answer rather than that one.
         units: the model's neurons, or the dictionary's features.
         baseline: what units, tokens and the rests of MLPs are put to when taken away: `zero`, their `mean` over text,
-            or `auto`: the mean for neurons of a model with a tokenizer, else zero. Ignored with `instead`.
+            `resampled` from another text of the same length, or `auto`: the mean for neurons of a model with a
+            tokenizer, else zero. Ignored with `instead`.
         most: how many units.
         attention: `held` keeps the patterns as they are.
+        ranking: which units count as strongest: by the `gradient` on the prompt, by gradients averaged over `inputs` on
+            the way to what takes their place, over `gates` (neurons on that way), or `auto`: the gradient, with
+            `instead` gates for neurons and inputs for features. Effects are the same in all.
         position: where in the prompt the prediction is made; later tokens are cut off.
 
     Returns:
@@ -75,7 +81,7 @@ def response_graph(
     """
     asked = ask(model, prompt, target, instead, units, baseline, attention, position)
     start = target_start(asked)
-    chosen, there = _choose(asked, start, most)
+    chosen, there = _choose(asked, start, most, ranking)
     setting = Setting.of(asked, chosen, start)
     slopes, sources = _rows(setting)
     totals = _totals(chosen, slopes)
@@ -84,31 +90,17 @@ def response_graph(
     graph = assembled(setting, there, slopes, sources, by_path)
     direct = slopes[-1] * chosen.taken
     share = _mediated(chosen, direct, by_path[: len(chosen)], len(asked.tangent.layers))
-    graph = graph.with_provenance(agreement=agreement, mediated=share[0], mediated_by_layer=share[1])
+    graph = graph.with_provenance(
+        agreement=agreement, mediated=share[0], mediated_by_layer=share[1], ranking=ranking_of(asked, ranking)
+    )
     return replace(graph, router=Router(setting))
 
 
-def _choose(asked: ResponseQuestion, start: Starts, most: int) -> tuple[Units, int]:
-    """The strongest units by one sweep in which nothing is held, and how many there are."""
+def _choose(asked: ResponseQuestion, start: Starts, most: int, ranking: Ranking) -> tuple[Units, int]:
+    """The strongest units by a ranking, and how many there are."""
     tangent, basis, last = asked.tangent, asked.basis, int(start.position[0])
-    writes = tangent.recording.final.new_zeros(len(tangent.layers), last + 1, tangent.recording.final.shape[1])
-
-    def keep(layer: int, g: Tensor, inside: Tensor, mlp: object) -> None:
-        writes[layer] = (g if basis.residual else inside)[0]
-
-    tangent.sweep(start, Cut(), watcher=keep)
     candidates = basis.all_units(asked.firing, asked.reference, asked.silent, last)
-    effects = []
-    for layer, units in enumerate(candidates):
-        if asked.transcoders is None:
-            h = writes.new_zeros(last + 1, tangent.layers[layer].mlp.width)
-            for part in tangent.layers[layer].mlp.parts:
-                places = part.places(last + 1)
-                h[places, part.first : part.first + len(part.writes)] = writes[layer][places] @ part.writes.T
-            gradient = h[units.position, units.index]
-        else:
-            gradient = basis.gradients(units, layer, writes)
-        effects.append(gradient * units.taken)
+    effects = strengths(asked, start, candidates, ranking)
     there = sum(
         (last + 1 - asked.silent) * layer.mlp.width if asked.transcoders is None else len(units)
         for layer, units in zip(tangent.layers, candidates, strict=True)

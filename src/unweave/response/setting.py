@@ -28,11 +28,18 @@ class Setting:
     def of(asked: ResponseQuestion, chosen: Units, start: Starts) -> "Setting":
         """The setting for chosen units, on the positions up to the target's."""
         n = int(start.position[0]) + 1
-        tokens = asked.tangent.recording.embeddings[:n].clone()
-        if asked.reference.embeddings is not None:
-            tokens -= asked.reference.embeddings[:n]
-        tokens[asked.reference.kept[asked.reference.kept < n]] = 0
-        return Setting(asked, chosen, asked.basis.cut(chosen), start, _rests(asked, chosen)[:, :n], tokens)
+        return Setting(
+            asked, chosen, asked.basis.cut(chosen), start, _rests(asked, chosen)[:, :n], taken_tokens(asked, n)
+        )
+
+
+def taken_tokens(asked: ResponseQuestion, n: int) -> Float[Tensor, "pos d"]:
+    """What is taken away with each of the first `n` tokens."""
+    tokens = asked.tangent.recording.embeddings[:n].clone()
+    if asked.reference.embeddings is not None:
+        tokens -= asked.reference.embeddings[:n]
+    tokens[asked.reference.kept[asked.reference.kept < n]] = 0
+    return tokens
 
 
 def _rests(asked: ResponseQuestion, chosen: Units) -> Float[Tensor, "layer pos d"]:

@@ -1,5 +1,6 @@
 """The units of a response graph: neurons or features, chosen by their first-order effect on the target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,11 @@ class Units:
     def at(self, layer: int) -> Int[Tensor, " here"]:
         """The numbers of those in one layer."""
         return torch.nonzero(self.layer == layer).flatten()
+
+    @staticmethod
+    def join(parts: Sequence["Units"]) -> "Units":
+        """Several sets as one."""
+        return Units(*(torch.cat(column) for column in zip(*(_columns(units) for units in parts), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ def strongest(by_layer: list[Units], effects: list[Tensor], most: int, there: in
     """
     if not 0 < most <= there:
         raise OptionError(f"most is {most}; it must lie between 1 and the {there:,} units of this prompt")
-    everything = Units(*(torch.cat(column) for column in zip(*(_columns(units) for units in by_layer), strict=True)))
+    everything = Units.join(by_layer)
     size = torch.cat(effects).abs()
     order = torch.argsort(size, descending=True, stable=True)[:most]
     order = torch.sort(order[size[order] > 0]).values

@@ -1,4 +1,4 @@
-"""How much of a prediction the strongest units carry alone, and how much is left without them."""
+"""How much of a prediction the strongest units carry, and how much is left without them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,40 +10,49 @@ from ..errors import GraphError, OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
-from .putting import ChangedNeurons, neurons_of
+from .putting import changed_of, mask_of
 
 
 @dataclass(frozen=True)
 class CircuitCurve:
-    """f(C) by the size of C: the target with all other neurons taken away, from 0 (all are) to 1 (none is)."""
+    """f(C) by the size of C: a share of the target, from 0 (all units are taken away) to 1 (none is)."""
 
     sizes: tuple[int, ...]
     kept: tuple[float, ...]
-    """Of the units alone that hold the target up the most."""
+    """Of the units alone that hold the target up the most: all others taken away, these computing from what is left."""
+    restored: tuple[float, ...]
+    """The same with these put to the values they have in the prompt, whatever reaches them."""
     complement: tuple[float, ...]
-    """Of all neurons but these."""
+    """Of all units but these."""
     random: tuple[float, ...]
-    """Of as many random neurons of the same layers and positions alone."""
+    """Of as many random units of the same layers alone."""
     random_complement: tuple[float, ...]
-    """Of all neurons but those."""
+    """Of all units but those."""
     whole: float
     """The target in the model as it is."""
     empty: float
-    """The target with all neurons taken away."""
+    """The target with all units taken away."""
 
     @property
     def cpr(self) -> float:
         """The mean of f over sizes by the trapezoid rule, sizes as shares of the largest (MIB's CPR, on this range)."""
-        return self._area([value for value in self.kept])
+        return self._area(0.0, list(self.kept))
 
     @property
     def cmd(self) -> float:
         """The same of |1 - f| (MIB's CMD); 0 is best."""
-        return self._area([abs(1 - value) for value in self.kept])
+        return self._area(1.0, [abs(1 - value) for value in self.kept])
 
-    def _area(self, values: list[float]) -> float:
+    @property
+    def units_to_turn(self) -> int | None:
+        """The smallest of the sizes whose units, taken away, change the target's sign: the answer falls behind its
+        rival. None: none of them does, or the target is no difference that was above 0."""
+        left = [self.empty + share * (self.whole - self.empty) for share in self.complement]
+        turned = [size for size, value in zip(self.sizes, left, strict=True) if value < 0 < self.whole]
+        return turned[0] if turned else None
+
+    def _area(self, first: float, values: list[float]) -> float:
         x = torch.tensor([0.0, *self.sizes], dtype=torch.float64) / self.sizes[-1]
-        first = 0.0 if values == list(self.kept) else 1.0
         return float(torch.trapezoid(torch.tensor([first, *values], dtype=torch.float64), x))
 
 
@@ -54,17 +63,18 @@ def circuit_curve(
     *,
     seed: int = 0,
 ) -> CircuitCurve:
-    """Judge the strongest neurons of a response graph as circuits are judged in the field.
+    """Judge the strongest units of a response graph as circuits are judged in the field.
 
-    Everything that is not in the circuit is put to what taking away means in the graph: the other prompt's values with
-    `instead`, else means or zero. The first position keeps its values.
+    What is not in the circuit is put to what taking away means in the graph: the other prompt's values with `instead`,
+    else means or zero. Neurons: all others are. Features: all others that are on here or in the other prompt, errors
+    stay live. The first position keeps its values.
 
     Args:
         sizes: numbers of units, those first that hold the target up the most (those that push it down come last);
             sizes beyond the graph's units are left out.
 
     Raises:
-        GraphError: not a response graph of neurons of this model, pruned, or of a target that is no logit.
+        GraphError: not a response graph of this model, pruned, or of a target that is no logit.
         OptionError: no size from 1 up, a mixture of experts.
 
     Source: f(C), CPR and CMD of Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark".
@@ -74,30 +84,20 @@ def circuit_curve(
     >>> graph = unweave.response_graph(model, "The capital of France is")     # doctest: +SKIP
     >>> unweave.circuit_curve(model, graph).kept                              # doctest: +SKIP
     """
-    neurons = neurons_of(model, graph)
-    wanted = tuple(sorted({int(size) for size in sizes if int(size) <= len(neurons.layer)}))
+    changed = changed_of(model, graph)
+    wanted = tuple(sorted({int(size) for size in sizes if int(size) <= len(changed.layer)}))
     if not wanted or wanted[0] < 1:
-        raise OptionError(f"sizes are {list(sizes)}; give numbers between 1 and the graph's {len(neurons.layer)} units")
-    order = neurons.effect.argsort(stable=True)
-    drawn = torch.randint(neurons.baseline.shape[-1], (len(order),), generator=torch.Generator().manual_seed(seed))
-    masks = [
-        torch.zeros(neurons.baseline.shape, dtype=torch.bool),
-        torch.ones(neurons.baseline.shape, dtype=torch.bool),
-    ]
+        raise OptionError(f"sizes are {list(sizes)}; give numbers between 1 and the graph's {len(changed.layer)} units")
+    order, drawn = changed.support.argsort(descending=True, stable=True), changed.random(seed)
+    nothing = torch.zeros(changed.size, dtype=torch.bool)
+    put, kept = [nothing, ~nothing], [nothing, nothing]
     for size in wanted:
-        for index in (neurons.index, drawn):
-            chosen = _mask(neurons, order[:size], index)
-            masks += [~chosen, chosen]
-    targets, _ = neurons.run(masks)
+        chosen, random = (mask_of(changed, places[order[:size]]) for places in (changed.own, drawn))
+        put += [~chosen, ~chosen, chosen, ~random, random]
+        kept += [nothing, chosen, nothing, nothing, nothing]
+    targets = changed.run(put, kept).target
     whole, empty = float(targets[0]), float(targets[1])
     if abs(whole - empty) < 1e-9:
-        raise GraphError("taking every neuron away does not change the target, so no share of it can be told")
-    shares = ((targets[2:] - empty) / (whole - empty)).view(len(wanted), 4).T.tolist()
-    kept, complement, random, without_random = (tuple(part) for part in shares)
-    return CircuitCurve(wanted, kept, complement, random, without_random, whole, empty)
-
-
-def _mask(neurons: ChangedNeurons, which: Tensor, index: Tensor) -> Tensor:
-    mask = torch.zeros(neurons.baseline.shape, dtype=torch.bool)
-    mask[neurons.layer[which], neurons.position[which], index[which]] = True
-    return mask
+        raise GraphError("taking every unit away does not change the target, so no share of it can be told")
+    shares: Tensor = ((targets[2:] - empty) / (whole - empty)).view(len(wanted), 5).T
+    return CircuitCurve(wanted, *(tuple(part) for part in shares.tolist()), whole=whole, empty=empty)
