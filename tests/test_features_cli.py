@@ -136,6 +136,12 @@ def test_show_when(features, folders):
     assert facts["tokens"] >= 300 and facts["firings"] > 0
 
 
+def test_show_when_on_a_text_shorter_than_a_block(features, folders, tmp_path):
+    (tmp_path / "short.txt").write_text("w3 w4")
+    words = ("--when", tmp_path / "short.txt", "--context", "32", "--model", folders[0], "--transcoders", folders[1])
+    assert json.loads(features("show", "1_3", *words, "--json")[1])["tokens"] == 2
+
+
 def test_score_uses_only_documents_that_the_pages_left_out(features, folders, pages):
     facts = json.loads(
         features("score", "--text", folders[2], "--count", "40", "--context", "16", "--tokens", "600", "--json")[1]

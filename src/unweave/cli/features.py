@@ -125,7 +125,8 @@ def show(
             from ..transcoders.replacement import load
 
             loaded = load(model, transcoders)
-            blocks = token_blocks(loaded.language_model, mixed([parse_source(source) for source in when]), context)
+            text = mixed([parse_source(source) for source in when])
+            blocks = token_blocks(loaded.language_model, text, context, min_characters=1, shorter=True)
             facts = when_on(
                 loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading")
             )

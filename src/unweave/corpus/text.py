@@ -26,6 +26,7 @@ def token_blocks(
     held_out: float = 0.0,
     part: Literal["train", "held-out", "all"] = "all",
     min_characters: int = 20,
+    shorter: bool = False,
 ) -> Iterator[Int[Tensor, " context"]]:
     """Documents as int64 blocks of exactly `context` tokens, each begun by the model's leading token.
 
@@ -37,6 +38,7 @@ def token_blocks(
     Args:
         part: which documents to take; the held-out part may give no block at all.
         min_characters: shorter documents are left out.
+        shorter: a text that does not fill one block is a block of its own length.
 
     Raises:
         TextError: no document long enough, less text than one block, no tokenizer, or no chat template.
@@ -83,6 +85,9 @@ def token_blocks(
             taken = ids[at : at + context - len(block)]
             block += taken
             at += len(taken)
+    if shorter and not blocks and len(block) > 1:
+        yield torch.tensor(block, dtype=torch.int64)
+        return
     if blocks or part == "held-out":
         return
     if not long_enough:
