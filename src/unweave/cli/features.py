@@ -1,4 +1,4 @@
-"""`unweave features build|show|search|like|label|score|export|import`."""
+"""`unweave features build|show|search|like|label|score|export|carry|import`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -322,6 +322,27 @@ def export(
         with progress("writing pages") as report:
             export_peer(pages, out.expanduser(), lambda share: report(share, "writing pages"))
     stdout.print(f"Written to [bold]{escaped(str(out))}[/]", highlight=False)
+
+
+@app.command()
+def carry(
+    source: Annotated[Path, typer.Argument(help="Folder of pages of another dictionary with the same encoders.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the pages.")],
+    of: Annotated[str, typer.Option("--from", help="The dictionary they were built with.")],
+    model: Model = "smollm2",
+    transcoders: Dictionary = None,
+) -> None:
+    """Carry pages over to a dictionary of which `train --train decoders` has changed decoders only."""
+    with progress(f"loading {model}") as report:
+        from ..features.carry import carry as carry_over
+        from ..features.pages import open_pages
+        from ..transcoders.formats import read_transcoders
+        from ..transcoders.replacement import load
+
+        old, out = read_transcoders(of), out.expanduser()
+        pages = open_pages(source.expanduser(), old)
+        carry_over(pages, old, load(model, transcoders), out, report)
+    stdout.print(f"Pages in [bold]{escaped(str(out))}[/]", highlight=False)
 
 
 @app.command("import")

@@ -234,5 +234,13 @@ def _words(rule: Rule, evidence: Evidence, background: Background) -> str:
         "start": "first token of a text" if rule.kind == "first 1" else f"{named} tokens of a text",
     }[rule.where]
     if rule.where != "token" and evidence.promoted:
-        text += f"; promotes ‘{visible(evidence.promoted[0]).strip()}’"
+        text += promotes(evidence.promoted[0])
     return text
+
+
+PROMOTES = "; promotes ‘"
+
+
+def promotes(token: str) -> str:
+    """What a label adds of the token that is made likelier most."""
+    return f"{PROMOTES}{visible(token).strip()}’"

@@ -27,6 +27,7 @@ AT_ONCE = 256
 """Features whose effects on all logits are computed together."""
 ROWS = 2048
 """Rows in a group of a Parquet file, the least that is read for one feature."""
+PARQUET = f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS})"
 
 
 def write_pages(
@@ -123,10 +124,7 @@ def save(connection: duckdb.DuckDBPyConnection, path: Path, columns: dict[str, n
         elif column.dtype.kind == "i":
             listed = f"list_filter({listed}, lambda x: x >= 0)"
         chosen.append(f"{listed} AS {name}")
-    query = (
-        f"COPY (SELECT {', '.join(chosen)} FROM flat) TO '{{}}' (FORMAT parquet, COMPRESSION zstd, "
-        f"COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS})"
-    )
+    query = f"COPY (SELECT {', '.join(chosen)} FROM flat) TO '{{}}' {PARQUET}"
     connection.execute("SET enable_progress_bar = false")
     connection.register("flat", flat)
     write_atomically(path, lambda name: connection.execute(query.format(name.replace("'", "''"))))
@@ -138,7 +136,7 @@ def write_labels(folder: Path, labels: list[tuple[int, int, Label]], source: str
     Raises:
         FileError: the folder cannot be written.
     """
-    _write_rows(
+    write_rows(
         folder,
         {
             (layer, index): {
@@ -165,11 +163,6 @@ def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[s
     tokens, counts = np.full((width, FIRING), -1, np.int32), np.full((width, FIRING), -1, np.int32)
     for feature, token, count in layer.tokens():
         tokens[feature, : len(token[:FIRING])], counts[feature, : len(token[:FIRING])] = token[:FIRING], count[:FIRING]
-    transcoders, dtype = model.transcoders, model.language_model.engine_dtype
-    every = torch.arange(width)
-    norms = np.stack(
-        [transcoders.decoder_rows(number, every, at, dtype).norm(dim=1).numpy() for at in transcoders.writes(number)], 1
-    ).astype(np.float32)
     best = arrays["strongest_value"][:, 0]
     return {
         "index": np.arange(width, dtype=np.int32),
@@ -180,9 +173,18 @@ def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[s
         "histogram": bins.astype(np.int32),
         "token": tokens,
         "token_count": counts,
-        "norm": rounded(norms),
-        **_effects(model, number, np.asarray(norms.any(1))),
+        **written(model, number),
     }
+
+
+def written(model: ReplacementModel, number: int) -> dict[str, np.ndarray]:
+    """What features of a layer write: norms of their decoders, tokens they promote and suppress."""
+    transcoders, dtype = model.transcoders, model.language_model.engine_dtype
+    every = torch.arange(transcoders.widths[number])
+    norms = np.stack(
+        [transcoders.decoder_rows(number, every, at, dtype).norm(dim=1).numpy() for at in transcoders.writes(number)], 1
+    ).astype(np.float32)
+    return {"norm": rounded(norms), **_effects(model, number, np.asarray(norms.any(1)))}
 
 
 def _effects(model: ReplacementModel, number: int, alive: np.ndarray) -> dict[str, np.ndarray]:
@@ -262,11 +264,11 @@ def relabel(folder: Path, labels: dict[tuple[int, int], tuple[str, dict[str, flo
     Raises:
         FileError: the folder cannot be written.
     """
-    rows = _label_rows(folder)
+    rows = label_rows(folder)
     for (layer, index), (text, score) in labels.items():
         row = rows.setdefault((layer, index), {"rule": Rule("token", ()).to_json(), "confidence": 0.0})
         row |= {"label": text, "source": source} | (score or {"precision": None, "recall": None, "f1": None})
-    _write_rows(folder, rows)
+    write_rows(folder, rows)
 
 
 def rescore(folder: Path, scores: dict[tuple[int, int], tuple[float, float, float]]) -> None:
@@ -275,21 +277,27 @@ def rescore(folder: Path, scores: dict[tuple[int, int], tuple[float, float, floa
     Raises:
         FileError: the folder cannot be written.
     """
-    rows = _label_rows(folder)
+    rows = label_rows(folder)
     for place, score in scores.items():
         if place in rows:
             rows[place] |= dict(zip(("precision", "recall", "f1"), score, strict=True))
-    _write_rows(folder, rows)
+    write_rows(folder, rows)
 
 
-def _label_rows(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+def label_rows(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    """All labels with their rules and scores, by (layer, index)."""
     result = duckdb.connect().execute("SELECT * FROM read_parquet(?)", [str(folder / "labels.parquet")])
     names = [column[0] for column in result.description or ()]
     found = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     return {(row["layer"], row["index"]): row for row in found}
 
 
-def _write_rows(folder: Path, rows: dict[tuple[int, int], dict[str, Any]]) -> None:
+def write_rows(folder: Path, rows: dict[tuple[int, int], dict[str, Any]]) -> None:
+    """Write what `label_rows` gives.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
     places = sorted(rows)
     columns = {
         "layer": np.array([layer for layer, _ in places], np.int16),
