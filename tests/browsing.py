@@ -21,6 +21,8 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+OPENS_ON_THE_GRAPH = "sessionStorage.getItem('unweave.screen') ?? sessionStorage.setItem('unweave.screen', 'graph')"
+"""As for a reader who has unfolded the whole graph in this tab; tests of the first screen fold it again."""
 WAIT = 30_000
 """Milliseconds that a test waits for what should happen."""
 
@@ -60,6 +62,7 @@ class Site:
     def context(self, **options: Any) -> Any:
         made = self.browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True, **options)
         self.contexts.append(made)
+        made.add_init_script(f"try {{ {OPENS_ON_THE_GRAPH} }} catch {{}}")
         made.set_default_timeout(WAIT)
         return made
 

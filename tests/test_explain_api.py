@@ -162,8 +162,19 @@ def test_what_cannot_be_explained_or_put_is_said(page, tmp_path, traced):
     assert asleep.post("/api/graphs/features/explain", json={}).status_code == 409
 
 
+class PagesOfAnything:
+    """Pages that would tell of everything."""
+
+    shipped = False
+
+    def fits(self, provenance):
+        return True
+
+    def several(self, features):
+        return {key: {"label": "a feature"} for key in features}
+
+
 def test_a_neuron_is_not_described_by_the_page_of_a_feature(page):
-    slug, asked = "why.response", []
-    page.server.__dict__["pages"] = lambda layer, index: asked.append((layer, index))
-    found = page.get(f"/api/graphs/{slug}/features/0/1").json()
-    assert found["source"] == "none" and asked == []
+    page.server.__dict__["pages"] = PagesOfAnything()
+    sources = [page.get(f"/api/graphs/{slug}/features/0/1").json()["source"] for slug in ("why.response", "features")]
+    assert sources == ["none", "page"]

@@ -19,6 +19,9 @@ import { Feature } from "./panes/Feature.tsx";
 import { LinkGraph } from "./panes/LinkGraph.tsx";
 import { Subgraph } from "./panes/Subgraph.tsx";
 import { SaveState } from "./SaveState.tsx";
+import { kindOf, kindTitle } from "./panes/why/kind.ts";
+import { screen } from "./panes/why/state.ts";
+import { Why, WhyStrip } from "./panes/why/Why.tsx";
 import { Start } from "./Start.tsx";
 import * as store from "./store.ts";
 import { CTRL, IconButton, maximised } from "./widgets.tsx";
@@ -53,7 +56,16 @@ function Explorer({ graph }: { graph: Graph }) {
     <div class={`explorer ${store.gathering.value ? "gathering" : ""}`}>
       <TopBar graph={graph} />
       <div class="body">
-        <Panes graph={graph} />
+        {screen.value === "why" ? (
+          <main class="explorer-main">
+            <Why graph={graph} />
+          </main>
+        ) : (
+          <div class="explorer-main">
+            <WhyStrip graph={graph} />
+            <Panes graph={graph} />
+          </div>
+        )}
         {Drawer && (
           <aside class="drawer" aria-label={TITLES[name]}>
             <header>
@@ -89,6 +101,9 @@ function TopBar({ graph }: { graph: Graph }) {
           </span>
         ))}
       </h1>
+      <span class="kind" title={kindTitle(graph)}>
+        {kindOf(graph)}
+      </span>
       <span class="model muted">{view.model}</span>
       <span class="spacer" />
       <SaveState />

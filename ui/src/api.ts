@@ -1,6 +1,7 @@
 // Everything the page asks the server, or the data inlined in an exported file.
 import { edgesAt, type Graph } from "./graph.ts";
 import { complete } from "./merge.ts";
+import type { ExplanationAnswer, Facts, Off } from "./panes/why/facts.ts";
 import type { Annotations, Comparison, EdgePage, FeatureDetails, GraphList, SteerFacts, SteerRequest, View } from "./types.ts";
 
 /** A refusal of the server in its own words. */
@@ -18,6 +19,7 @@ export interface Inlined {
   view: View;
   annotations?: Partial<Annotations>;
   features?: Record<string, FeatureDetails>;
+  explanation?: Facts | null;
 }
 
 function inlinedData(): Inlined | null {
@@ -190,9 +192,33 @@ export interface Progress {
   title: string;
 }
 
-/** Traces a prompt; `cancel` asks the server to stop. Settles with the slug, or null when cancelled. */
-export async function trace(request: TraceRequest, progress: (now: Progress) => void): Promise<{ done: Promise<string | null>; cancel: () => void }> {
-  const { job } = await write<{ job: string }>("POST", "/api/trace", request);
+export interface Running {
+  /** Settles with the graph's slug, or null when cancelled. */
+  done: Promise<string | null>;
+  /** Asks the server to stop. */
+  cancel: () => void;
+}
+
+export function trace(request: TraceRequest, progress: (now: Progress) => void): Promise<Running> {
+  return work("/api/trace", request, progress);
+}
+
+/** Explains a graph's prompt; the explanation is stored beside the graph. */
+export function explain(slug: string, progress: (now: Progress) => void): Promise<Running> {
+  return work(at(slug, "/explain"), {}, progress);
+}
+
+export async function loadExplanation(slug: string): Promise<ExplanationAnswer> {
+  return inlined ? { explanation: inlined.explanation ?? null, error: null, live: false } : ask(at(slug, "/explanation"));
+}
+
+export function switchOff(slug: string, groups: number[], to: string): Promise<Off> {
+  return write("POST", at(slug, "/explanation/off"), { groups, to });
+}
+
+/** Starts long work on the server and follows it. */
+async function work(address: string, request: unknown, progress: (now: Progress) => void): Promise<Running> {
+  const { job } = await write<{ job: string }>("POST", address, request);
   const path = `/api/jobs/${encodeURIComponent(job)}`;
   const done = new Promise<string | null>((resolve, reject) => {
     const events = new EventSource(`${path}/events`);
@@ -206,7 +232,7 @@ export async function trace(request: TraceRequest, progress: (now: Progress) => 
     events.addEventListener("cancelled", () => end(() => resolve(null)));
     events.addEventListener("failed", (event) => end(() => reject(new Refusal(String(data(event).error), 422))));
     events.onerror = () => {
-      if (events.readyState === EventSource.CLOSED) end(() => reject(new Refusal("The server stopped answering during the trace.", 0)));
+      if (events.readyState === EventSource.CLOSED) end(() => reject(new Refusal("The server stopped answering during this work.", 0)));
     };
   });
   return { done, cancel: () => void write("DELETE", path, {}).catch(() => {}) };

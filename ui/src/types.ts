@@ -28,6 +28,8 @@ export interface View {
     label: string[];
     promotes?: (string[] | null)[] | null;
     density?: (number | null)[] | null;
+    /** Of a response graph: the change of the target without the node, to first order. */
+    effect?: (number | null)[] | null;
     input_total?: (number | null)[] | null;
     /** Number of edges in the whole file, also those not sent. */
     inputs?: number[] | null;
@@ -147,6 +149,8 @@ export interface GraphEntry {
   created?: string;
   scores?: { replacement: number | null; completeness: number | null } | null;
   has_validation?: boolean;
+  has_explanation?: boolean;
+  kind?: "attribution" | "response";
   /** Why the file could not be read; then there is nothing else. */
   error?: string;
 }

@@ -7,11 +7,15 @@ from .template import to_bytes, whole_page
 from .view import MOST_EDGES, view
 
 
-def html_document(view: dict[str, Any], annotations: dict[str, Any], features: dict[str, Any]) -> bytes:
-    """The document of a view, annotations and feature details by `LAYER_INDEX`, see docs/server.md."""
-    return whole_page(
-        f"{view['title']} · unweave", to_bytes({"view": view, "annotations": annotations, "features": features})
-    )
+def html_document(
+    view: dict[str, Any],
+    annotations: dict[str, Any],
+    features: dict[str, Any],
+    explanation: dict[str, Any] | None = None,
+) -> bytes:
+    """The document of a view, annotations, feature details by `LAYER_INDEX`, and why, see docs/server.md."""
+    data = {"view": view, "annotations": annotations, "features": features, "explanation": explanation}
+    return whole_page(f"{view['title']} · unweave", to_bytes(data))
 
 
 def to_html(

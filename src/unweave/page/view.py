@@ -131,6 +131,7 @@ def _node_columns(graph: Graph, size: Tensor) -> dict[str, Any]:
         "index": _column(nodes.index), "activation": _column(nodes.activation.float()),
         "influence": _column(_influence(graph, n).float()),
         "rank": _column(_rank(graph, n).float()), "label": _labels(graph), "promotes": promotes,
+        "effect": None if graph.effect is None else _column(graph.effect.float()),
         "input_total": _column(size.float()),
         "inputs": _column(graph.rows.start.diff()),
         "outputs": _column(torch.bincount(graph.rows.column.long(), minlength=n)),

@@ -23,11 +23,12 @@ MOST_NEURONPEDIA = 100 << 20
 
 
 def shared_html(server: Server, path: Path, graph: Graph, shown: dict[str, Any]) -> bytes:
-    """A view with annotations and what is known of the features that matter most, as one document."""
+    """A view with annotations, what is known of the features that matter most, and why, as one document."""
     saved = notes.read(path, graph).annotations
     keys = notes.mentioned(graph, saved, MOST_DETAILS)
     details = {f"{layer}_{index}": found for (layer, index), found in server.details(graph, keys).items()}
-    return html_document({**shown, "live": False}, saved, details)
+    why = server.explanations.of(server.library, path, graph).facts
+    return html_document({**shown, "live": False}, saved, details, why)
 
 
 def shared_json(path: Path, graph: Graph, slug: str, scan: str | None = None) -> bytes:

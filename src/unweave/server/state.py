@@ -38,7 +38,9 @@ class Server:
     explanations: Explanations = field(default_factory=Explanations)
 
     def pages_of(self, graph: Graph) -> FeaturePages | None:
-        """The feature pages of a graph's dictionary, if there are any."""
+        """The feature pages of a graph's dictionary, if there are any; neurons have none."""
+        if graph.provenance.units == "neurons":
+            return None
         return self.pages if self.pages is not None and self.pages.fits(graph.provenance) else None
 
     def details(self, graph: Graph, features: Sequence[Key]) -> dict[Key, dict[str, Any]]:

@@ -1,4 +1,5 @@
 // The connections pane: what drives the selected node, and what it drives; raw weight and share of all input.
+import { litRows } from "./why/state.ts";
 import { useState } from "preact/hooks";
 import { edgePasses } from "../filters.ts";
 import { count, featureName, layerName, nodeLine, nodeName, number, percent, quoted, weight } from "../format.ts";
@@ -146,7 +147,7 @@ function Row({ graph, from, connection }: { graph: Graph; from: number; connecti
     <li>
       <button
         type="button"
-        class={`row ${pinned ? "pinned" : ""}`}
+        class={`row ${pinned ? "pinned" : ""} ${litRows.value.has(row) ? "lit" : ""}`}
         data-node={id[row]}
         title={`${nodeLine(graph, store.annotations.value, row)}\nweight ${weight(connection.weight)}, ${percent(Math.abs(share), 2)} of all absolute input of the target`}
         onClick={(event) => store.clickNode(id[row], event)}

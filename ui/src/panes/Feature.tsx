@@ -200,7 +200,7 @@ function Histogram({ edges, counts, here }: { edges: number[]; counts: number[];
 }
 
 /** A text with its tokens shaded by activation; the strongest is also underlined, so colour is not alone. */
-function Context({ tokens, activations, peak, most }: { tokens: string[]; activations: number[]; peak?: number | null; most: number }) {
+export function Context({ tokens, activations, peak, most }: { tokens: string[]; activations: number[]; peak?: number | null; most: number }) {
   const top = peak ?? activations.indexOf(Math.max(...activations));
   return (
     <p class="context">

@@ -10,6 +10,7 @@ import { connections } from "../links.ts";
 import * as store from "../store.ts";
 import { along, instead, sideways, type Step, type Walk } from "../walk.ts";
 import { IconButton, Pane } from "../widgets.tsx";
+import { litRows } from "./why/state.ts";
 import { LinkCanvas, type LinkHandle } from "./LinkCanvas.tsx";
 
 /** Links drawn faintly behind everything, and links drawn for what is selected, at most. */
@@ -30,6 +31,7 @@ export function useScene(graph: Graph) {
   const gathered = store.gathering.value;
   const theme = store.theme.value;
   const comparing = store.pair.value;
+  const lit = litRows.value;
   return useMemo(() => {
     const { mask } = shown;
     const faint: Link[] = [];
@@ -68,10 +70,10 @@ export function useScene(graph: Graph) {
     }
     strong.sort((a, b) => Math.abs(b.share) - Math.abs(a.share)).splice(STRONG);
     strong.reverse(); // the strongest are drawn last, on top
-    const marked = new Map((gathered?.ids ?? []).flatMap((id) => (graph.row.has(id) ? [[graph.row.get(id)!, theme.accent] as const] : [])));
+    const marked = new Map([...[...lit].map((row) => [row, theme.accent] as const), ...(gathered?.ids ?? []).flatMap((id) => (graph.row.has(id) ? [[graph.row.get(id)!, theme.accent] as const] : []))]);
     const tinted = comparing ? sharedTint(graph, comparing.comparison.shared.map(([a]) => a), theme) : undefined;
     return { selected: new Set(rows), linked, pinned, marked, tinted, faint, strong, logitNames: (row: number) => nodeName(graph, annotations, row) };
-  }, [graph, shown, filters, rows, pinned, annotations, kind, gathered, theme, flows, comparing]);
+  }, [graph, shown, filters, rows, pinned, annotations, kind, gathered, theme, flows, comparing, lit]);
 }
 
 /** Features of a graph that the other has too, coloured. */

@@ -16,6 +16,7 @@ import { CARD_HEIGHT, type Placed, placeCards } from "../subgraph-layout.ts";
 import { type Annotations, Kind } from "../types.ts";
 import { Editable, IconButton, Pane } from "../widgets.tsx";
 import { FirstSteps } from "./FirstSteps.tsx";
+import { litRows } from "./why/state.ts";
 
 /** Pixels of width for a link that is all of its target's input. */
 const WIDEST = 15;
@@ -272,7 +273,7 @@ function Card({ graph, entity, name, place, scale, onMove, onRename }: CardProps
         else if (event.key === "Delete") store.edit((state) => (own ? edits.ungroup(state, entity.id) : edits.unpin(state, [entity.id])));
       }}
     >
-      <CardFace graph={graph} entity={entity} name={name} place={place} theme={store.theme.value} selected={selected || gathered} />
+      <CardFace graph={graph} entity={entity} name={name} place={place} theme={store.theme.value} selected={selected || gathered || entity.members.some((row) => litRows.value.has(row))} />
       {entity.group && (
         <text class="card-button" x={place.width - 13} y={CARD_HEIGHT / 2} aria-hidden="true" onClick={(event) => (event.stopPropagation(), toggle())}>
           {own ? "▸" : "▾"}

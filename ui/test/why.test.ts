@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import golden from "../../tests/data/page-golden.json";
+import { buildGraph } from "../src/graph.ts";
+import { nothing } from "../src/merge.ts";
+import { derived, groupsOf, importance } from "../src/panes/why/derive.ts";
+import type { Facts } from "../src/panes/why/facts.ts";
+import { arrowKey, arrowWidth, type Box, placeStory, rowsOfCards, wrapped } from "../src/panes/why/place.ts";
+import { ANSWER, gist, groupCard, linked, rowsOf, shortName, storyOf, tokenCard } from "../src/panes/why/story.ts";
+import { Kind, type View } from "../src/types.ts";
+
+const graph = buildGraph(structuredClone(golden.view) as unknown as View);
+const group = (name: string, place: string, position: number, layers: [number, number], share: number) => ({
+  name, place, kind: "neurons", position, layers, share, evidence: "", against: share < 0, parts: ["0_1_1"], direct: share, random: 0.01, probability: 0.1,
+}); // prettier-ignore
+const arrow = (source: number, target: number | "answer", carried: number, passed = true) => ({ source, target, carried, passed, moved: carried, random: 0.01, heads: source === 0 ? ["3.1"] : [], by_heads: source === 0 ? 0.9 : null });
+const facts: Facts = {
+  headline: "", prompt: "a b c", tokens: ["a", " b", " c"], model: "toy",
+  answer: { token: " d", id: 1, probability: 0.75 }, rival: { token: " e", id: 2 },
+  baseline: { kind: "instead", instead: "a b x", proposed: true }, found: true,
+  sentences: [
+    { text: "The MLPs of layers 0-2 at ' b' act on heads 3.1 at ' c': swapped with all other groups held, they take them 83% of the way (random parts: at most 15%); 69% passes here.", kind: "chain", value: 0.83, control: 0.15, groups: [0, 1] },
+    { text: "All 3 groups swapped together take 90%.", kind: "together", value: 0.9, control: 0, groups: [0, 1, 2] },
+  ],
+  groups: [group("the MLPs of layers 0-2 at ' b'", "the MLPs of layers 0-2 at ' b'", 1, [0, 2], 0.99), group("heads 3.1 at ' c'", "heads 3.1 at ' c'", 2, [3, 3], 0.91), group("neuron 4_7_2 at ' c' that pushes ' e', ' f'", "neuron 4_7_2 at ' c'", 2, [4, 4], -0.2)],
+  arrows: [arrow(0, 1, 0.69), arrow(1, "answer", 0.8), arrow(1, 2, -0.1), arrow(2, "answer", -0.2), arrow(0, 2, 0.3, false)],
+  together: { share: 0.9, kept: 0.5 },
+}; // prettier-ignore
+const story = storyOf(facts, graph);
+
+test("sentences lose what all of their kind say, and name their groups", () => {
+  const text = gist(facts.sentences[0].text);
+  assert.equal(text, "The MLPs of layers 0-2 at ' b' act on heads 3.1 at ' c': they take them 83% of the way; 69% passes here.");
+  assert.deepEqual(story.sentences[0].pieces.map((piece) => piece.card), [groupCard(0), null, groupCard(1), null]);
+  assert.equal(story.sentences[0].pieces.map((piece) => piece.text).join(""), text);
+  assert.equal(story.sentences[0].full, facts.sentences[0].text);
+  assert.deepEqual(story.sentences[1].pieces, [{ text: "All 3 groups swapped together take 90%.", card: null }]);
+});
+
+test("the longest name of a group is linked, and texts that are not there are not", () => {
+  const pieces = linked("Neuron 4 at b that pushes c works", [{ id: "x", names: ["neuron 4 at b that pushes c", "neuron 4 at b"] }, { id: "y", names: ["nothing"] }, { id: "z", names: ["pushes c"] }]);
+  assert.deepEqual(pieces, [{ text: "Neuron 4 at b that pushes c", card: "x" }, { text: " works", card: null }]);
+});
+
+test("cards say share, sign and what they push for", () => {
+  assert.deepEqual(story.cards.map((card) => card.line), ["99% of the difference", "91% of the difference", "works against it: −20%"]);
+  assert.deepEqual(shortName("the MLPs of layers 0-2 at ' b'"), ["MLPs of L0-2 at “b”", null]);
+  assert.deepEqual(story.cards[2].short, ["neuron 4_7_2 at “c”", "pushes e, f"]);
+  assert.deepEqual(story.rest, { name: "Not explained: 10%", line: "50% needs other neurons" });
+  assert.equal(story.arrows.length, 4); // what random parts match is not drawn
+  assert.match(story.arrows[0].heads, /3\.1/);
+});
+
+test("a group is its own neurons in a response graph of neurons, else what lies at its place", () => {
+  const id = graph.view.nodes.id[0];
+  const place = { parts: [id], position: 1, layers: [0, 0] as [number, number] };
+  const here = rowsOf(graph, place);
+  assert.equal(here.exact, false);
+  for (const row of here.rows) assert.ok(graph.view.nodes.position[row] === 1 && graph.view.nodes.layer[row] === 0);
+  const neurons = { ...graph, view: { ...graph.view, provenance: { kind: "response", units: "neurons" } } };
+  assert.deepEqual(rowsOf(neurons, place), { rows: [0], exact: true });
+});
+
+const overlap = (a: Box, b: Box): boolean => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+
+for (const width of [330, 700, 860, 1300]) {
+  test(`at ${width} pixels cards do not overlap, arrows pass beside them, and rows follow the arrows`, () => {
+    const many = { ...story, cards: [...Array(11).keys()].map((at) => ({ ...story.cards[at % 3], id: groupCard(at), layers: [at, at + 1] as [number, number] })), arrows: [0, 1, 2, 3, 4, 5, 6].map((at) => ({ ...story.arrows[0], source: groupCard(at), target: at % 2 ? ANSWER : groupCard(at + 3), size: 0.05 })) };
+    const { boxes, ways, height } = placeStory(many, width, 430);
+    const all = [...boxes.entries()];
+    for (const [a, one] of all) {
+      assert.ok(one.x >= -0.5 && one.x + one.width <= width + 0.5 && one.y + one.height <= height, `${a} is inside`);
+      for (const [b, other] of all) assert.ok(a === b || !overlap(one, other), `${a} over ${b}`);
+    }
+    const cards = many.cards.map((card) => boxes.get(card.id)!);
+    for (const one of many.arrows) {
+      const way = ways.get(arrowKey(one));
+      assert.ok(way, "every arrow goes upwards");
+      for (let at = 1; at + 1 < way.length; at += 2) {
+        assert.ok(!cards.some((card) => way[at].x > card.x && way[at].x < card.x + card.width && card.y === way[at + 1].y), "beside cards");
+      }
+    }
+    assert.ok(boxes.get(ANSWER)!.y < Math.min(...cards.map((card) => card.y)));
+    assert.ok(boxes.get(tokenCard(0))!.y > Math.max(...cards.map((card) => card.y)));
+  });
+}
+
+test("a row holds no more cards than fit, and sources stand below targets", () => {
+  const rows = rowsOfCards(story, 2);
+  assert.deepEqual(rows.map((row) => row.map((card) => card.id)), [[groupCard(0)], [groupCard(1)], [groupCard(2)]]);
+  const many = rowsOfCards({ cards: [...Array(7).keys()].map((at) => ({ ...story.cards[0], id: groupCard(at) })), arrows: [] }, 3);
+  assert.deepEqual(many.map((row) => row.length), [3, 3, 1]);
+});
+
+test("thickness is in proportion, and texts are cut at words", () => {
+  assert.ok(Math.abs(arrowWidth(0.5) - arrowWidth(0) - (arrowWidth(1) - arrowWidth(0.5))) < 1e-9);
+  assert.equal(arrowWidth(-3), arrowWidth(1));
+  assert.deepEqual(wrapped("22 neurons at “France”, L7-14", 26, 2), ["22 neurons at “France”,", "L7-14"]);
+  assert.deepEqual(wrapped("one two three four", 7, 2), ["one two", "three…"]);
+});
+
+test("a graph that nobody explained is told by supernodes, else by token and band of layers", () => {
+  const told = derived(graph, nothing);
+  assert.equal(told.measured, false);
+  assert.ok(told.cards.length > 0 && told.cards.length <= 9);
+  const weight = importance(graph);
+  for (const card of told.cards) {
+    assert.equal(new Set(card.rows.map((row) => graph.view.nodes.position[row])).size, 1);
+    for (const row of card.rows) assert.ok(graph.view.nodes.kind[row] === Kind.Feature && weight[row] > 0);
+  }
+  assert.match(told.sentences.at(-1)!.full, /nothing was tried in the model/);
+  for (const one of told.arrows) assert.ok(one.target === ANSWER || told.cards.some((card) => card.id === one.target));
+  const features = graph.view.nodes.id.filter((_, row) => graph.view.nodes.kind[row] === Kind.Feature).slice(0, 3);
+  const own = { ...nothing, supernodes: [{ id: "s", name: "mine", members: features }] };
+  assert.deepEqual(groupsOf(graph, own), [{ name: "mine", rows: features.map((id) => graph.row.get(id)!) }]);
+  assert.equal(derived(graph, own).cards[0].name, "mine");
+});
+
+test("effects take the place of influence where the graph has them", () => {
+  const response = { ...graph, view: { ...graph.view, nodes: { ...graph.view.nodes, effect: [...Array(graph.size).keys()].map((row) => (row === 1 ? -5 : 0)) } } };
+  assert.equal(importance(response)[1], 5);
+  assert.equal(importance(graph), graph.influence);
+});
