@@ -10,11 +10,15 @@ import unweave
 from unweave.errors import InterventionError, OptionError, PromptError, TargetError, UnsupportedModel, UnweaveError
 from unweave.explanation.choose import random_sets
 from unweave.explanation.contrast import contrast_of
-from unweave.explanation.groups import METHODS, Profiles, agreement, hidden
+from unweave.explanation.groups import METHODS, PartGroup, Profiles, agreement, hidden
 from unweave.explanation.maps import patching_maps, stages
+from unweave.explanation.measure import agreement_of_arrows
+from unweave.explanation.names import contexts, readable, with_names
+from unweave.explanation.predict import predict
 from unweave.explanation.stored import read_explanation
-from unweave.interventions.live import NeuronPlaces, TokenPair, gradients, look, run
+from unweave.interventions.live import NeuronPlaces, TokenPair, look, run
 from unweave.interventions.parts import Part
+from unweave.interventions.slopes import gradients
 from unweave.validation.claims import check_claims, read_claims
 
 PROMPT, INSTEAD = [0, 3, 7, 9, 4], [0, 3, 12, 9, 4]
@@ -72,7 +76,7 @@ def test_a_swap_is_what_hooks_make_of_it(model):
 
 def test_gradients_are_differences(model):
     ids, question = torch.tensor(PROMPT), TokenPair(3, 8)
-    lead, values, slopes = gradients(model, ids, question, [])
+    lead, values, slopes = gradients(model, ids, question, [], range(5))
     here = look(model, ids)
     assert lead == pytest.approx(float(question.lead(here.logits)), abs=1e-5)
     torch.testing.assert_close(values[1], here.at["neurons", 1], rtol=0, atol=1e-6)
@@ -263,3 +267,127 @@ def test_command(run, tiny_folders):
     ):
         code, out, err = run(*words, *extra)
         assert code == 2 and message in " ".join(err.split()) and not out
+
+
+def test_bad_input_is_refused_before_a_model_is_loaded(run):
+    for words, message in (
+        ([""], "the prompt is empty"),
+        (["a", "--instead", ""], "the prompt is empty"),
+        (["a", "--instead", "a"], "same prompt"),
+        (["a", "--units", "heads"], "'heads'"),
+        (["a", "--groups", "0"], "at least 1"),
+        (["a", "--baseline", "noise"], "'noise'"),
+        (["a", "--target", ""], "a target is empty"),
+        (["1 two", "--ids"], "whole numbers"),
+    ):
+        code, out, err = run("explain", *words, "-m", "no such model")
+        assert code == 2 and message in " ".join(err.split()) and not out
+
+
+def test_predicted_arrows_are_the_edges_of_a_response_graph(model):
+    """Groups of one neuron each, beside `response_graph`, whose derivatives are made by other means."""
+    contrast = contrast_of(model, PROMPT, None, INSTEAD)
+    question = contrast.question
+    graph = unweave.response_graph(model, PROMPT, (question.answer, question.rival), instead=INSTEAD, most=6)
+    nodes = list(graph.nodes)[graph.nodes.features]
+    units = [NeuronPlaces.of([(node.layer, node.position, node.index)]) for node in nodes]
+    predicted = predict(contrast, [PartGroup(Part(unit)) for unit in units])
+    dense, target = graph.dense().double(), graph.nodes.logits.start
+    rows = [node.row for node in nodes]
+    apart = torch.cat([contrast.there.units(unit) - contrast.here.units(unit) for unit in units]).double()
+    wanted = dense[rows][:, rows] / apart[:, None]
+    torch.testing.assert_close(predicted.moved.T.double(), wanted, rtol=1e-3, atol=1e-4)
+    direct = -dense[target, rows] / contrast.whole
+    torch.testing.assert_close(predicted.direct.double(), direct, rtol=1e-3, atol=1e-4)
+
+
+def test_predictions_stand_beside_what_was_measured(explained):
+    measured = explained.measured
+    agreement = agreement_of_arrows(measured.arrows)
+    passed = [arrow for arrow in measured.arrows if arrow.passed]
+    assert agreement is not None and agreement.arrows == len(passed) and agreement.signs > 0.5
+    for effect in measured.effects:  # small swaps are what their slope says
+        if abs(effect.share) < 0.05:
+            assert effect.predicted == pytest.approx(effect.share, abs=0.05)
+    facts = explained.facts
+    assert facts["arrow_agreement"]["arrows"] == len(passed)
+    assert all({"predicted", "predicted_carried"} <= set(arrow) for arrow in facts["arrows"])
+
+
+def test_names_say_by_how_many_members_they_are_borne(explained):
+    for group in explained.groups:
+        if group.pushes:
+            assert group.support is not None and 2 * group.support >= len(group)
+            assert all(repr(token) in group.name for token in group.pushes)
+            assert len(group) == 1 or f"({group.support} of {len(group)} members)" in group.name
+        else:
+            assert group.support is None and "(unnamed)" in group.evidence
+    assert len({group.name for group in explained.groups}) == len(explained.groups)
+
+
+def test_pushed_tokens_are_what_the_whole_model_says(explained, model):
+    """One group's push by hooks of the test's own, over the same contexts."""
+    contrast = explained.contrast
+    group = next(group for group in explained.groups if group.kind == "neurons" and group.pushes)
+    prompts, rises = contexts(contrast), []
+    for ids in prompts.tolist():
+        here = look(model, torch.tensor(ids))
+        put = {}
+        for layer, position, index in group.part.units.triples:
+            change = (contrast.here.at["neurons", layer] - contrast.there.at["neurons", layer])[position, index]
+            down = model.module.model.layers[layer].mlp.down_proj
+            entries, values = put.get((down, len(ids) - 1), ([], []))
+            put[down, len(ids) - 1] = ([*entries, index], [*values, change])
+        logits = _added(model, ids, put)
+        rises.append((logits - here.logits) - (logits - here.logits).mean())
+    rise = torch.stack(rises).mean(0)
+    for token in group.pushes:
+        assert float(rise[int(token[1:])]) > 0
+
+
+def _added(model, ids, put):
+    handles = []
+    for (module, position), (entries, values) in put.items():
+
+        def hook(module, args, position=position, entries=entries, values=values):
+            x = args[0].clone()
+            x[0, position, entries] += torch.stack(values)
+            return (x, *args[1:])
+
+        handles.append(module.register_forward_pre_hook(hook))
+    with torch.no_grad():
+        logits = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def test_labels_of_pages_are_in_names(explained):
+    contrast = explained.contrast
+    group = next(group for group in explained.groups if group.kind == "neurons")
+    labels = {(layer, index): "capital cities" for layer, _, index in group.part.units.triples}
+    (named,) = with_names(contrast, [group], {}, labels)
+    assert f"labelled 'capital cities' ({len(group)} of {len(group)})" in named.name and named.label
+
+
+def test_pieces_of_a_character_are_called_by_it():
+    names = readable([" a", "<0xE2><0x82>", "<0xAC>", "b", "<0xE2>"])
+    assert names == ["' a'", "'€' (piece 1 of 2)", "'€' (piece 2 of 2)", "'b'", "'<0xE2>'"]
+
+
+def test_keys_and_values_of_a_beginning_are_those_of_the_weights(model):
+    """What was kept for one state of the weights is not used for another."""
+    ids, question = torch.tensor(PROMPT), TokenPair(3, 8)
+    last = [look(model, torch.tensor(INSTEAD)).put_cells("heads", [1], [4])]
+    before = run(model, ids, question, last).lead
+    weight = model.module.model.layers[0].self_attn.v_proj.weight
+    with torch.no_grad():
+        weight.mul_(1.5)
+        changed = run(model, ids, question, last).lead
+        wanted = by_hand(
+            model, PROMPT, {(model.module.model.layers[1].self_attn.o_proj, 4): (slice(None), last[0][0].value[0])}
+        )
+        weight.div_(1.5)
+    assert (
+        float(changed) == pytest.approx(float(wanted[3] - wanted[8]), abs=1e-4) and abs(float(changed - before)) > 1e-3
+    )

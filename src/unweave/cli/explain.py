@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..base.parsing import target_of, token_ids
-from ..errors import OptionError
+from ..base.parsing import prompt_of, target_of
+from ..errors import OptionError, PromptError
 from .terminal import AsJson, Model, escaped, print_json, progress, stderr, stdout
 
+BASELINES = ("auto", "mean", "zero")
 SUFFIXES = {".json": "facts", ".md": "report", ".svg": "picture", ".yaml": "claims"}
 
 
@@ -28,6 +29,9 @@ def explain(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     units: Annotated[str, typer.Option(help="What groups are made of: neurons.")] = "neurons",
     groups: Annotated[int | None, typer.Option(metavar="N", help="At most so many groups. Default: up to 12.")] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", "-f", help="Folder of feature pages of the model's neurons, for names.")
+    ] = None,
     baseline: Annotated[
         str, typer.Option(help="Without --instead: auto (a prompt that is found, else mean), mean or zero.")
     ] = "auto",
@@ -46,6 +50,11 @@ def explain(
     """Say why: what the answer hangs on, by which way, what works against it; every sentence measured."""
     begin = time.perf_counter()
     files = {} if out is None else _files(out)
+    asked: list[Any] = [None if text is None else prompt_of(text, ids) for text in (prompt, instead)]
+    wanted = None if target is None else target_of(target)
+    if asked[0] == asked[1]:
+        raise PromptError("--instead is the same prompt; give one with another answer")
+    _check(units, groups, baseline)
     question = {
         "model": model, "dtype": dtype, "target": target, "instead": instead, "units": units, "groups": groups,
         "baseline": baseline, "ids": ids,
@@ -59,10 +68,9 @@ def explain(
         for path in (*files.values(), *(() if kept is None else (kept,))):
             check_writable(path)
         loaded = load_model(model, dtype=dtype, device=device)
-        asked: list[Any] = [None if text is None else token_ids(text) if ids else text for text in (prompt, instead)]
         found = explained(
-            loaded, asked[0], None if target is None else target_of(target), asked[1],
-            units=units, groups=groups, baseline=baseline, progress=report,
+            loaded, asked[0], wanted, asked[1],
+            units=units, groups=groups, baseline=baseline, features=features, progress=report,
         )  # fmt: skip
         written = []
         for kind, path in files.items():
@@ -107,6 +115,16 @@ def _keep(found: Any, path: Path) -> list[str]:
         stderr.print(f"[yellow]No response graph was made:[/] {escaped(str(error))}", highlight=False)
         return written
     return [*written, str(path)]
+
+
+def _check(units: str, groups: int | None, baseline: str) -> None:
+    """Refuse what no model could answer, before one is loaded."""
+    if units != "neurons":
+        raise OptionError(f"--units {units!r} cannot be explained; use neurons")
+    if groups is not None and groups < 1:
+        raise OptionError(f"--groups is {groups}; it must be at least 1")
+    if baseline not in BASELINES:
+        raise OptionError(f"--baseline {baseline!r} is none of {', '.join(BASELINES)}")
 
 
 def _files(out: Path) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..explanation.report import NOTHING
+from ..explanation.report import ARROWS, NOTHING
 from .terminal import escaped
 
 TITLES = {
@@ -27,3 +27,7 @@ def show_explanation(facts: dict[str, Any], console: Console) -> None:
         console.print(f"{number:>2}. {escaped(sentence['text'])}", highlight=False)
     if not facts["found"]:
         console.print(f"\n{NOTHING}", highlight=False)
+    agreement = facts["arrow_agreement"]
+    if agreement is not None:
+        console.print(f"\n{ARROWS.format(**agreement)}", highlight=False)
+    console.print(f"\n[dim]{escaped(facts['legend'])}[/]", highlight=False)

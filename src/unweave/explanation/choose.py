@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import NeuronPlaces, Put, gradients, run
+from ..interventions.live import NeuronPlaces, Put, run
+from ..interventions.slopes import gradients
 from .maps import Contrast, Stage
 
 MOST = 100
@@ -107,12 +108,12 @@ def _strongest(
     """The share that swapping some units takes, and the units of a stage (None: anywhere) whose swap beside it lowers
     (`sign` 1) or raises the lead most, to first order."""
     put: list[Put] = contrast.there.put_units(swapped)
-    lead, values, slopes = gradients(contrast.model, contrast.ids, contrast.question, put)
+    places = contrast.positions if stage is None else (stage.position,)
+    lead, values, slopes = gradients(contrast.model, contrast.ids, contrast.question, put, places)
     layers = range(contrast.model.n_layers) if stage is None else stage.layers
-    positions = torch.tensor(contrast.positions if stage is None else [stage.position])
-    effects = torch.stack(
-        [((values[layer] - contrast.there.at["neurons", layer]) * slopes[layer])[positions] for layer in layers]
-    )
+    positions = torch.tensor(places)
+    there = contrast.there.at
+    effects = torch.stack([(values[layer] - there["neurons", layer][positions]) * slopes[layer] for layer in layers])
     effects = effects * (sign if contrast.whole > 0 else -sign)
     width = effects.shape[-1]
     order = effects.flatten().argsort(descending=True, stable=True)[: count + len(swapped)]

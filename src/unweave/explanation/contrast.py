@@ -7,11 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..attribution.targets import resolve_targets
-from ..corpus.blocks import named_sources
-from ..corpus.documents import documents
 from ..errors import OptionError, PromptError
 from ..interventions.live import PLACES, Inside, Place, TokenPair, look, next_logits
 from ..models.language_model import LanguageModel
+from ..response.means import texts
 from .maps import Contrast, with_prompt, with_values
 
 BASELINES = ("auto", "mean", "zero")
@@ -21,8 +20,6 @@ ROWS = 4000
 """Prompts tried for a contrast, times tokens."""
 CHANGED = 0.5
 """A found contrast leaves the answer at most this share of its probability."""
-TEXTS, LENGTH = 4, 48
-"""Texts of each kind that means are taken over, and how many tokens of each."""
 
 
 def contrast_of(
@@ -100,7 +97,8 @@ def propose(
 ) -> tuple[Int[Tensor, " pos"], int] | None:
     """A prompt with one token exchanged for another of its kind that changes the answer, and its own answer.
 
-    Kinds are told by the embedding: the nearest tokens that are written alike (a space before, a capital, digits).
+    Kinds are told by the embedding: the nearest tokens that are written alike (a space before, a capital, digits). The
+    other answer should be of the answer's kind as well, so that the two differ in what the prompt is about.
 
     Args:
         said: where `answer` is not what the model says, what it says: then a prompt is wanted on which it does say it.
@@ -137,7 +135,7 @@ def propose(
             if top == answer or left > CHANGED * own:
                 continue
             kin = float(rows[top] @ rows[answer])
-            score = float(chances[row, top]) * (1 - left / own) * max(kin, 0.01) * max(near_to, 0.01)
+            score = float(chances[row, top]) * (1 - left / own) * max(kin, 0.01) ** 2 * max(near_to, 0.01)
             rival = top
         else:
             if top != answer:
@@ -183,27 +181,12 @@ def text_means(model: LanguageModel) -> Mapping[Place, Sequence[Float[Tensor, " 
     if model.tokenizer is None:
         raise OptionError(f"{model.name} has no tokenizer, so no means over text; give instead=, or baseline='zero'")
     sums: dict[tuple[Place, int], Tensor] = {}
-    count = 0
-    for source in named_sources([], model.name).values():
-        taken = 0
-        for document in documents(source):
-            text = document if isinstance(document, str) else document.text
-            try:
-                ids = model.tokenize(text[: LENGTH * 20])[:LENGTH]
-            except PromptError:
-                continue
-            if len(ids) < 2:
-                continue
-            inside = look(model, ids)
-            count += len(ids) - 1
-            for key, value in inside.at.items():
-                sums[key] = sums.get(key, 0) + value[1:].sum(0)
-            taken += 1
-            if taken == TEXTS:
-                break
-    if not count:
-        raise OptionError(f"{model.name}: no bundled text that it can read; give instead=, or baseline='zero'")
-    return _by_place({key: value / count for key, value in sums.items()})
+    found = texts(model)
+    for ids in found:
+        for key, value in look(model, ids).at.items():
+            sums[key] = sums.get(key, 0) + value[1:].double().sum(0)
+    count = sum(len(ids) - 1 for ids in found)
+    return _by_place({key: (value / count).to(model.engine_dtype) for key, value in sums.items()})
 
 
 def _by_place(values: dict[tuple[Place, int], Tensor]) -> Mapping[Place, Sequence[Tensor]]:

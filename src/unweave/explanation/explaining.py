@@ -1,8 +1,8 @@
 """Why a model says what it says: groups of its parts, arrows between them and sentences, all measured."""
 
 from collections.abc import Callable, Sequence
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError, PromptError
 from ..interventions.live import check_supported, heads_of, run
@@ -16,6 +16,9 @@ from .measure import measure
 from .names import with_names
 from .result import Explanation
 from .say import sentences
+
+if TYPE_CHECKING:
+    from ..features.pages import Pages
 
 SMALL = 0.03
 """A group whose swap takes less than this share of the difference is left out."""
@@ -34,6 +37,7 @@ def explain(
     baseline: str = "auto",
     method: str = DEFAULT,
     draws: int = DRAWS,
+    features: str | Path | None = None,
     progress: Callable[[float, str], object] = lambda share, what: None,
 ) -> Explanation:
     """Find what an answer hangs on, group it, name it and measure it; nothing in the model is frozen.
@@ -49,12 +53,14 @@ def explain(
         baseline: "auto"; "mean" or "zero" for values from no other prompt.
         method: how neurons are grouped: "segments", "link" or "band".
         draws: random groups as control for each group.
+        features: folder of feature pages of the model's neurons, whose labels names then use.
 
     Raises:
         PromptError: a prompt that cannot be run, or an `instead` of another length or with the same answer.
         TargetError: a target that is not one token.
         OptionError: other units, baseline or method, or a number out of range.
         UnsupportedModel: a mixture of experts.
+        FileError, TranscoderMismatch: no feature pages there, or not of these neurons.
 
     >>> import unweave                                                        # doctest: +SKIP
     >>> model = unweave.load_model("smollm2")                                 # doctest: +SKIP
@@ -70,6 +76,7 @@ def explain(
         raise OptionError(f"groups is {groups}; it must be at least 1")
     if draws < 1:
         raise OptionError(f"draws is {draws}; it must be at least 1")
+    pages = None if features is None else _pages(language_model, features)
     progress(0.0, "looking for the contrast")
     contrast = contrast_of(language_model, prompt, target, instead, baseline)
     if not contrast.positions or abs(contrast.whole) < LITTLE:
@@ -91,12 +98,22 @@ def explain(
         )
     made = _worth(contrast, make_groups(chosen, heads, profiles, groups, method))
     effects = dict(zip(chosen.units.triples, effect.tolist(), strict=True))
-    made = with_names(contrast, made, effects, other_contexts(contrast))
+    members = [(layer, index) for layer, _, index in chosen.units.triples]
+    labels = {} if pages is None else pages.labels(members)
+    made = with_names(contrast, made, effects, labels)
     progress(0.6, "measuring")
-    measured = measure(contrast, made, heads, draws)
+    measured = measure(contrast, made, draws)
     said = tuple(sentences(contrast, made, measured))
     progress(1.0, "done")
     return Explanation(contrast, maps, heads, chosen, made, measured, said)
+
+
+def _pages(model: LanguageModel, folder: str | Path) -> "Pages":
+    """The feature pages of a model's neurons; what reads them is loaded only where there are any."""
+    from ..features.pages import open_pages
+    from ..transcoders.neurons import neurons
+
+    return open_pages(folder, neurons(model))
 
 
 def _worth(contrast: Contrast, groups: Sequence[PartGroup]) -> tuple[PartGroup, ...]:
@@ -105,12 +122,3 @@ def _worth(contrast: Contrast, groups: Sequence[PartGroup]) -> tuple[PartGroup, 
     variants = [group.part.put(contrast.there, count) for group in groups]
     share = contrast.share(run(contrast.model, contrast.ids, contrast.question, variants).lead)
     return tuple(group for group, value in zip(groups, share.tolist(), strict=True) if abs(value) >= SMALL)
-
-
-def other_contexts(contrast: Contrast, count: int = 8, length: int = 8) -> list[list[int]]:
-    """Contexts of one length with no relation to the prompt: the leading token and random others."""
-    generator = torch.Generator().manual_seed(0)
-    vocab = len(contrast.here.logits)
-    drawn = torch.randint(vocab, (count, length), generator=generator)
-    drawn[:, 0] = contrast.ids[0]
-    return drawn.tolist()

@@ -34,6 +34,12 @@ class PartGroup:
     """Where it sits, in words: the name without what it pushes for."""
     evidence: str = ""
     """What the name rests on."""
+    pushes: tuple[str, ...] = ()
+    """The tokens it pushes for, where most members do."""
+    support: int | None = None
+    """How many members push for them."""
+    label: str | None = None
+    """Of most members' feature pages."""
     against: bool = False
     """Whether it works against the answer."""
 

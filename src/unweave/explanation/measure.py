@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import Inside, Place, Put, heads_of, run
+from ..interventions.live import Gauge, Inside, Place, Put, heads_of, run
 from ..interventions.parts import Part
+from ..validation.statistics import spearman
 from .choose import DRAWS, SEED, random_sets
 from .groups import PartGroup
 from .maps import Contrast, Head
+from .predict import LEAST, Predicted, carrying_heads, predict
 
 NOTABLE_ARROW = 0.05
 """The share of the difference between the prompts that an arrow carries, from which it is shown."""
@@ -30,7 +32,11 @@ class Arrow(NamedTuple):
     """The share of the difference between the prompts that goes this way: from the source by the target alone."""
     control: float
     """The largest `moved` in absolute value of random groups (of the answer: what they take, nothing held)."""
+    predicted: float
+    """`moved` as the response graph of groups has it, to first order."""
+    predicted_carried: float
     heads: tuple[Head, ...] = ()
+    """At the target's token, those that carry most of it to first order."""
     by_heads: float | None = None
     """The share of `moved` that is gone when those heads are held."""
 
@@ -58,6 +64,8 @@ class Effect:
     """As `share`, of random groups of the same size, layers and token."""
     random_answer: float
     """The answer's median probability after those."""
+    predicted: float
+    """`share` to first order."""
 
     @property
     def control(self) -> float:
@@ -93,10 +101,10 @@ class Measured:
 def measure(
     contrast: Contrast,
     groups: Sequence[PartGroup],
-    heads: Sequence[Head] = (),
     draws: int = DRAWS,
 ) -> Measured:
-    """Swap each group, each with the others held, and each with all others but one held; then random groups."""
+    """Swap each group, each with the others held, and each with all others but one held; then random groups. What a
+    response graph predicts of each is put beside it."""
     model, ids, question = contrast.model, contrast.ids, contrast.question
     count = heads_of(model)
     gauges = [group.part.gauge(contrast.here, contrast.there, count) for group in groups]
@@ -128,25 +136,34 @@ def measure(
     for some in controls:
         spans.append(range(at, at + len(some)))
         at += len(some)
+    predicted = predict(contrast, groups)
     effects = tuple(
         Effect(
             groups[s], float(share[alone + s]), float(ran.answer[alone + s]), float(ran.rival[alone + s]),
             int(ran.rank[alone + s]), int(ran.top[alone + s]), float(share[direct + s]),
             share[spans[s].start : spans[s].stop],
             float(ran.answer[spans[s].start : spans[s].stop].median()) if len(spans[s]) else float(ran.answer[0]),
+            float(predicted.alone[s]),
         )
         for s in range(n)
     )  # fmt: skip
-    arrows = [Arrow(s, None, float(share[direct + s]), float(share[direct + s]), effects[s].control) for s in range(n)]
+    arrows = [
+        Arrow(
+            s, None, float(share[direct + s]), float(share[direct + s]), effects[s].control,
+            float(predicted.direct[s]), float(predicted.direct[s]),
+        )
+        for s in range(n)
+    ]  # fmt: skip
     for number, (s, t) in enumerate(pairs):
         random = moved[spans[s].start : spans[s].stop, t].abs()
         arrows.append(
             Arrow(
                 s, t, float(moved[by + number, t]), float(share[by + number] - share[direct + s]),
                 float(random.max()) if len(random) else 0.0,
+                float(predicted.moved[s, t]), float(predicted.carried[s, t]),
             )
         )  # fmt: skip
-    arrows = _with_heads(contrast, groups, arrows, swapped, held, gauges, heads)
+    arrows = _with_heads(contrast, groups, arrows, swapped, held, gauges, predicted)
     return Measured(
         effects,
         tuple(arrows),
@@ -160,7 +177,7 @@ def measure(
     )
 
 
-def _held(held: Sequence[list[Put]], but: set[int]) -> list[Put]:
+def _held(held: Sequence[list[Put]], but: set[int] | set[int | None]) -> list[Put]:
     return [put for number, puts in enumerate(held) if number not in but for put in puts]
 
 
@@ -209,31 +226,49 @@ def _with_heads(
     arrows: Sequence[Arrow],
     swapped: Sequence[list[Put]],
     held: Sequence[list[Put]],
-    gauges: Sequence,
-    heads: Sequence[Head],
+    gauges: Sequence[Gauge],
+    predicted: Predicted,
 ) -> list[Arrow]:
-    """Arrows from one token to another, with the heads at the target's token that carry them."""
+    """Arrows from one token to another, with the heads that carry them: to first order, and then held to see."""
     count, made, asked = heads_of(contrast.model), list(arrows), []
     for number, arrow in enumerate(arrows):
-        if arrow.target is None or not arrow.passed or groups[arrow.target].kind == "heads":
-            continue
-        source, target = groups[arrow.source], groups[arrow.target]
-        between = [
-            head
-            for head in heads
-            if head.position == target.position and source.part.layers.start < head.layer < target.part.layers.stop
-        ]
-        if between and source.position < target.position:
-            asked.append((number, tuple(between)))
+        at = len(contrast.ids) - 1 if arrow.target is None else groups[arrow.target].position
+        if arrow.passed and groups[arrow.source].position < at:
+            found = carrying_heads(contrast, groups, predicted, arrow.source, arrow.target)
+            some = tuple(head for head in found if head.share / arrow.moved >= LEAST)
+            if some:
+                asked.append((number, some))
     variants = [
-        _held(held, {arrows[number].source, arrows[number].target})  # type: ignore[arg-type]
+        _held(held, {arrows[number].source, arrows[number].target})
         + swapped[arrows[number].source]
         + [contrast.here.put_head(head.layer, [head.position], head.head, count) for head in some]
         for number, some in asked
     ]
     ran = run(contrast.model, contrast.ids, contrast.question, variants, gauges=gauges)
+    share = contrast.share(ran.lead)
     for row, (number, some) in enumerate(asked):
         arrow = arrows[number]
-        left = float(ran.gauges[row, arrow.target])
+        left = float(share[row] if arrow.target is None else ran.gauges[row, arrow.target])
         made[number] = arrow._replace(heads=some, by_heads=1 - left / arrow.moved)
     return made
+
+
+class ArrowAgreement(NamedTuple):
+    """How well the response graph's arrows are those that were measured."""
+
+    arrows: int
+    """That passed their control."""
+    signs: float
+    """The share of those whose predicted sign is right."""
+    spearman: float | None
+    """Over all arrows, of what was predicted with what was measured, signs included."""
+
+
+def agreement_of_arrows(arrows: Sequence[Arrow]) -> ArrowAgreement | None:
+    """Predictions beside measurements; None where no arrow passed."""
+    passed = [arrow for arrow in arrows if arrow.passed]
+    if not passed:
+        return None
+    right = sum((arrow.predicted > 0) == (arrow.moved > 0) for arrow in passed)
+    columns = (torch.tensor([[getattr(arrow, name) for arrow in arrows]]) for name in ("predicted", "moved"))
+    return ArrowAgreement(len(passed), right / len(passed), float(spearman(*columns)) if len(arrows) > 2 else None)

@@ -8,6 +8,8 @@ from .picture import percent, picture
 
 NOTHING = "Nothing was found that the answer hangs on: no group does more than random parts of equal size."
 
+ARROWS = "Of {arrows} measured arrows, {signs:.0%} have the sign that the response graph predicts to first order."
+
 
 def claims_yaml(facts: dict[str, Any]) -> str | None:
     """The sentences as a claims file; None where there is none that is a claim about two prompts."""
@@ -33,11 +35,9 @@ def markdown(facts: dict[str, Any]) -> str:
             group["evidence"],
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(_plain, cells))} |")
-    closing = (
-        "Shares are of the difference in lead between the two prompts. Every figure was measured in the model as it "
-        "is, "
-        "nothing frozen; a group's control is as many random parts of the same layers and token."
-    )
+    if facts["arrow_agreement"] is not None:
+        lines += ["", ARROWS.format(**facts["arrow_agreement"])]
+    closing = f"{_plain(facts['legend'])} Every figure was measured in the model as it is, nothing frozen."
     return "\n".join([*lines, "", closing]) + "\n"
 
 

@@ -10,10 +10,10 @@ from .choose import Chosen
 from .contrast import contrast_of
 from .groups import PartGroup
 from .maps import Contrast, Head, Map, text_of
-from .measure import Measured
+from .measure import Measured, agreement_of_arrows
 from .picture import picture
 from .report import claims_yaml, markdown
-from .say import CheckedSentence, elsewhere, run_tests
+from .say import CheckedSentence, elsewhere, run_tests, values_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,6 +91,18 @@ class Explanation:
             f"{self.prompt!r} -> {self.answer!r} ({100 * measured.answer:.1f}%) rather than {self.rival!r}, {against}"
         )
 
+    @property
+    def legend(self) -> str:
+        """How figures and names are to be read."""
+        contrast = self.contrast
+        return (
+            f"Swapped: put to {values_of(contrast)}, everything else free to respond. The difference: by how much the "
+            f"logit of {self.answer!r} leads that of {self.rival!r}, {contrast.lead:.1f} on the prompt and "
+            f"{contrast.other:.1f} with everything swapped; 100% is all of it. Random parts: sets of as many other "
+            f"parts of the same layers and token, swapped likewise. Heads are called layer.head, neurons "
+            f"layer_number_token."
+        )
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """Everything that was found, as plain data fit for JSON."""
@@ -119,9 +131,10 @@ class Explanation:
 
 def _facts(explanation: Explanation) -> dict[str, Any]:
     contrast, measured, chosen = explanation.contrast, explanation.measured, explanation.chosen
-    text = contrast.model.token_text
+    text, agreement = contrast.model.token_text, agreement_of_arrows(measured.arrows)
     return {
         "headline": explanation.headline,
+        "legend": explanation.legend,
         "prompt": explanation.prompt,
         "tokens": [text(token) for token in contrast.ids.tolist()],
         "ids": contrast.ids.tolist(),
@@ -158,9 +171,14 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
                 "layers": [effect.group.part.layers.start, effect.group.part.layers.stop - 1],
                 "evidence": effect.group.evidence,
                 "against": effect.group.against,
+                "pushes": list(effect.group.pushes),
+                "support": effect.group.support,
+                "members": len(effect.group),
+                "label": effect.group.label,
                 "parts": list(effect.group.part.words),
                 "share": effect.share,
                 "direct": effect.direct,
+                "predicted": effect.predicted,
                 "probability": effect.answer,
                 "rank": effect.rank,
                 "top": text(effect.top),
@@ -170,6 +188,7 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
             for effect in measured.effects
         ],
         "arrows": _arrows(measured),
+        "arrow_agreement": None if agreement is None else agreement._asdict(),
         "units": {
             "count": len(chosen.units),
             "swapped": chosen.swapped,
@@ -213,6 +232,8 @@ def _arrows(measured: Measured) -> list[dict[str, Any]]:
             "moved": arrow.moved,
             "carried": arrow.carried,
             "random": arrow.control,
+            "predicted": arrow.predicted,
+            "predicted_carried": arrow.predicted_carried,
             "passed": arrow.passed,
             "heads": [f"{head.layer}.{head.head}" for head in arrow.heads],
             "by_heads": arrow.by_heads,

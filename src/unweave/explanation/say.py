@@ -11,6 +11,7 @@ from .groups import PartGroup
 from .maps import Contrast
 from .measure import NOTABLE_ARROW, Arrow, Effect, Measured
 from .picture import percent
+from .predict import others
 
 HALF = 0.5
 """A claim holds where at least so much of the measured effect is found again."""
@@ -69,15 +70,15 @@ def sentences(contrast: Contrast, groups: Sequence[PartGroup], measured: Measure
     return [sentence for sentence in said if sentence.passed]
 
 
-def _values(contrast: Contrast, group: PartGroup) -> str:
-    whose = _verb(group, "its", "their")
+def values_of(contrast: Contrast, whose: str = "the") -> str:
+    """What parts are put to, in words."""
     match contrast.kind:
         case "instead":
             return f"{whose} values from {contrast.instead!r}"
         case "mean":
             return f"{whose} mean values over text"
         case _:
-            return f"{whose} values at zero"
+            return "zero"
 
 
 def _answer(contrast: Contrast) -> str:
@@ -102,7 +103,7 @@ def _hangs(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
         strong = effect.answer < measured.answer / 2
         text = (
             f"{_capital(group.name)} {_verb(group, 'is', 'are')} {'necessary' if strong else 'part of it'}: with "
-            f"{_values(contrast, group)}, {_after(contrast, effect, measured.answer)} That is "
+            f"{values_of(contrast, _verb(group, 'its', 'their'))}, {_after(contrast, effect, measured.answer)} That is "
             f"{percent(effect.share)} of the difference (random parts: at most {percent(effect.control)})."
         )
         said.append(
@@ -131,29 +132,29 @@ def _chain(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
     for arrow in sorted(strongest, key=lambda arrow: (groups[arrow.source].order, -arrow.carried)):
         assert arrow.target is not None
         source, target = groups[arrow.source], groups[arrow.target]
-        by = ""
-        if arrow.heads and arrow.by_heads is not None and arrow.by_heads >= HALF:
-            names = " and ".join(f"{head.layer}.{head.head}" for head in arrow.heads)
-            by = f", {percent(arrow.by_heads)} of that by head{'s' * (len(arrow.heads) > 1)} {names}"
         name = target.place if arrow.target in met else target.name
         met.add(arrow.target)
         text = (
             f"{_capital(source.place)} {_verb(source, 'acts', 'act')} on {name}: swapped with all other groups held, "
             f"{_verb(source, 'it takes', 'they take')} {_verb(target, 'it', 'them')} {percent(arrow.moved)} of the way "
-            f"(random parts: at most {percent(arrow.control)}){by}; {percent(arrow.carried)} of the difference passes "
-            f"here."
+            f"(random parts: at most {percent(arrow.control)}; to first order {percent(arrow.predicted)}){_by(arrow)}; "
+            f"{percent(arrow.carried)} of the difference passes here."
         )
         test = Test(source.part, _others(groups, arrow), target.part, arrow.moved)
         said.append(CheckedSentence(text, "chain", test, arrow.control, (arrow.source, arrow.target)))
     return said
 
 
+def _by(arrow: Arrow) -> str:
+    """The heads that carry most of an arrow, if holding them shows it."""
+    if arrow.by_heads is None or arrow.by_heads < HALF:
+        return ""
+    names = " and ".join(f"{head.layer}.{head.head}" for head in arrow.heads)
+    return f", {percent(min(1.0, arrow.by_heads))} of that by head{'s' * (len(arrow.heads) > 1)} {names}"
+
+
 def _others(groups: Sequence[PartGroup], arrow: Arrow) -> Part:
-    held = Part()
-    for number, group in enumerate(groups):
-        if number not in (arrow.source, arrow.target):
-            held = held.join(group.part)
-    return held
+    return others(groups, arrow.source, arrow.target)
 
 
 def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
@@ -164,7 +165,7 @@ def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured)
         text = (
             f"{_capital(group.place)} {_verb(group, 'speaks', 'speak')} for {_answer(contrast)} directly: swapped with "
             f"all other groups held, {percent(arrow.moved)} of the difference is gone (random parts: at most "
-            f"{percent(arrow.control)})."
+            f"{percent(arrow.control)}; to first order {percent(arrow.predicted)}){_by(arrow)}."
         )
         test = Test(group.part, _others(groups, arrow), None, arrow.moved)
         said.append(CheckedSentence(text, "direct", test, arrow.control, (arrow.source,)))

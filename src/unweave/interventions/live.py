@@ -1,9 +1,11 @@
 """The real model with values put in place, many variants in one pass; whatever is not put responds."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +17,8 @@ from ..models.language_model import LanguageModel
 Place = Literal["stream", "heads", "neurons"]
 """What enters a block; what enters attention's output projection, head by head; what enters the MLP's last map."""
 PLACES: tuple[Place, ...] = ("stream", "heads", "neurons")
+PREFIXES = 6
+"""Beginnings of prompts whose keys and values are kept."""
 TOKENS_PER_PASS = 384
 """Variants in one forward pass, times tokens of the prompt."""
 
@@ -183,8 +187,8 @@ def look(model: LanguageModel, ids: Int[Tensor, " pos"]) -> Inside:
     def keep(place: Place, layer: int, x: Tensor) -> None:
         at[place, layer] = x[0].detach().to("cpu", model.engine_dtype)
 
-    with torch.no_grad(), _hooked(model, lambda *seen: keep(*seen)):
-        logits = _logits(model, ids[None])
+    with torch.no_grad(), hooked(model, lambda *seen: keep(*seen)):
+        logits = last_logits(model, ids[None])
     return Inside(at, logits[0])
 
 
@@ -192,16 +196,18 @@ def next_logits(model: LanguageModel, prompts: Int[Tensor, "row pos"]) -> Float[
     """The logits at the last position of several prompts of one length."""
     each = max(1, TOKENS_PER_PASS // prompts.shape[1])
     with torch.no_grad():
-        return torch.cat([_logits(model, part) for part in prompts.split(each)])
+        return torch.cat([last_logits(model, part) for part in prompts.split(each)])
 
 
 def run_logits(
     model: LanguageModel, prompts: Int[Tensor, "row pos"], variants: Sequence[Variant]
 ) -> Float[Tensor, "row vocab"]:
     """The logits at the last position of several prompts of one length, each in its own variant."""
-    flat = _flat(variants)
-    with torch.no_grad(), _hooked(model, lambda place, layer, x: _put(flat.get((place, layer)), x)):
-        return _logits(model, prompts)
+    start = first_touched(variants, prompts.shape[1])
+    flat = flat_puts(variants, start)
+    past = prefix(model, prompts, start)
+    with torch.no_grad(), hooked(model, lambda place, layer, x: put_in(flat.get((place, layer)), x)):
+        return last_logits(model, prompts[:, start:], past)
 
 
 def run(
@@ -212,11 +218,14 @@ def run(
     read: NeuronPlaces | None = None,
     gauges: Sequence[Gauge] = (),
 ) -> Ran:
-    """Run a prompt in many variants, everything live."""
+    """Run a prompt in many variants, everything live; what comes before all that is put or read runs once."""
     read = NeuronPlaces.of([]) if read is None else read
-    each = max(1, TOKENS_PER_PASS // len(ids))
+    looked = [*read.position.tolist(), *(reading.position for gauge in gauges for reading in gauge)]
+    start = first_touched(variants, len(ids), looked)
+    each = max(1, TOKENS_PER_PASS // (len(ids) - start))
     parts = [
-        _one_pass(model, ids, question, variants[at : at + each], read, gauges) for at in range(0, len(variants), each)
+        _one_pass(model, ids, question, variants[at : at + each], read, gauges, start)
+        for at in range(0, len(variants), each)
     ]
     if not parts:
         none = torch.zeros(0)
@@ -225,31 +234,23 @@ def run(
 
 
 def _one_pass(
-    model: LanguageModel,
-    ids: Int[Tensor, " pos"],
-    question: TokenPair,
-    variants: Sequence[Variant],
-    read: NeuronPlaces,
-    gauges: Sequence[Gauge],
-) -> Ran:
-    flat = _flat(variants)
+    model: LanguageModel, ids: Int[Tensor, " pos"], question: TokenPair, variants: Sequence[Variant],
+    read: NeuronPlaces, gauges: Sequence[Gauge], start: int,
+) -> Ran:  # fmt: skip
+    flat = flat_puts(variants, start)
     seen = torch.zeros(len(variants), len(read), dtype=model.engine_dtype)
-    shown = torch.zeros(len(variants), len(gauges), dtype=model.engine_dtype)
-    readings: dict[tuple[Place, int], list[tuple[int, GaugeReading]]] = {}
-    for number, gauge in enumerate(gauges):
-        for reading in gauge:
-            readings.setdefault((reading.place, reading.layer), []).append((number, reading))
+    shown, readings = torch.zeros(len(variants), len(gauges), dtype=model.engine_dtype), readings_by_place(gauges)
 
     def change(place: Place, layer: int, x: Tensor) -> Tensor | None:
         here = torch.nonzero(read.layer == layer).flatten() if place == "neurons" else read.layer[:0]
         if len(here):
-            seen[:, here] = x[:, read.position[here], read.index[here]].detach().to(seen)
-        for number, reading in readings.get((place, layer), ()):
-            shown[:, number] += x[:, reading.position].to(shown) @ reading.direction.to(shown) - reading.own
-        return _put(flat.get((place, layer)), x)
+            seen[:, here] = x[:, read.position[here] - start, read.index[here]].detach().to(seen)
+        show_readings(shown, readings.get((place, layer), ()), x, start)
+        return put_in(flat.get((place, layer)), x)
 
-    with torch.no_grad(), _hooked(model, change):
-        logits = _logits(model, ids.expand(len(variants), -1))
+    past = prefix(model, ids[None], start, len(variants))
+    with torch.no_grad(), hooked(model, change):
+        logits = last_logits(model, ids[start:].expand(len(variants), -1), past)
     own = logits[:, question.answer]
     chances = logits.softmax(-1)
     rank = (logits > own[:, None]).sum(-1) + 1
@@ -257,32 +258,56 @@ def _one_pass(
     return Ran(question.lead(logits), answer, rival, rank, logits.argmax(-1), seen, shown)
 
 
-def gradients(
-    model: LanguageModel, ids: Int[Tensor, " pos"], question: TokenPair, variant: Variant
-) -> tuple[float, list[Float[Tensor, "pos neuron"]], list[Float[Tensor, "pos neuron"]]]:
-    """The lead in a variant; by layer, every neuron's activation there, and the gradient of the lead at it."""
-    flat = _flat([variant])
-    leaves: dict[int, Tensor] = {}
-    values: dict[int, Tensor] = {}
-
-    def change(place: Place, layer: int, x: Tensor) -> Tensor | None:
-        new = _put(flat.get((place, layer)), x)
-        if place != "neurons":
-            return new
-        x = x if new is None else new
-        values[layer] = x[0].detach()
-        leaves[layer] = torch.zeros_like(x, requires_grad=True)
-        return x + leaves[layer]
-
-    with torch.enable_grad(), _hooked(model, change):
-        lead = question.lead(_logits(model, ids[None]))[0]
-        found = torch.autograd.grad(lead, [leaves[layer] for layer in range(model.n_layers)])
-    dtype = model.engine_dtype
-    activations = [values[layer].to("cpu", dtype) for layer in range(model.n_layers)]
-    return float(lead.detach()), activations, [part[0].to("cpu", dtype) for part in found]
+def first_touched(variants: Sequence[Variant], length: int, looked: Sequence[int] = ()) -> int:
+    """The first position where anything is put or looked at; the last, if nothing is."""
+    puts = [int(put.position.min()) for variant in variants for put in variant if len(put.position)]
+    return min([length - 1, *puts, *looked])
 
 
-def _logits(model: LanguageModel, ids: Int[Tensor, "row pos"]) -> Float[Tensor, "row vocab"]:
+_PREFIXES: WeakKeyDictionary[Any, dict[tuple, Any]] = WeakKeyDictionary()
+
+
+def prefix(model: LanguageModel, prompts: Int[Tensor, "row pos"], start: int, rows: int = 1) -> Any:
+    """Keys and values of the positions before one, which no variant changes, `rows` times; None where there is none.
+
+    The last few are kept, for as long as the model's weights are what they were.
+    """
+    if start == 0:
+        return None
+    known, before = _PREFIXES.setdefault(model.module, {}), prompts[:, :start]
+    state = sum(weight._version for weight in model.module.parameters())
+    key = (state, before.shape, tuple(before.flatten().tolist()))
+    if key not in known:
+        while len(known) >= PREFIXES:
+            del known[next(iter(known))]
+        with torch.no_grad():
+            ran = model.module(input_ids=before.to(model.device), use_cache=True, logits_to_keep=1)
+        known[key] = ran.past_key_values
+    past = copy.deepcopy(known[key])  # running on changes it
+    if rows > 1:
+        past.batch_repeat_interleave(rows)
+    return past
+
+
+def readings_by_place(gauges: Sequence[Gauge]) -> dict[tuple[Place, int], list[tuple[int, GaugeReading]]]:
+    """What is read at each place and layer, with the number of its gauge."""
+    found: dict[tuple[Place, int], list[tuple[int, GaugeReading]]] = {}
+    for number, gauge in enumerate(gauges):
+        for reading in gauge:
+            found.setdefault((reading.place, reading.layer), []).append((number, reading))
+    return found
+
+
+def show_readings(
+    shown: Float[Tensor, "variant gauge"], readings: Sequence[tuple[int, GaugeReading]], x: Tensor, start: int
+) -> None:
+    """Add what gauges read at one place, whose first position is `start`."""
+    for number, reading in readings:
+        here = x[:, reading.position - start].to(shown)
+        shown[:, number] += here @ reading.direction.to(shown) - reading.own
+
+
+def last_logits(model: LanguageModel, ids: Int[Tensor, "row pos"], past: Any = None) -> Float[Tensor, "row vocab"]:
     """Logits at the last position, as the model gives them; those of other positions are not computed."""
     head = model.module.get_output_embeddings()
     raw: list[Tensor] = []
@@ -291,7 +316,7 @@ def _logits(model: LanguageModel, ids: Int[Tensor, "row pos"]) -> Float[Tensor, 
         head.register_forward_hook(lambda module, args, output: raw.append(output)),
     ]
     try:
-        model.module(input_ids=ids.to(model.device), use_cache=False)
+        model.module(input_ids=ids.to(model.device), past_key_values=past, use_cache=past is not None)
     finally:
         for handle in handles:
             handle.remove()
@@ -301,17 +326,20 @@ def _logits(model: LanguageModel, ids: Int[Tensor, "row pos"]) -> Float[Tensor, 
 Flat = dict[tuple[Place, int], dict[tuple[bool, bool], list[tuple[int, Put]]]]
 
 
-def _flat(variants: Sequence[Variant]) -> Flat:
-    """What is put at each place and layer: whole vectors, then single entries; what is added comes last."""
+def flat_puts(variants: Sequence[Variant], start: int = 0) -> Flat:
+    """What is put at each place and layer, positions counted from `start`: whole vectors, then single entries; what is
+    added comes last."""
     flat: Flat = {}
     for row, variant in enumerate(variants):
         for put in variant:
             here = flat.setdefault((put.place, put.layer), {})
-            here.setdefault((put.add, put.index is not None), []).append((row, put))
+            moved = replace(put, position=put.position - start) if start else put
+            here.setdefault((put.add, put.index is not None), []).append((row, moved))
     return flat
 
 
-def _put(puts: dict[tuple[bool, bool], list[tuple[int, Put]]] | None, x: Tensor) -> Tensor | None:
+def put_in(puts: dict[tuple[bool, bool], list[tuple[int, Put]]] | None, x: Tensor) -> Tensor | None:
+    """What passes a place, with values put in; None where there are none."""
     if puts is None:
         return None
     x = x.clone()
@@ -325,7 +353,7 @@ def _put(puts: dict[tuple[bool, bool], list[tuple[int, Put]]] | None, x: Tensor)
 
 
 @contextmanager
-def _hooked(model: LanguageModel, change: Callable[[Place, int, Tensor], Tensor | None]) -> Iterator[None]:
+def hooked(model: LanguageModel, change: Callable[[Place, int, Tensor], Tensor | None]) -> Iterator[None]:
     """`change` is told what passes each place, and may return what is to pass instead."""
     row, handles = model.architecture, []
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..errors import InterventionError
 from ..models.language_model import LanguageModel
@@ -88,6 +90,22 @@ class Part:
     def __len__(self) -> int:
         return len(self.units) + len(self.heads) + len(self.mlps)
 
+    @property
+    def places(self) -> list[tuple[Place, int]]:
+        """By place and layer, where its values lie."""
+        heads: list[tuple[Place, int]] = [("heads", layer) for layer, _, _ in self.heads]
+        layers = [*(layer for layer, _ in self.mlps), *self.units.layer.tolist()]
+        neurons: list[tuple[Place, int]] = [("neurons", layer) for layer in layers]
+        return sorted({*heads, *neurons})
+
+    @property
+    def members(self) -> list["Part"]:
+        """Each of its parts alone."""
+        singles = [Part(self.units.select(torch.tensor([unit]))) for unit in range(len(self.units))]
+        return [
+            *(Part(mlps=(mlp,)) for mlp in self.mlps), *(Part(heads=(head,)) for head in self.heads), *singles,
+        ]  # fmt: skip
+
     def join(self, other: "Part") -> "Part":
         """Both together."""
         return Part(self.units.join(other.units), self.heads + other.heads, self.mlps + other.mlps)
@@ -106,8 +124,11 @@ class Part:
         puts += [values.put_head(layer, [position], head, heads) for layer, head, position in self.heads]
         return puts + values.put_units(self.units)
 
-    def gauge(self, here: Inside, there: Inside, heads: int) -> Gauge:
-        """What shows how far it is from its values in one prompt (0) to those in another (1), along the difference."""
+    def differences(
+        self, here: Inside, there: Inside, heads: int
+    ) -> list[tuple[Place, int, int, Float[Tensor, " width"]]]:
+        """By place, layer and position: its values in one prompt less those in another, zero for what is no part of
+        it."""
         places: dict[tuple[Place, int, int], list[slice | int]] = {}
         for layer, position in self.mlps:
             places["neurons", layer, position] = [slice(None)]
@@ -116,18 +137,22 @@ class Part:
         for layer, head, position in self.heads:
             width = here.at["heads", layer].shape[1] // heads
             places.setdefault(("heads", layer, position), []).append(slice(head * width, (head + 1) * width))
-        made, total = [], 0.0
+        made = []
         for (place, layer, position), entries in places.items():
-            own, other = here.at[place, layer][position], there.at[place, layer][position]
-            direction = torch.zeros_like(own)
+            whole = here.at[place, layer][position] - there.at[place, layer][position]
+            line = torch.zeros_like(whole)
             for entry in entries:
-                direction[entry] = (other - own)[entry]
-            total += float(direction.square().sum())
-            made.append((place, layer, position, direction, own))
-        scale = 1 / max(total, 1e-12)
+                line[entry] = whole[entry]
+            made.append((place, layer, position, line))
+        return made
+
+    def gauge(self, here: Inside, there: Inside, heads: int) -> Gauge:
+        """What shows how far it is from its values in one prompt (0) to those in another (1), along the difference."""
+        lines = self.differences(there, here, heads)
+        scale = 1 / max(sum(float(line.square().sum()) for *_, line in lines), 1e-12)
         return [
-            GaugeReading(place, layer, position, line * scale, float(own @ line) * scale)
-            for place, layer, position, line, own in made
+            GaugeReading(place, layer, position, line * scale, float(here.at[place, layer][position] @ line) * scale)
+            for place, layer, position, line in lines
         ]
 
     def check(self, model: LanguageModel, n_positions: int) -> None:
