@@ -91,12 +91,12 @@ def test_the_server_reads_our_pages(built):
     assert one(99, 0) is None and one(1, 10_000) is None
     keys = [(1, 3), (0, 5), (1, 0), (99, 0), (1, 3)]
     assert one.several(keys) == {key: feature_page(pages, *key) for key in keys[:3]}
-    assert one.densities(keys) == {key: page["density"] for key, page in one.several(keys).items()}
+    assert one.briefs(keys) == {key: (page["label"], page["density"]) for key, page in one.several(keys).items()}
     with ThreadPoolExecutor(8) as threads:
         assert all(list(threads.map(lambda index: one(0, index % 20)["index"] == index % 20, range(80))))
 
 
-def test_many_pages_take_few_queries_and_densities_read_no_page(built, monkeypatch):
+def test_many_pages_take_few_queries_and_briefs_read_no_page(built, monkeypatch):
     from unweave.features.foreign import open_pages as open_served
 
     *_, pages = built
@@ -104,11 +104,12 @@ def test_many_pages_take_few_queries_and_densities_read_no_page(built, monkeypat
     query = type(pages).query
     monkeypatch.setattr(type(pages), "query", lambda self, *words: asked.append(words[0]) or query(self, *words))
     keys = [(layer, index) for layer in range(len(pages.widths)) for index in range(20)]
-    one.densities(keys)
+    one.briefs(keys)
     assert not any("contexts_" in sql or "blocks" in sql for sql in asked)
     del asked[:]
-    one.densities(keys)
-    assert asked == []
+    one.briefs(keys)
+    assert len(asked) == 1
+    del asked[:]
     one.several(keys)
     assert len(asked) <= 2 * len(pages.widths) + 2
 

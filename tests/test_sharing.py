@@ -251,6 +251,41 @@ def test_feature_pages_are_read_from_circuit_tracers_folder(hostile, tmp_path, p
     assert data_of(Path("x.html").read_text())[0]["features"] == {"0_3": PAGE | {"layer": 0, "index": 3}}
 
 
+def test_feature_pages_name_what_a_graph_does_not(tmp_path):
+    bare = write_document(tmp_path / "bare.json")
+    folder = write_packed(tmp_path / "features", [None, RECORD, None, RECORD | {"clerp": "Texas"}])
+    page = page_of(bare, pages=open_pages(folder))
+    nodes = page.get("/api/graphs/bare").json()["nodes"]
+    assert dict(zip(nodes["id"], nodes["label"], strict=True))["0_3_1"] == "Texas"
+
+
+def test_links_to_nowhere_and_graphs_without_outputs_are_said(tmp_path):
+    given = document()
+    given["links"].append({"source": "0_3_1", "target": "nobody", "weight": 1.0})
+    (tmp_path / "bad.json").write_text(json.dumps(given))
+    given = document()
+    given["nodes"] = [node for node in given["nodes"] if node["feature_type"] != "logit"]
+    (tmp_path / "blind.json").write_text(json.dumps(given))
+    page = page_of(tmp_path)
+    (said,) = page.get("/api/graphs/bad").json()["warnings"]
+    assert said.startswith("1 of the file's links name nodes")
+    said = page.get("/api/graphs/blind").json()["warnings"]
+    assert "no outputs" in said[0] and "3 of the file's links" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://neuronpedia.org/gemma-2-2b/clt-hp", "https://www.neuronpedia.org/gemma-2-2b/{layer}-clt-hp/{index}"),
+        ("https://neuronpedia.org.evil.example/a/b", None),
+        ("javascript:alert(1)//neuronpedia.org/a/b", None),
+    ],
+)
+def test_features_of_neuronpedias_graphs_have_an_address_there(tmp_path, url, address):
+    write_document(tmp_path / "np.json", info={"source_urls": [url]})
+    assert page_of(tmp_path).get("/api/graphs/np").json()["feature_address"] == address
+
+
 def test_feature_pages_are_read_one_file_a_feature(tmp_path):
     (tmp_path / f"{cantor(12, 345)}.json").write_text(json.dumps(RECORD))
     page = open_pages(tmp_path)

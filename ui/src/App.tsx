@@ -111,11 +111,11 @@ function TopBar({ graph }: { graph: Graph }) {
       <IconButton label="Redo" icon="redo" keys={`${CTRL}+Shift+Z`} disabled={!store.canRedo.value} onClick={store.redo} />
       <IconButton label="Search" icon="search" keys="/" onClick={() => (store.overlay.value = "palette")} />
       {panel("filters", "filter", "Filters", "F")}
-      {panel("steer", "steer", "Steer", "S")}
+      {(!inlined || store.annotations.value.history.length > 0) && panel("steer", "steer", "Steer", "S")}
       <IconButton label="Trust" icon="shield" pressed={drawer === "trust"} onClick={() => toggleDrawer("trust")}>
         Trust <span class="muted">{trustSummary(graph)}</span>
       </IconButton>
-      {panel("compare", "compare", "Compare")}
+      {!inlined && panel("compare", "compare", "Compare")}
       {panel("notes", "notes", "Notes")}
       {panel("export", "export", "Export")}
       <IconButton label={`Theme: ${choice}`} icon={choice} onClick={cycleTheme} />

@@ -1,4 +1,5 @@
 // Everything that can be done without pointing: the palette lists it, keys call it.
+import { inlined } from "./api.ts";
 import * as edits from "./edits.ts";
 import { everything } from "./filters.ts";
 import type { Graph } from "./graph.ts";
@@ -40,10 +41,9 @@ export function commands(graph: Graph | null): Command[] {
     { name: "Redo", keys: `${CTRL} Shift Z`, run: store.redo },
     { name: "Filters", keys: "F", run: () => toggleDrawer("filters") },
     { name: "Show everything (reset filters)", run: () => store.setFilters(everything) },
-    { name: "Steer", keys: "S", run: () => toggleDrawer("steer") },
+    ...(inlined ? [] : [{ name: "Steer", keys: "S", run: () => toggleDrawer("steer") }, { name: "Compare two graphs", run: () => toggleDrawer("compare") }]),
     { name: "Trust: scores, exactness, validation", run: () => toggleDrawer("trust") },
     { name: "Notes", run: () => toggleDrawer("notes") },
-    { name: "Compare two graphs", run: () => toggleDrawer("compare") },
     { name: "Export", run: () => toggleDrawer("export") },
     { name: "Export link graph as SVG", run: () => void exportFigure(graph, "link-graph", "svg") },
     { name: "Export link graph as PNG", run: () => void exportFigure(graph, "link-graph", "png") },
@@ -95,7 +95,7 @@ export function onKeyDown(event: KeyboardEvent): void {
       document.querySelector<HTMLElement>('.pane-feature [aria-label="Edit label"]')?.click();
       return act(() => {});
     case "s":
-      return toggleDrawer("steer");
+      return inlined ? undefined : toggleDrawer("steer");
     case "f":
       return toggleDrawer("filters");
     case "Escape":

@@ -3,7 +3,7 @@ import { type Theme, linkColour, linkWidth, mix } from "./colour.ts";
 import { token } from "./format.ts";
 import type { Graph } from "./graph.ts";
 import type { Box, LinkLayout } from "./layout.ts";
-import type { Pen } from "./pen.ts";
+import { fitted, type Pen, textWidth } from "./pen.ts";
 import { Kind } from "./types.ts";
 
 export interface Transform {
@@ -41,6 +41,11 @@ export interface Scene {
 
 /** A dashed line says a link is negative, whatever the colours. */
 export const NEGATIVE_DASH: readonly number[] = [4, 3];
+
+/** Size of labels, how far a label at 45 degrees rises for its width, and how far apart two must be. */
+const SIZE = 12;
+const SLANT = Math.SQRT1_2;
+const APART = 18;
 
 export const IDENTITY: Transform = { k: 1, x: 0, y: 0 };
 
@@ -143,22 +148,54 @@ function drawLabels(pen: Pen, scene: Scene): void {
     if (x < box.left || x > box.width || x - previous < 13) continue;
     previous = x;
     pen.line(x, base, x, base + 5, { colour: theme.outline, width: 0.7 });
-    pen.text(x + 3, base + 11, clipped(token(graph.view.tokens[position[row]]), Math.min(12, Math.floor(x / 4.9))), { fill: theme.ink, size: 12, anchor: "end", angle: -45 });
+    const room = Math.min(box.bottom - 18, x - 2) / SLANT;
+    pen.text(x + 3, base + 11, fitted(token(graph.view.tokens[position[row]]), room, SIZE), { fill: theme.ink, size: SIZE, anchor: "end", angle: -45 });
   }
-  const logits = [...kind.keys()].filter((row) => kind[row] === Kind.Logit && scene.mask[row]);
-  const placed: number[] = [];
-  for (const row of logits.sort((a, b) => (graph.view.nodes.activation[b] ?? 0) - (graph.view.nodes.activation[a] ?? 0))) {
-    const [x, y] = toScreen(scene, row);
-    if (y < 0 || y > base || x < box.left || x > box.width || placed.some((other) => Math.abs(other - x) < 13)) continue;
-    placed.push(x);
-    const top = row === logits[0];
-    pen.text(x, y - 10, clipped(scene.logitNames(row), 14), { fill: top ? theme.ink : theme.muted, size: 12, anchor: "end", angle: 45, bold: top });
+  for (const { text, x, y, from, top } of outputLabels(scene)) {
+    if (Math.abs(from[0] - x) > 2) pen.line(...from, x, y + 5, { colour: theme.muted, width: 0.5 });
+    pen.text(x, y, text, { fill: top ? theme.ink : theme.muted, size: SIZE, anchor: "end", angle: 45, bold: top });
   }
 }
 
-export function clipped(text: string, most: number): string {
-  const signs = [...text];
-  return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : text;
+export interface OutputLabel {
+  row: number;
+  text: string;
+  /** Where the text ends, slanting up to the left. */
+  x: number;
+  y: number;
+  /** The top of its node. */
+  from: [number, number];
+  /** Whether it is the likeliest. */
+  top: boolean;
+}
+
+/** Names of the outputs above their nodes, none cut by the edge and none over another: those without room move to the left, on a thin line. */
+export function outputLabels(scene: Pick<Scene, "graph" | "layout" | "transform" | "box" | "mask" | "logitNames">): OutputLabel[] {
+  const { graph, box } = scene;
+  const { kind, activation } = graph.view.nodes;
+  const logits = [...kind.keys()].filter((row) => kind[row] === Kind.Logit && scene.mask[row]).sort((a, b) => (activation[b] ?? 0) - (activation[a] ?? 0));
+  const labels: OutputLabel[] = [];
+  let last = Infinity;
+  for (const row of logits) {
+    const [at, height] = toScreen(scene, row);
+    if (height < 8 || height > box.height - box.bottom || at < box.left || at > box.width) continue;
+    const x = Math.min(at, last - APART);
+    const y = height - (Math.abs(at - x) > 2 ? 16 : 10);
+    const room = Math.min(y - 4, x - 4) / SLANT;
+    if (room < 14) continue;
+    last = x;
+    const top = row === logits[0];
+    labels.push({ row, text: fitted(scene.logitNames(row), room, SIZE, top), x, y, from: [at, height - 5], top });
+  }
+  return labels;
+}
+
+/** Room that the outputs' names need above the graph, within limits. */
+export function roomForOutputs(graph: Graph, name: (row: number) => string): number {
+  const { kind } = graph.view.nodes;
+  let widest = 0;
+  for (let row = 0; row < graph.size; row++) if (kind[row] === Kind.Logit) widest = Math.max(widest, textWidth(name(row), SIZE, true));
+  return Math.round(Math.max(40, Math.min(150, 32 + widest * SLANT)));
 }
 
 /** The edges that carry most of the influence: share of the target's input times the target's influence, strongest first. */

@@ -1,22 +1,23 @@
 // Figures for papers: SVG with real text and a caption, and PNG of the same.
 import { PRINT } from "./colour.ts";
-import { drawLinkGraph, IDENTITY, type Scene } from "./draw.ts";
+import { drawLinkGraph, IDENTITY, roomForOutputs, type Scene } from "./draw.ts";
 import type { Graph } from "./graph.ts";
 import { linkLayout } from "./layout.ts";
 import { escaped, FONT, svgPen } from "./pen.ts";
 
-const BOX = { width: 900, height: 620, left: 38, right: 14, top: 58, bottom: 70 };
+const SIZE = { width: 900, height: 620, left: 38, right: 14, bottom: 70 };
 const CAPTION = 22;
 
 /** The link graph as it is on screen, without pan and zoom, in print colours. */
 export function linkGraphSvg(scene: Scene, caption: string): string {
   const parts: string[] = [];
-  const layout = linkLayout(scene.graph, BOX, (row) => scene.mask[row] === 1);
+  const box = { ...SIZE, top: roomForOutputs(scene.graph, scene.logitNames) };
+  const layout = linkLayout(scene.graph, box, (row) => scene.mask[row] === 1);
   const pen = svgPen(parts);
-  drawLinkGraph(pen, { ...scene, box: BOX, layout, theme: PRINT, transform: IDENTITY });
-  pen.text(BOX.left, BOX.height + 8, caption, { fill: PRINT.muted, size: 10 });
-  const height = BOX.height + CAPTION;
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${BOX.width}" height="${height}" viewBox="0 0 ${BOX.width} ${height}" font-family="${escaped(FONT)}"><title>${escaped(scene.graph.view.title)}</title><rect width="100%" height="100%" fill="${PRINT.background}"/>${parts.join("")}</svg>`;
+  drawLinkGraph(pen, { ...scene, box, layout, theme: PRINT, transform: IDENTITY });
+  pen.text(box.left, box.height + 8, caption, { fill: PRINT.muted, size: 10 });
+  const height = box.height + CAPTION;
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${box.width}" height="${height}" viewBox="0 0 ${box.width} ${height}" font-family="${escaped(FONT)}"><title>${escaped(scene.graph.view.title)}</title><rect width="100%" height="100%" fill="${PRINT.background}"/>${parts.join("")}</svg>`;
 }
 
 export function caption(graph: Graph, shown: string): string {

@@ -2,10 +2,15 @@
 import type { Graph } from "./graph.ts";
 import { type Annotations, Kind } from "./types.ts";
 
+/** A text with what is not seen named: signs that turn the direction of what follows would do so to all of the page. */
+export function plain(text: string): string {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (sign) => `‹${sign.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}›`);
+}
+
 /** A token with its white space made visible. */
 export function token(text: string | undefined): string {
   if (text === undefined) return "?";
-  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ /, "·") || "∅";
+  return plain(text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ /, "·")) || "∅";
 }
 
 export function quoted(text: string | undefined): string {
@@ -19,11 +24,14 @@ export function weight(value: number): string {
   return `${value < 0 ? "−" : "+"}${text}`;
 }
 
+/** Made once: a formatter costs more than all it formats. */
+const GROUPED = new Intl.NumberFormat("en-US", { maximumFractionDigits: 6 });
+
 export function number(value: number | null | undefined, digits = 3): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1).replace("-", "−");
-  return Number(value.toPrecision(digits)).toLocaleString("en-US", { maximumFractionDigits: 6 }).replace("-", "−");
+  return GROUPED.format(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
 export function percent(value: number | null | undefined, digits = 1): string {
@@ -33,7 +41,7 @@ export function percent(value: number | null | undefined, digits = 1): string {
 }
 
 export function count(value: number): string {
-  return value.toLocaleString("en-US");
+  return GROUPED.format(value);
 }
 
 export const GLYPHS = { [Kind.Feature]: "●", [Kind.Error]: "◆", [Kind.Embedding]: "■", [Kind.Logit]: "■" } as const;
@@ -47,6 +55,19 @@ export function featureName(graph: Graph, row: number): string {
 
 /** What a node is called: its label if there is one, else what it promotes, else its number. */
 export function nodeName(graph: Graph, annotations: Annotations, row: number): string {
+  return plain(nameGiven(graph, annotations, row));
+}
+
+/** Where a feature's name comes from, in words; null where the name says so itself. */
+export function nameSource(graph: Graph, annotations: Annotations, row: number): string | null {
+  const { id, kind, layer, index, label, promotes } = graph.view.nodes;
+  if (kind[row] !== Kind.Feature) return null;
+  if (annotations.labels[id[row]] || annotations.labels[`${layer[row]}_${index[row]}`]) return "named by you";
+  if (label[row]) return /^[‘']/.test(label[row]) ? "named by the tokens it is active on" : "named in the file or its feature page";
+  return promotes?.[row]?.length ? "named by the tokens it promotes" : null;
+}
+
+function nameGiven(graph: Graph, annotations: Annotations, row: number): string {
   const { id, kind, layer, index, position, label, promotes } = graph.view.nodes;
   const own = annotations.labels[id[row]] ?? (kind[row] === Kind.Feature ? annotations.labels[`${layer[row]}_${index[row]}`] : undefined);
   if (own) return own;

@@ -27,6 +27,39 @@ export interface Pen {
   text(x: number, y: number, text: string, style: TextStyle): void;
 }
 
+// ---- widths of texts ----
+const fontOf = (size: number, bold?: boolean): string => `${bold ? "600 " : ""}${size}px ${FONT}`;
+const MOST_WIDTHS = 20_000;
+const widths = new Map<string, number>();
+let measuring: CanvasRenderingContext2D | null | undefined;
+
+/** Width of a text in pixels, as it will be drawn; without a browser a guess. */
+export function textWidth(text: string, size: number, bold?: boolean): number {
+  const font = fontOf(size, bold);
+  const key = `${font}\n${text}`;
+  const known = widths.get(key);
+  if (known !== undefined) return known;
+  if (measuring === undefined) measuring = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
+  if (measuring) measuring.font = font;
+  const width = measuring ? measuring.measureText(text).width : 0.58 * size * [...text].length;
+  if (widths.size > MOST_WIDTHS) widths.clear();
+  widths.set(key, width);
+  return width;
+}
+
+/** As much of a text as has room, with … where it is cut. */
+export function fitted(text: string, room: number, size: number, bold?: boolean): string {
+  if (textWidth(text, size, bold) <= room) return text;
+  const signs = [...text];
+  let [low, high] = [0, signs.length - 1];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (textWidth(`${signs.slice(0, middle).join("")}…`, size, bold) <= room) low = middle;
+    else high = middle - 1;
+  }
+  return `${signs.slice(0, low).join("").trimEnd()}…`;
+}
+
 export const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif';
 
 /** Corners of a glyph that is not round. */
@@ -43,6 +76,7 @@ export function canvasPen(context: CanvasRenderingContext2D): Pen {
     context.globalAlpha = stroke.opacity ?? 1;
     context.setLineDash((stroke.dash as number[]) ?? []);
   };
+  let font = "";
   return {
     rect(x, y, width, height, fill) {
       context.globalAlpha = 1;
@@ -83,16 +117,18 @@ export function canvasPen(context: CanvasRenderingContext2D): Pen {
       context.stroke();
     },
     text(x, y, text, { fill, size = 12, anchor = "start", angle = 0, bold }) {
-      context.save();
+      const wanted = fontOf(size, bold);
+      if (wanted !== font) context.font = font = wanted; // parsing a font takes longer than drawing with it
       context.globalAlpha = 1;
-      context.translate(x, y);
-      context.rotate((angle * Math.PI) / 180);
-      context.font = `${bold ? "600 " : ""}${size}px ${FONT}`;
       context.textAlign = anchor === "middle" ? "center" : anchor;
       context.textBaseline = "middle";
       context.fillStyle = fill;
+      if (!angle) return context.fillText(text, x, y);
+      context.translate(x, y);
+      context.rotate((angle * Math.PI) / 180);
       context.fillText(text, 0, 0);
-      context.restore();
+      context.rotate((-angle * Math.PI) / 180);
+      context.translate(-x, -y);
     },
   };
 }

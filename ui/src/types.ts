@@ -45,6 +45,12 @@ export interface View {
   provenance: Record<string, unknown>;
   validation: Validation | null;
   live: boolean;
+  /** The model that is loaded, whether it fits this graph or not. */
+  loaded?: string | null;
+  /** What a reader has to know about the file. */
+  warnings?: string[];
+  /** Where Neuronpedia shows a feature, with {layer} and {index} to be filled in. */
+  feature_address?: string | null;
 }
 
 export interface Scores {

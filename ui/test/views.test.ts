@@ -1,15 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import golden from "../../tests/data/page-golden.json";
+import { entityEdges } from "../src/aggregate.ts";
 import { DARK, LIGHT, linkColour, linkWidth, textOn } from "../src/colour.ts";
-import { drawLinkGraph, IDENTITY, NEGATIVE_DASH, type Scene, strongestFlows } from "../src/draw.ts";
+import { drawLinkGraph, IDENTITY, NEGATIVE_DASH, outputLabels, roomForOutputs, type Scene, strongestFlows } from "../src/draw.ts";
+import { everything, filtersOf, thresholdsOf } from "../src/filters.ts";
 import { number, percent, token, weight } from "../src/format.ts";
 import { buildGraph, edgesAt, type Graph } from "../src/graph.ts";
 import { linkLayout } from "../src/layout.ts";
 import { connections, inputMix } from "../src/links.ts";
-import { svgPen } from "../src/pen.ts";
+import { fitted, svgPen, textWidth } from "../src/pen.ts";
 import { searchNodes } from "../src/search.ts";
-import { placeCards } from "../src/subgraph-layout.ts";
+import { CARD_HEIGHT, type Placed, placeCards } from "../src/subgraph-layout.ts";
 import { Kind, type View } from "../src/types.ts";
 import { along, instead, sideways } from "../src/walk.ts";
 
@@ -101,6 +103,85 @@ test("cards: time runs to the right, layers upwards, dragged cards stay", () => 
   assert.deepEqual([moved.get(id[rows[0]])!.x, moved.get(id[rows[0]])!.y], [7, 9]);
 });
 
+const overlap = (a: Placed, b: Placed): boolean => Math.abs(a.y - b.y) < CARD_HEIGHT && Math.abs(a.x - b.x) < (a.width + b.width) / 2;
+
+/** Names as long as those of real features: of SmolLM2's labels the mean has 38 signs, the longest 70. */
+const LABELS = ["'located' 'district' 'west' 'around' and 8 more", "'France' 'Paris' 'European towns' and 28 more", "(\u201c 's", "Santiago in The capital of the country containing"];
+
+for (const room of [420, 720, 1600]) {
+  test(`cards with real labels cover no other, time runs to the right, arrows go up (${room} wide)`, () => {
+    const { kind, id, position } = graph.view.nodes;
+    const rows = [...kind.keys()].filter((row) => kind[row] !== Kind.Error);
+    const list = rows.map((row) => ({ id: id[row], name: null, members: [row], group: null }));
+    const edges = entityEdges(list, (row) => edgesAt(graph, row, "in"), (row) => graph.inputTotal[row]);
+    const name = (row: number): string => (kind[row] === Kind.Feature ? LABELS[row % LABELS.length] : "token");
+    for (const fixed of [{}, { [id[rows[3]]]: [200, 60], [id[rows[4]]]: [260, 60] } as Record<string, [number, number]>]) {
+      const places = placeCards(graph, list, edges, ({ members }) => [name(members[0]), "below"], fixed, room);
+      const free = list.filter((entity) => !(entity.id in fixed)).map((entity) => entity.id);
+      for (const a of free) for (const b of list) if (a !== b.id) assert.ok(!overlap(places.get(a)!, places.get(b.id)!), `${a} covers ${b.id}`);
+      if (Object.keys(fixed).length) continue;
+      const tokens = rows.filter((row) => kind[row] === Kind.Embedding);
+      const at = (row: number): Placed => places.get(id[row])!;
+      for (const a of tokens) for (const b of tokens) if (position[a] < position[b] && at(a).y === at(b).y) assert.ok(at(a).x < at(b).x);
+      const highest = Math.min(...rows.filter((row) => kind[row] !== Kind.Logit).map((row) => at(row).y));
+      for (const row of rows) if (kind[row] === Kind.Logit) assert.ok(at(row).y < highest, "outputs stand above everything");
+      assert.ok(Math.max(...[...places.values()].map(({ x, width }) => x + width / 2)) <= room + 0.5, "nothing is wider than there is room");
+      const strong = edges.filter((edge) => Math.abs(edge.weight) > 0.1);
+      const flat = strong.filter((edge) => places.get(edge.source)!.y <= places.get(edge.target)!.y);
+      assert.ok(flat.length <= strong.length * 0.1, `${flat.length} of ${strong.length} strong arrows do not go up`);
+    }
+  });
+}
+
+for (const count of [1, 2, 10]) {
+  test(`names of ${count} outputs are neither cut by the edge nor over each other`, () => {
+    const crowded = outputs(["diaphragm", "Sacramento", "Santiago", "Paris", "Mon", "Le", "the", "L", "B", "an unusually long answer"].slice(0, count));
+    const names = (row: number): string => `\u201c${crowded.view.nodes.label[row]}\u201d`;
+    for (const width of [260, 600, 1200]) {
+      const place = { width, height: 420, left: 38, right: 14, top: roomForOutputs(crowded, names), bottom: 70 };
+      const labels = outputLabels({ graph: crowded, layout: linkLayout(crowded, place, () => true), transform: IDENTITY, box: place, mask: new Uint8Array(crowded.size).fill(1), logitNames: names });
+      assert.equal(labels[0].text, names(labels[0].row), "the likeliest is whole");
+      assert.ok(labels.length >= Math.min(count, Math.floor((width - 120) / 18)));
+      for (const { text, x, y, top } of labels) {
+        const reach = textWidth(text, 12, top) * Math.SQRT1_2;
+        assert.ok(y - reach >= 0 && x - reach >= 0, `${text} leaves the pane`);
+      }
+      labels.slice(1).forEach((label, i) => assert.ok(labels[i].x - label.x >= 17, "12 px of text at 45 degrees need 17 px"));
+    }
+  });
+}
+
+/** The golden graph with other outputs, all on the last token. */
+function outputs(labels: string[]): Graph {
+  const given = structuredClone(golden.view) as unknown as View;
+  const { nodes } = given;
+  const keep = [...nodes.kind.keys()].filter((row) => nodes.kind[row] !== Kind.Logit);
+  for (const name of Object.keys(nodes) as (keyof typeof nodes)[]) {
+    const column = nodes[name] as unknown[] | null;
+    if (Array.isArray(column)) (nodes as Record<string, unknown>)[name] = [...keep.map((row) => column[row]), ...labels.map(() => column.at(-1))];
+  }
+  labels.forEach((label, i) => {
+    const row = keep.length + i;
+    [nodes.id[row], nodes.label[row], nodes.activation[row], nodes.index[row]] = [`9_${i}_3`, label, 1 / (i + 2), i];
+  });
+  given.edges = { source: [], target: [], weight: [], share: [] };
+  return buildGraph(given);
+}
+
+test("texts are cut where there is no room, and only there", () => {
+  assert.equal(fitted("short", 500, 12), "short");
+  const cut = fitted("a text that is much too long", 60, 12);
+  assert.ok(cut.endsWith("\u2026") && textWidth(cut, 12) <= 60 && cut.length > 4);
+});
+
+test("filters are saved and read back", () => {
+  const filters = { influence: 0.7, edge: 0.01, errors: false, sign: "negative", layers: [2, Infinity], positions: [0, 3], density: 0.2 } as const;
+  const saved = JSON.parse(JSON.stringify(thresholdsOf(filters as never)));
+  assert.deepEqual(filtersOf(saved), filters);
+  assert.deepEqual(filtersOf({}), everything);
+  assert.deepEqual(filtersOf({ node: null, errors: false, sign: true, layer_to: null }), { ...everything, errors: false });
+});
+
 test("colours tell signs and sizes apart, in both themes", () => {
   for (const theme of [LIGHT, DARK]) {
     assert.notEqual(linkColour(theme, 0.2), linkColour(theme, -0.2));
@@ -121,4 +202,6 @@ test("numbers and tokens as people read them", () => {
   assert.equal(number(Number.NaN), "–");
   assert.equal(token(" a\nb"), "·a⏎b");
   assert.equal(token(""), "∅");
+  assert.equal(token("a\u202eb\u0000"), "a‹202E›b‹00›");
+  assert.equal(number(1234.5678, 6), "1,234.57");
 });

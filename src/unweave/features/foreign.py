@@ -31,9 +31,8 @@ class FeaturePages:
 
     several: Callable[[Sequence[Key]], dict[Key, dict[str, Any]]]
     """The pages of some features, those without one left out."""
-    densities: Callable[[Sequence[Key]], dict[Key, float]]
-    """How often some features are active, those of which that is not known left out; never reads whole pages where
-    there is a column of it."""
+    briefs: Callable[[Sequence[Key]], dict[Key, tuple[str, float | None]]]
+    """Label (empty: none) and density of some features; never reads whole pages where there are columns of them."""
     sha256: str = ""
     """Of the dictionary they are of; empty where their folder does not say."""
     shipped: bool = False
@@ -51,8 +50,8 @@ class FeaturePages:
         return self.several([(layer, index)]).get((layer, index))
 
 
-DENSITIES_READ = 1024
-"""Whole pages opened for their densities, where there is no column of them: about a millisecond each."""
+BRIEFS_READ = 1024
+"""Whole pages opened for label and density, where there are no columns of them: about a millisecond each."""
 
 
 def open_pages(folder: str | Path) -> FeaturePages:
@@ -97,12 +96,13 @@ def served(pages: Pages, shipped: bool = False) -> FeaturePages:
 
     columns = cache(pages.densities)
 
-    def densities(features: Sequence[Key]) -> dict[Key, float]:
+    def briefs(features: Sequence[Key]) -> dict[Key, tuple[str, float | None]]:
+        wanted = present(features)
         with lock:
-            known = columns()
-        return {(layer, index): float(known[layer][index]) for layer, index in present(features)}
+            known, labels = columns(), pages.labels(wanted)
+        return {key: (labels.get(key, ""), float(known[key[0]][key[1]])) for key in wanted}
 
-    return FeaturePages(several, densities, pages.facts["sha256"], shipped)
+    return FeaturePages(several, briefs, pages.facts["sha256"], shipped)
 
 
 def _one_by_one(page: Callable[[int, int], dict[str, Any] | None]) -> FeaturePages:
@@ -111,18 +111,18 @@ def _one_by_one(page: Callable[[int, int], dict[str, Any] | None]) -> FeaturePag
     def several(features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
         return {key: found for key in features if (found := page(*key)) is not None}
 
-    def densities(features: Sequence[Key]) -> dict[Key, float]:
-        known: dict[Key, float] = {}
-        for key in list(dict.fromkeys(features))[:DENSITIES_READ]:
+    def briefs(features: Sequence[Key]) -> dict[Key, tuple[str, float | None]]:
+        known: dict[Key, tuple[str, float | None]] = {}
+        for key in list(dict.fromkeys(features))[:BRIEFS_READ]:
             try:
-                density = (page(*key) or {}).get("density")
+                found = page(*key)
             except FileError:  # said when the feature's own page is opened
                 continue
-            if density is not None:
-                known[key] = density
+            if found is not None:
+                known[key] = found.get("label") or "", found.get("density")
         return known
 
-    return FeaturePages(several, densities)
+    return FeaturePages(several, briefs)
 
 
 def _packed(folder: Path) -> FeaturePages:

@@ -228,8 +228,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise GraphError(f"{path} is not an attribution graph: it holds no object with metadata, nodes and links")
     try:
         return _graph(document)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise GraphError(f"{path} is not an attribution graph: {type(error).__name__} {error}") from error
+    except KeyError as error:
+        raise GraphError(f"{path} is not an attribution graph: {error.args[0]!r} is missing in it") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise GraphError(f"{path} is not an attribution graph: {error}") from error
 
 
 class _Listed(NamedTuple):
@@ -265,7 +267,9 @@ def _graph(document: dict[str, Any]) -> dict[str, Any]:
     others = {own: name for own, name in zip(nodes.ids, spelled, strict=True) if own != name and name not in twice}
     settings = respelled(settings, {name: own for own, name in others.items()}) if isinstance(settings, dict) else {}
     extra = {"metadata": metadata, "qParams": settings, "labels": clerps}
+    strange = sum(str(link["target"]) not in targets or str(link["source"]) not in sources for link in links)
     extra |= ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
+    extra |= {"links_left_out": strange} if strange else {}
     provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
     effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
     return {

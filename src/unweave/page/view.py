@@ -1,5 +1,6 @@
 """What the page is shown of a graph: columns of nodes, the strongest edges, scores, provenance."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -19,6 +20,7 @@ MOST_EDGES = 200_000
 """Edges in a view unless more are asked for."""
 MOST_SCORED = 4_000_000
 """Edges up to which scores are computed where the file does not have them: each takes a sweep over all edges."""
+NEURONPEDIA = re.compile(r"https?://(www\.)?neuronpedia\.org/(?P<model>[\w.-]+)/(?P<set>[\w.-]+)/?")
 EDGES_PER_NODE = 8
 """So many of the strongest edges into a node are in every view."""
 
@@ -58,6 +60,8 @@ def view(
         "scores": _scores(graph),
         "residual": facts.residual,
         "logits_error": facts.logits_error,
+        "warnings": _warnings(graph),
+        "feature_address": _feature_address(facts),
         "provenance": _provenance(facts),
         "validation": validation,
         "live": live,
@@ -109,6 +113,31 @@ def node_edges(graph: Graph, row: int, direction: str, limit: int, offset: int) 
         for node, value, part in zip(other[order].tolist(), here.tolist(), share.tolist(), strict=True)
     ]
     return {"edges": rows, "total": len(entries), "weight_total": float(weight.abs().double().sum())}
+
+
+def _warnings(graph: Graph) -> list[str]:
+    """What a reader has to know about a file before believing its picture."""
+    facts, found = graph.provenance, []
+    if not bool((graph.nodes.kind == NodeKind.LOGIT).any()):
+        found.append("this graph has no outputs, so nothing can be said about influence and trust")
+    left_out = facts.extra.get("links_left_out")
+    if isinstance(left_out, int):
+        found.append(f"{left_out:,} of the file's links name nodes that it does not have; they are left out")
+    ambiguous = facts.extra.get("ambiguous")
+    if isinstance(ambiguous, list) and ambiguous:
+        found.append(f"{len(ambiguous):,} names are those of several nodes; their links go to the first of them")
+    return found
+
+
+def _feature_address(facts: Provenance) -> str | None:
+    """Where Neuronpedia shows the features of a graph of theirs: an address with {layer} and {index} in it."""
+    info = (facts.extra.get("metadata") or {}).get("info")
+    urls = info.get("source_urls") if isinstance(info, dict) else None
+    for url in urls if isinstance(urls, list) else ():
+        match = NEURONPEDIA.fullmatch(str(url))
+        if match is not None:
+            return f"https://www.neuronpedia.org/{match['model']}/{{layer}}-{match['set']}/{{index}}"
+    return None
 
 
 def _targets(graph: Graph, entries: Int[Tensor, " edge"]) -> Int[Tensor, " edge"]:

@@ -7,22 +7,17 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from ..attribution.promoted import with_promoted
 from ..base.files import write_atomically
-from ..errors import FileError, GraphError
-from ..features.foreign import FeaturePages
+from ..errors import GraphError
 from ..graphs.comparison import compare
-from ..graphs.graph import Graph
 from ..page import view as views
 from ..page.template import to_bytes
 from ..version import __version__
 from .answers import StrictRoute, answer, tag_of
 from .library import GRAPH_SUFFIXES, validation_of, whole
 from .sharing import shared_html, shared_json
+from .showing import view_of
 from .state import NOTHING, Asked, Opened, Server, Shared, opened, raw_body
-
-NAMED_IN_VIEW = 1024
-"""Features that the loaded model names where the file does not."""
 
 _ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
 _FILE = {
@@ -87,32 +82,12 @@ def show_graph(
 
 
 def _tag(server: Server, asked: Opened, edges: int) -> str:
-    live = server.live is not None and server.live.fits(asked.graph)
-    return tag_of(__version__, asked.slug, asked.stamp, validation_of(asked.path)[1], live, edges)
-
-
-def view_of(server: Server, asked: Opened, edges: int) -> dict[str, Any]:
-    """The view of a graph, its features named by the loaded model if the file does not name them."""
-    graph, live = asked.graph, server.live is not None and server.live.fits(asked.graph)
-    if server.live is not None and live and not graph.provenance.extra.get("promotes"):
-        graph = with_promoted(graph, server.live.model, NAMED_IN_VIEW)
-    shown = views.view(graph, asked.slug, edges=edges, validation=validation_of(asked.path)[0], live=live)
-    pages = server.pages_of(graph)
-    if pages is not None:
-        shown["nodes"]["density"] = _densities(pages, graph)
-    return shown
-
-
-def _densities(pages: FeaturePages, graph: Graph) -> list[float | None]:
-    """How often each node's feature is active, by its page; None where that is not known."""
-    nodes = graph.nodes
-    ranked = graph.influence_rank()[nodes.features].argsort(stable=True).tolist()
-    keys = {row: (int(nodes.layer[row]), int(nodes.index[row])) for row in ranked}
-    try:
-        known = pages.densities(list(keys.values()))
-    except FileError:  # said when a feature's own page is opened
-        known = {}
-    return [known.get(keys[row]) if row in keys else None for row in range(len(nodes))]
+    live, pages = server.live, server.pages_of(asked.graph)
+    model = None if live is None else (live.name, live.fits(asked.graph))
+    of = (
+        None if pages is None else (pages.sha256, id(pages))
+    )  # a folder of others says nothing that would tell it apart
+    return tag_of(__version__, asked.slug, asked.stamp, validation_of(asked.path)[1], model, of, edges)
 
 
 @router.get("/graphs/{slug}/edges")

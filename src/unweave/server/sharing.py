@@ -11,10 +11,10 @@ from ..graphs.graph import Graph
 from ..graphs.interchange import to_json, with_annotations
 from ..page.html import html_document
 from ..page.template import to_bytes
-from ..page.view import view
 from . import annotations as notes
-from .library import Library, open_library, stem_of, validation_of
-from .state import Server
+from .library import Library, open_library, stem_of
+from .showing import view_of
+from .state import Opened, Server
 
 MOST_DETAILS = 300
 """Features whose details go into an HTML file: those pinned or grouped, then the most influential."""
@@ -62,16 +62,13 @@ def write_shared(
     """
     library: Library = open_library([path])
     file = library.roots[0]
-    server, (graph, _), slug = (
-        Server(library, pages=shipped_pages() if pages is None else open_pages(pages)),
-        library.graph(file),
-        stem_of(file),
-    )
+    server = Server(library, pages=shipped_pages() if pages is None else open_pages(pages))
+    asked = Opened(stem_of(file), file, *library.graph(file))
     written = []
     if html is not None:
-        document = shared_html(server, file, graph, view(graph, slug, edges=edges, validation=validation_of(file)[0]))
+        document = shared_html(server, file, asked.graph, view_of(server, asked, edges))
         written.append(write_atomically(html, lambda name: Path(name).write_bytes(document)))
     if neuronpedia is not None:
-        text = shared_json(file, graph, neuronpedia.stem, scan)
+        text = shared_json(file, asked.graph, neuronpedia.stem, scan)
         written.append(write_atomically(neuronpedia, lambda name: Path(name).write_bytes(text)))
     return written

@@ -1,7 +1,7 @@
 // How far the picture can be trusted: scores, exactness, validation, where it came from.
 import { count, number, percent } from "../format.ts";
 import type { Graph } from "../graph.ts";
-import type { Validation } from "../types.ts";
+import { Kind, type Validation } from "../types.ts";
 
 const SCORES = [
   ["replacement", "Replacement", "share of the influence that starts in tokens, not in errors"],
@@ -177,7 +177,8 @@ function FigureList({ figures }: { figures: Figures }) {
 
 /** The scores in a few signs, for the top bar. */
 export function trustSummary(graph: Graph): string {
-  const { scores } = graph.view;
+  const { scores, nodes } = graph.view;
+  if (!nodes.kind.includes(Kind.Logit)) return "–"; // nothing to trust or not
   const replacement = scores?.replacement ?? scores?.replacement_file;
   return replacement === null || replacement === undefined ? "" : percent(replacement, 0);
 }

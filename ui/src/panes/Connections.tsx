@@ -1,6 +1,7 @@
 // The connections pane: what drives the selected node, and what it drives; raw weight and share of all input.
 import { litRows } from "./why/state.ts";
 import { useState } from "preact/hooks";
+import { inlined } from "../api.ts";
 import { edgePasses } from "../filters.ts";
 import { count, featureName, layerName, nodeLine, nodeName, number, percent, quoted, weight } from "../format.ts";
 import type { Graph } from "../graph.ts";
@@ -52,6 +53,7 @@ function Selected({ graph, rows }: { graph: Graph; rows: number[] }) {
   const row = rows[0];
   const id = graph.view.nodes.id[row];
   const pinned = group ? true : store.pinnedIds.value.has(id);
+  const [inputs, outputs] = [connections(rows, "in", edges), connections(rows, "out", edges)];
   return (
     <>
       <div class="selected-head">
@@ -65,16 +67,16 @@ function Selected({ graph, rows }: { graph: Graph; rows: number[] }) {
             {pinned ? "Pinned" : "Pin"}
           </IconButton>
         )}
-        {rows.some((member) => graph.view.nodes.kind[member] === Kind.Feature) && (
+        {!inlined && rows.some((member) => graph.view.nodes.kind[member] === Kind.Feature) && (
           <IconButton label="Steer" icon="steer" keys="S" onClick={() => (store.drawer.value = "steer")}>
             Steer
           </IconButton>
         )}
       </div>
       <Mix shares={inputMix(graph, rows, edges)} />
-      <div class="columns">
-        <Column graph={graph} from={row} title="Inputs" side={connections(rows, "in", edges)} />
-        <Column graph={graph} from={row} title="Outputs" side={connections(rows, "out", edges)} />
+      <div class={inputs.total && outputs.total ? "columns" : "columns one"}>
+        {(inputs.total > 0 || !outputs.total) && <Column graph={graph} from={row} title="Inputs" side={inputs} />}
+        {outputs.total > 0 && <Column graph={graph} from={row} title="Outputs" side={outputs} />}
       </div>
     </>
   );

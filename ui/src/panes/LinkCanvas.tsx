@@ -5,14 +5,14 @@ import { zoom as d3zoom, zoomIdentity, type D3ZoomEvent, type ZoomBehavior } fro
 import type { Ref } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Theme } from "../colour.ts";
-import { drawLinkGraph, IDENTITY, nodeRadius, type Scene, toScreen, type Transform } from "../draw.ts";
+import { drawLinkGraph, IDENTITY, nodeRadius, roomForOutputs, type Scene, toScreen, type Transform } from "../draw.ts";
 import type { Graph } from "../graph.ts";
 import { type Box, linkLayout, type LinkLayout } from "../layout.ts";
 import { canvasPen } from "../pen.ts";
 
 /** Farthest from a node, in pixels, that the pointer still means it. */
 const REACH = 30;
-const MARGIN = { left: 38, right: 14, top: 58, bottom: 70 };
+const MARGIN = { left: 38, right: 14, bottom: 70 };
 
 export interface Pointing {
   ctrlKey: boolean;
@@ -62,7 +62,9 @@ export function LinkCanvas(props: LinkCanvasProps) {
   const transform = useRef<Transform>(IDENTITY);
   const zooming = useRef<ZoomBehavior<HTMLDivElement, unknown> | null>(null);
 
-  const box: Box = useMemo(() => ({ width: size[0], height: size[1], ...MARGIN }), [size[0], size[1]]);
+  const { logitNames } = props.scene;
+  const top = useMemo(() => Math.min(roomForOutputs(graph, logitNames), Math.max(40, size[1] / 3)), [graph, logitNames, size[1]]);
+  const box: Box = useMemo(() => ({ width: size[0], height: size[1], top, ...MARGIN }), [size[0], size[1], top]);
   const layout = useMemo(() => linkLayout(graph, box, (row) => mask[row] === 1), [graph, box, mask]);
   const finder = useMemo(() => {
     const rows = Uint32Array.from([...mask.keys()].filter((row) => mask[row]));

@@ -85,7 +85,7 @@ export function shownLine(): string {
   const shown = store.shown.value;
   if (!shown) return "";
   const known = store.graph.value!.influenceKnown;
-  return `${count(shown.nodes)} of ${count(shown.ofNodes)} nodes, ${count(shown.edges)} of ${count(shown.ofEdges)} edges, ${percent(shown.influence)} of ${known ? "" : "this file's "}influence shown`;
+  return `${count(shown.nodes)} of ${count(shown.ofNodes)} nodes, ${count(shown.edges)} of ${count(shown.ofEdges)} edges, ${store.graph.value!.influenceTotal > 0 ? `${percent(shown.influence)} of ${known ? "" : "this file's "}influence shown` : "no influence is known"}`;
 }
 
 export function LinkGraph({ graph }: { graph: Graph }) {
@@ -115,7 +115,8 @@ export function LinkGraph({ graph }: { graph: Graph }) {
   };
 
   const { filters } = store;
-  const filtered = shown.nodes < shown.ofNodes || shown.edges < shown.ofEdges;
+  // links that were not sent are no doing of the reader's: only filters are pointed out
+  const filtered = shown.nodes < shown.ofNodes || shown.edges < graph.weight.length;
   return (
     <Pane
       name="link"
@@ -126,10 +127,10 @@ export function LinkGraph({ graph }: { graph: Graph }) {
             {shownLine()}
           </button>
           <select aria-label="Which links of pinned nodes are drawn" value={store.linkType.value} onChange={(event) => (store.linkType.value = event.currentTarget.value as "both")}>
-            <option value="both">links between pins</option>
-            <option value="input">inputs of pins</option>
-            <option value="output">outputs of pins</option>
-            <option value="either">all links of pins</option>
+            <option value="both">between pins</option>
+            <option value="input">into pins</option>
+            <option value="output">out of pins</option>
+            <option value="either">all of pins</option>
           </select>
           <IconButton label="Zoom in" icon="plus" onClick={() => handle.current?.zoomBy(1.5)} />
           <IconButton label="Zoom out" icon="minus" onClick={() => handle.current?.zoomBy(1 / 1.5)} />
@@ -137,6 +138,11 @@ export function LinkGraph({ graph }: { graph: Graph }) {
         </>
       }
     >
+      {graph.view.warnings?.map((text) => (
+        <p class="warning" role="note" key={text}>
+          Take care: {text}.
+        </p>
+      ))}
       <LinkCanvas
         graph={graph}
         mask={shown.mask}
@@ -201,7 +207,7 @@ export function featurePlaces(graph: Graph): Map<string, number[]> {
 
 function Tooltip({ graph, row, detailed }: { graph: Graph; row: number; detailed: boolean }) {
   const { nodes, tokens } = graph.view;
-  const share = store.selectedRows.value.length ? null : graph.influenceTotal > 0 ? graph.influence[row] / graph.influenceTotal : null;
+  const share = graph.influenceTotal > 0 ? graph.influence[row] / graph.influenceTotal : null;
   if (!detailed) {
     return (
       <>

@@ -9,11 +9,14 @@ import { say } from "./messages.ts";
 const MOST_LISTED = 2000;
 const MOST_FEATURES = 300;
 const fetched = signal<ReadonlyMap<string, EdgePage>>(new Map());
+/** What the page itself holds, listed once: the same list each time, so that nothing is worked out anew. */
+const held = new Map<string, EdgePage>();
 const asked = new Set<string>();
 export const features = signal<ReadonlyMap<string, FeatureDetails | string>>(new Map());
 
 export function forgetLookups(): void {
   fetched.value = new Map();
+  held.clear();
   features.value = new Map();
 }
 
@@ -30,9 +33,13 @@ export function edgesOf(now: Graph, row: number, direction: "in" | "out"): EdgeP
       .catch((error: Error) => say(error.message, true))
       .finally(() => asked.delete(key));
   }
+  const listed = held.get(key);
+  if (listed) return listed;
   const edges = edgesAt(now, row, direction);
   const total = (direction === "in" ? now.view.nodes.inputs : now.view.nodes.outputs)?.[row] ?? edges.length;
-  return { edges, total, weight_total: edges.reduce((sum, edge) => sum + Math.abs(edge[1]), 0) };
+  const page = { edges, total, weight_total: edges.reduce((sum, edge) => sum + Math.abs(edge[1]), 0) };
+  held.set(key, page);
+  return page;
 }
 
 export function inputsOf(now: Graph): (row: number) => ListedEdge[] {

@@ -4,7 +4,7 @@ import { nodeName, percent, token } from "../../format.ts";
 import type { Graph } from "../../graph.ts";
 import * as store from "../../store.ts";
 import { type FeatureDetails, Kind } from "../../types.ts";
-import { Context } from "../Feature.tsx";
+import { Context } from "../FeatureDetails.tsx";
 import { importance } from "./derive.ts";
 import type { Facts } from "./facts.ts";
 import * as why from "./state.ts";
