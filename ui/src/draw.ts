@@ -211,3 +211,9 @@ export function strongestFlows(graph: Graph, most: number): Uint32Array {
   for (let e = 0; e < flow.length; e++) if (flow[e] >= limit) chosen.push(e);
   return Uint32Array.from(chosen.sort((a, b) => flow[b] - flow[a]).slice(0, most));
 }
+
+/** At most so many signs of a text. */
+export function clipped(text: string, most: number): string {
+  const signs = [...text];
+  return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : text;
+}
