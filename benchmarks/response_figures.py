@@ -39,8 +39,7 @@ def judged(model: Any, graph: Any, attribution: bool = False) -> dict[str, Any]:
 
 def work(stages: list[str]) -> Any:
     """Names and functions of everything to be computed, by stage."""
-    if "pairs" in stages or "neurons" in stages or "special" in stages:
-        plain = unweave.load_model("smollm2")
+    plain = unweave.load_model("smollm2")
     for pair in pairs("report") if "pairs" in stages else ():
         yield (
             f"pairs: {pair['prompt']}",

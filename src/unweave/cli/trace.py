@@ -13,6 +13,7 @@ from ..base.parsing import prompt_of, target_of
 from ..errors import OptionError
 from .many import trace_prompts
 from .terminal import AsJson, Chat, Dictionary, Model, System, escaped, print_json, progress, stdout, wants_chat
+from .trace_pairs import trace_pairs
 from .trace_response import trace_response
 
 
@@ -102,8 +103,15 @@ def trace(
     if minus is not None and len(target or []) != 1:
         raise OptionError("--minus needs exactly one --target")
     if response:
-        if prompts is not None or estimate or open_ or framed:
-            raise OptionError("--response goes without --prompts, --estimate, --open and chat templates")
+        if estimate or open_ or framed:
+            raise OptionError("--response goes without --estimate, --open and chat templates")
+        if prompts is not None:
+            if prompt is not None or target or instead is not None or ids:
+                raise OptionError("with --response --prompts, prompts, targets and contrasts stand in the file alone")
+            return trace_pairs(
+                prompts, model=model, transcoders=transcoders, dtype=dtype, device=device, units=units,
+                baseline=baseline, most=most, attention=attention, out=out, as_json=as_json,
+            )  # fmt: skip
         return trace_response(
             prompt, model=model, transcoders=transcoders, dtype=dtype, device=device, target=target or [], minus=minus,
             position=position, ids=ids, instead=instead, units=units, baseline=baseline, most=most,
