@@ -15,7 +15,7 @@ LONGER = [0, 7, 3, 41, 7, 12, 9]
 
 def test_a_mean_is_that_of_the_graphs_own_effects(tiny):
     model = tiny("llama").language_model
-    pairs = [unweave.PromptPair(PROMPT, OTHER), unweave.PromptPair(LONGER, [*OTHER, 9])]
+    pairs = [unweave.ContrastPair(PROMPT, OTHER), unweave.ContrastPair(LONGER, [*OTHER, 9])]
     found = unweave.mean_effects(model, pairs, most=10)
     sums = {}
     for pair in pairs:
@@ -33,7 +33,7 @@ def test_a_mean_is_that_of_the_graphs_own_effects(tiny):
 
 
 def test_one_prompt_has_no_error_and_features_work(tiny):
-    found = unweave.mean_effects(tiny("llama"), [unweave.PromptPair(PROMPT)], units="features", most=5)
+    found = unweave.mean_effects(tiny("llama"), [unweave.ContrastPair(PROMPT)], units="features", most=5)
     assert found.units == "features" and found.strongest[0].error != found.strongest[0].error
 
 
@@ -60,11 +60,11 @@ def test_bad_files_and_prompts_are_named(tmp_path, tiny):
             unweave.read_pairs(tmp_path / name)
     model = tiny("llama").language_model
     with pytest.raises(unweave.UnweaveError, match="prompt 2: the prompt to contrast with"):
-        unweave.mean_effects(model, [unweave.PromptPair(PROMPT), unweave.PromptPair(PROMPT, PROMPT)])
+        unweave.mean_effects(model, [unweave.ContrastPair(PROMPT), unweave.ContrastPair(PROMPT, PROMPT)])
     with pytest.raises(unweave.UnweaveError, match="no prompts"):
         unweave.mean_effects(model, [])
     with pytest.raises(unweave.UnweaveError, match="most is 0"):
-        unweave.mean_effects(model, [unweave.PromptPair(PROMPT)], most=0)
+        unweave.mean_effects(model, [unweave.ContrastPair(PROMPT)], most=0)
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.one_of(st.none(), st.text(min_size=1))), min_size=1, max_size=5))

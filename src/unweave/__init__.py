@@ -67,7 +67,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .response.attending import attend as attend
     from .response.response import response_graph as response_graph
     from .response.routes import routes as routes
-    from .response.several import PromptPair as PromptPair
+    from .response.several import ContrastPair as ContrastPair
     from .response.several import mean_effects as mean_effects
     from .response.several import read_pairs as read_pairs
     from .studies.run import run_study as run_study
@@ -148,7 +148,7 @@ _HOMES = {
     "read_study": "studies.studyfile",
     "read_transcoders": "transcoders.formats",
     "response_graph": "response.response",
-    "PromptPair": "response.several",
+    "ContrastPair": "response.several",
     "mean_effects": "response.several",
     "read_pairs": "response.several",
     "routes": "response.routes",

@@ -21,7 +21,7 @@ from .targets import ResponseTargetSpec
 
 
 @dataclass(frozen=True)
-class PromptPair:
+class ContrastPair:
     """A prompt, the prompt it is contrasted with, and what is explained; None as in `response_graph`."""
 
     prompt: Prompt
@@ -58,7 +58,7 @@ class MeanEffects:
 
 def mean_effects(
     model: ReplacementModel | LanguageModel,
-    pairs: Sequence[PromptPair],
+    pairs: Sequence[ContrastPair],
     units: UnitKind = "neurons",
     baseline: Baseline = "auto",
     most: int = 50,
@@ -131,7 +131,7 @@ def _strongest(effects: Tensor, most: int) -> tuple[MeanEffect, ...]:
     )  # fmt: skip
 
 
-def read_pairs(path: str | Path) -> list[PromptPair]:
+def read_pairs(path: str | Path) -> list[ContrastPair]:
     """Prompts from a JSONL file, one object a line: `prompt`, and if wanted `instead`, `target` and `minus`.
 
     Raises:
@@ -147,7 +147,7 @@ def read_pairs(path: str | Path) -> list[PromptPair]:
     return found
 
 
-def _pair(line: str, where: str) -> PromptPair:
+def _pair(line: str, where: str) -> ContrastPair:
     example = '{"prompt": "The capital of France is", "instead": "The capital of Spain is"}'
     try:
         facts: Any = parse_json(line)
@@ -162,4 +162,4 @@ def _pair(line: str, where: str) -> PromptPair:
     if minus is not None and target is None:
         raise PromptError(f"{where} has minus without target; name both tokens")
     wanted = (target, minus) if target is not None and minus is not None else target
-    return PromptPair(facts["prompt"], facts.get("instead"), wanted)
+    return ContrastPair(facts["prompt"], facts.get("instead"), wanted)
