@@ -11,6 +11,13 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .attribution.question import Question as Question
     from .attribution.targets import Difference as Difference
     from .attribution.targets import Direction as Direction
+    from .benchmark.data import KnownCircuit as KnownCircuit
+    from .benchmark.data import KnownInput as KnownInput
+    from .benchmark.data import read_circuit as read_circuit
+    from .benchmark.methods import BenchmarkQuestion as BenchmarkQuestion
+    from .benchmark.run import BenchmarkRun as BenchmarkRun
+    from .benchmark.run import run_benchmark as run_benchmark
+    from .benchmark.score import CircuitScores as CircuitScores
     from .errors import UnweaveError as UnweaveError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.results import Evaluation as Evaluation
@@ -90,6 +97,9 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .version import __version__ as __version__
 
 _HOMES = {
+    "BenchmarkQuestion": "benchmark.methods",
+    "BenchmarkRun": "benchmark.run",
+    "CircuitScores": "benchmark.score",
     "CostEstimate": "attribution.estimate",
     "Difference": "attribution.targets",
     "Direction": "attribution.targets",
@@ -101,6 +111,8 @@ _HOMES = {
     "Generation": "interventions.generation",
     "Graph": "graphs.graph",
     "Intervention": "interventions.edits",
+    "KnownCircuit": "benchmark.data",
+    "KnownInput": "benchmark.data",
     "LanguageModel": "models.language_model",
     "Node": "graphs.nodes",
     "NodeKind": "graphs.nodes",
@@ -144,6 +156,7 @@ _HOMES = {
     "open_pages": "features.pages",
     "predicted_effects": "interventions.attribution_patching",
     "prune": "graphs.pruning",
+    "read_circuit": "benchmark.data",
     "read_claims": "validation.claimfile",
     "read_study": "studies.studyfile",
     "read_transcoders": "transcoders.formats",
@@ -152,6 +165,7 @@ _HOMES = {
     "mean_effects": "response.several",
     "read_pairs": "response.several",
     "routes": "response.routes",
+    "run_benchmark": "benchmark.run",
     "run_study": "studies.run",
     "scale": "interventions.edits",
     "search_features": "features.pages",

@@ -11,6 +11,7 @@ from ..errors import OptionError, UnweaveError
 from ..version import __version__
 from . import (
     attend,
+    benchmark,
     eval,
     explain,
     export,
@@ -119,6 +120,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(eval.eval_)
+app.command("benchmark")(benchmark.benchmark)
 app.add_typer(train.app, name="train", cls=Group)
 app.add_typer(features.app, name="features", cls=Group)
 app.add_typer(organism.app, name="organism", cls=Group)

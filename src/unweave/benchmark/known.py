@@ -1,0 +1,274 @@
+"""Models with known circuits: compiled, checked by interchange interventions, with the circuit of each input."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.language_model import LanguageModel
+from ..models.loading import load_model
+from .compiler import HEADS, WIDTH, Compiled, Tensors, compile_program, write_model
+from .data import TARGET, Edge2, KnownCircuit, KnownInput, KnownVariable
+from .passes import BatchPass, GivenValues, direct_effects, run, run_put
+from .program import Program
+from .tasks import TASKS, Task, Tokens, Variable
+
+MATTERS = 0.05
+"""What a neuron or the target must change by, where what a program writes is about 1, for an edge to be there."""
+HELD_OUT, INTERCHANGES = 64, 32
+"""Prompts on which accuracy is measured, and interchange interventions on each variable."""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A compiled model with its task; and the same program without distractors, from which the truth is read."""
+
+    task: Task
+    seed: int
+    compiled: Compiled
+    model: LanguageModel
+    ideal: LanguageModel
+
+    @property
+    def program(self) -> Program:
+        """What it computes."""
+        return self.task.program
+
+    def ids(self, tokens: Tokens) -> tuple[int, ...]:
+        """A prompt as token ids."""
+        return tuple(self.program.tokens.index(token) for token in tokens)
+
+    def answer(self, tokens: Tokens) -> int:
+        """The token that the causal model gives."""
+        return self.program.tokens.index(str(self.task.solve(tokens, {})["answer"]))
+
+    def neurons(self, variable: str) -> tuple[tuple[int, int], ...]:
+        """(layer, index) of the neurons that carry a variable of the program."""
+        pairs = zip(self.program.neurons, self.compiled.places.neurons, strict=True)
+        return tuple(place for part, place in pairs if part.variable == variable)
+
+
+def known_model(task: str, seed: int) -> KnownModel:
+    """Compile a task's model in float64: deterministic in the seed."""
+    made = TASKS[task]()
+    compiled = compile_program(made.program, seed)
+    return KnownModel(
+        made, seed, compiled, _loaded(compiled.tensors, made.program), _loaded(compiled.ideal, made.program)
+    )
+
+
+def _loaded(tensors: Tensors, program: Program) -> LanguageModel:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_model(str(write_model(tensors, program, folder)), dtype="float64")
+
+
+def known_circuit(known: KnownModel, inputs: int) -> KnownCircuit:
+    """The circuit of a model on inputs drawn by its seed, and how surely it computes by it.
+
+    Of two prompts with different answers the first is asked about, or the second if nothing that is on in the first
+    carries the difference (none of four letters is x, and then one is).
+    """
+    task, program, random = known.task, known.program, Random(f"{known.task.name} {known.seed}")
+    found: list[KnownInput] = []
+    while len(found) < inputs:
+        pair = _pair(known, random)
+        found += next(([one] for way in (pair, pair[::-1]) if (one := known_input(known, *way)).nodes), [])
+    return KnownCircuit(
+        task.name, known.seed, " ".join(task.what.split()), program.tokens, program.layers, WIDTH, HEADS,
+        accuracy(known, HELD_OUT),
+        tuple(
+            KnownVariable(
+                one.name, one.role, tuple(f"{layer}_{index}" for layer, index in known.neurons(one.carried_by)),
+                interchange_accuracy(known, one, INTERCHANGES),
+            )
+            for one in task.variables
+        ),
+        tuple(found),
+    )  # fmt: skip
+
+
+def _pair(known: KnownModel, random: Random) -> tuple[Tokens, Tokens]:
+    """Two prompts with different answers."""
+    while True:
+        tokens = known.task.draw(random)
+        other = known.task.change(random, tokens)
+        if known.answer(tokens) != known.answer(other):
+            return tokens, other
+
+
+def accuracy(known: KnownModel, count: int) -> float:
+    """Share of prompts on which the model says what the causal model says."""
+    random = Random(f"accuracy {known.task.name} {known.seed}")
+    prompts = [known.task.draw(random) for _ in range(count)]
+    said = run(known.model, [known.ids(prompt) for prompt in prompts]).logits.argmax(-1).tolist()
+    return sum(known.answer(prompt) == word for prompt, word in zip(prompts, said, strict=True)) / count
+
+
+def interchange_accuracy(known: KnownModel, variable: Variable, count: int) -> float:
+    """Share of interchange interventions after which the model says what the causal model says.
+
+    The neurons that carry the variable take their values in another prompt, at its place there; the causal model gets
+    the variable's value in that prompt. Where the causal model itself is undecided, another pair is drawn.
+
+    Source: Geiger et al. 2021, "Causal Abstractions of Neural Networks".
+    """
+    task, random = known.task, Random(f"interchange {known.task.name} {variable.name} {known.seed}")
+    cases: list[tuple[Tokens, Tokens, str]] = []
+    while len(cases) < count:
+        base, source = task.draw(random), task.draw(random)
+        expected = task.solve(base, {variable.name: task.solve(source, {})[variable.name]})["answer"]
+        if expected is not None:
+            cases.append((base, source, str(expected)))
+    ids = torch.tensor([known.ids(base) for base, _, _ in cases])
+    values = run(known.model, ids.tolist()).neurons
+    given = run(known.model, [known.ids(source) for _, source, _ in cases]).neurons
+    mask = torch.zeros_like(values, dtype=torch.bool)
+    for row, (base, source, _) in enumerate(cases):
+        for layer, index in known.neurons(variable.carried_by):
+            mask[row, layer, variable.where(base), index] = True
+            values[row, layer, variable.where(base), index] = given[row, layer, variable.where(source), index]
+    said = run_put(known.model, ids, GivenValues(neurons=(mask, values))).logits.argmax(-1).tolist()
+    words = [known.program.tokens[word] for word in said]
+    return sum(word == expected for word, (_, _, expected) in zip(words, cases, strict=True)) / count
+
+
+def known_input(known: KnownModel, tokens: Tokens, other: Tokens) -> KnownInput:
+    """The circuit by which one prompt's answer is another than a second's.
+
+    An edge is there if, in the model without distractors and interference, its target changes when its source alone
+    takes its value in the other prompt and all other neurons keep theirs. The circuit is what lies on a path of edges
+    from a token that differs to the target.
+    """
+    prompt, instead, answer, rival = known.ids(tokens), known.ids(other), known.answer(tokens), known.answer(other)
+    base, there = run(known.ideal, [prompt]), run(known.ideal, [instead])
+    program = set(known.compiled.places.neurons)
+    on = [(layer, at, index) for layer, at, index in _active(base) if (layer, index) in program]
+    moved = (base.neurons - there.neurons)[0].abs()
+    differs = [at for at in range(len(prompt)) if prompt[at] != instead[at]]
+    sources = [(-1, at, prompt[at]) for at in differs] + [unit for unit in on if moved[unit] > MATTERS]
+    by_source = _edges(known.ideal, prompt, base, there, sources, on, (answer, rival))
+    edges = _on_paths(set().union(*by_source), [_name(source) for source in sources if source[0] < 0])
+    nodes = {name for edge in edges for name in edge if name != TARGET and not name.startswith("E_")}
+    real, real_there = run(known.model, [prompt]), run(known.model, [instead])
+    last, end = known.program.layers - 1, len(prompt) - 1
+    candidates = [unit for unit in _active(real) if unit[1] and (unit[0] < last or unit[1] == end)]
+    either = {_name(unit) for unit in on if moved[unit] <= MATTERS} | {_name(unit) for unit in on if not unit[1]}
+    names = [_name(unit) for unit in candidates]
+    measured = patch_effects(known.model, prompt, real, real_there, candidates, (answer, rival))
+    return KnownInput(
+        prompt, instead, answer, rival, tuple(sorted(nodes)),
+        tuple(name for name in names if name in either), tuple(names),
+        tuple(_name(source) for source in sources if source[0] < 0),
+        _heads(known, prompt, base, there, sources, on, (answer, rival), edges), tuple(sorted(edges)),
+        _mediators(known, tokens, nodes), dict(zip(names, measured.tolist(), strict=True)),
+    )  # fmt: skip
+
+
+def patch_effects(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    base: BatchPass,
+    other: BatchPass,
+    units: Sequence[tuple[int, int, int]],
+    tokens: tuple[int, int],
+) -> Float[Tensor, " unit"]:
+    """The change of the difference of two logits when each neuron alone takes its value in another pass."""
+    mask = torch.zeros(len(units), *base.neurons.shape[1:], dtype=torch.bool)
+    for row, unit in enumerate(units):
+        mask[row][unit] = True
+    ids = torch.tensor([list(prompt)]).repeat(len(units), 1)
+    made = (
+        run_put(model, ids, GivenValues(neurons=(mask, other.neurons.expand(len(units), -1, -1, -1)))).logits
+        - base.logits
+    )
+    return made[:, tokens[0]] - made[:, tokens[1]]
+
+
+def _active(seen: BatchPass) -> list[tuple[int, int, int]]:
+    """Neurons that are on, as (layer, position, index)."""
+    return [(layer, at, index) for layer, at, index in (seen.neurons[0] > 0).nonzero().tolist()]
+
+
+def _name(unit: tuple[int, int, int]) -> str:
+    layer, at, index = unit
+    return f"{'E' if layer < 0 else layer}_{index}_{at}"
+
+
+def _edges(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    base: BatchPass,
+    there: BatchPass,
+    sources: Sequence[tuple[int, int, int]],
+    targets: Sequence[tuple[int, int, int]],
+    tokens: tuple[int, int],
+    hold: Sequence[tuple[int, int, int]] = (),
+) -> list[set[Edge2]]:
+    """The edges out of each source."""
+    effects = direct_effects(model, prompt, base, there, sources, hold=hold)
+    moved = effects.neurons.abs() > MATTERS
+    answers = ((effects.logits[:, tokens[0]] - effects.logits[:, tokens[1]]).abs() > MATTERS).tolist()
+    found = []
+    for row, source in enumerate(sources):
+        later = [unit for unit in targets if unit[0] > source[0] and bool(moved[row][unit])]
+        found.append(
+            {(_name(source), _name(unit)) for unit in later} | ({(_name(source), TARGET)} if answers[row] else set())
+        )
+    return found
+
+
+def _on_paths(edges: set[Edge2], starts: Sequence[str]) -> set[Edge2]:
+    """Edges on a path from a start to the target."""
+
+    def reached(begin: set[str], steps: set[Edge2]) -> set[str]:
+        while more := {target for source, target in steps if source in begin} - begin:
+            begin = begin | more
+        return begin
+
+    forward = reached(set(starts), edges)
+    back = reached({TARGET}, {(target, source) for source, target in edges})
+    return {edge for edge in edges if edge[0] in forward and edge[1] in back}
+
+
+def _heads(
+    known: KnownModel,
+    prompt: Sequence[int],
+    base: BatchPass,
+    there: BatchPass,
+    sources: Sequence[tuple[int, int, int]],
+    targets: Sequence[tuple[int, int, int]],
+    tokens: tuple[int, int],
+    edges: set[Edge2],
+) -> tuple[str, ...]:
+    """The program's heads without which, at a position, an edge of the circuit is gone."""
+    names = [(layer, at, head) for layer, head in known.compiled.places.heads for at in range(1, len(prompt))]
+    every = [(source, hold) for hold in names for source in sources]
+    left = _edges(
+        known.ideal, prompt, base, there, [one for one, _ in every], targets, tokens, [hold for _, hold in every]
+    )
+    found = set()
+    for (source, hold), kept in zip(every, left, strict=True):
+        if {edge for edge in edges if edge[0] == _name(source)} - kept:
+            found.add(hold)
+    return tuple(f"H{layer}_{head}_{at}" for layer, at, head in sorted(found))
+
+
+def _mediators(known: KnownModel, tokens: Tokens, nodes: set[str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for one in known.task.variables:
+        at = one.where(tokens)
+        names = [f"{layer}_{index}_{at}" for layer, index in known.neurons(one.carried_by)]
+        if one.role == "middle" and set(names) & nodes:
+            found[one.name] = tuple(sorted(set(names) & nodes))
+    return found
+
+
+def write_known(known: KnownModel, folder: Path) -> Path:
+    """Write a model's weights beside its circuit, for tools that read Hugging Face folders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_model(known.compiled.tensors, known.program, folder)

@@ -1,0 +1,172 @@
+"""Passes through a small model with neurons, heads or embeddings given, many variants at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..models.language_model import LanguageModel
+from ..validation.putting import neurons_changed
+
+AT_ONCE = 1024
+"""Variants in one pass."""
+
+
+@dataclass(frozen=True)
+class BatchPass:
+    """What a model did on prompts of one length."""
+
+    embeddings: Float[Tensor, "prompt pos d"]
+    neurons: Float[Tensor, "prompt layer pos neuron"]
+    """As they come out of the activation function, before they are put to anything."""
+    heads: Float[Tensor, "prompt layer pos channel"]
+    logits: Float[Tensor, "prompt vocab"]
+    """At the last position."""
+
+
+@dataclass(frozen=True)
+class GivenValues:
+    """What variants of a prompt are given; None: as it comes."""
+
+    embeddings: Float[Tensor, "variant pos d"] | None = None
+    neurons: tuple[Bool[Tensor, "variant layer pos neuron"], Float[Tensor, "variant layer pos neuron"]] | None = None
+    """Which, and their values."""
+    heads: tuple[Bool[Tensor, "variant layer pos channel"], Float[Tensor, "variant layer pos channel"]] | None = None
+
+    def part(self, which: slice) -> "GivenValues":
+        """Some of the variants."""
+        return GivenValues(
+            None if self.embeddings is None else self.embeddings[which],
+            None if self.neurons is None else (self.neurons[0][which], self.neurons[1][which]),
+            None if self.heads is None else (self.heads[0][which], self.heads[1][which]),
+        )
+
+
+def run(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> BatchPass:
+    """Run prompts of one length as they are."""
+    return run_put(model, torch.tensor([list(prompt) for prompt in prompts]), GivenValues())
+
+
+def run_put(model: LanguageModel, ids: Int[Tensor, "variant pos"], put: GivenValues) -> BatchPass:
+    """Run variants of a prompt, everything that is not given live."""
+    passes = [
+        _run_put(model, ids[begin : begin + AT_ONCE], put.part(slice(begin, begin + AT_ONCE)))
+        for begin in range(0, len(ids), AT_ONCE)
+    ]
+    names = ("embeddings", "neurons", "heads", "logits")
+    return BatchPass(*(torch.cat([getattr(one, name) for one in passes]) for name in names))
+
+
+def _run_put(model: LanguageModel, ids: Int[Tensor, "variant pos"], put: GivenValues) -> BatchPass:
+    neurons: dict[int, Tensor] = {}
+    heads: dict[int, Tensor] = {}
+
+    def change(layer: int, h: Tensor) -> Tensor:
+        neurons[layer] = h
+        return h if put.neurons is None else torch.where(put.neurons[0][:, layer], put.neurons[1][:, layer], h)
+
+    def change_heads(layer: int, z: Tensor) -> Tensor:
+        heads[layer] = z
+        return z if put.heads is None else torch.where(put.heads[0][:, layer], put.heads[1][:, layer], z)
+
+    embeddings = model.module.get_input_embeddings()(ids) if put.embeddings is None else put.embeddings
+    with torch.no_grad(), neurons_changed(model, change), heads_changed(model, change_heads):
+        logits = model.module(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
+    return BatchPass(embeddings.detach(), _stacked(neurons), _stacked(heads), logits)
+
+
+def gradients(
+    model: LanguageModel,
+    embeddings: Float[Tensor, "variant pos d"],
+    measure: Callable[[Float[Tensor, "variant vocab"]], Float[Tensor, " variant"]],
+) -> tuple[Float[Tensor, "variant layer pos neuron"], Float[Tensor, "variant layer pos channel"]]:
+    """The gradients of a number from the last logits with respect to neurons and to what heads bring, at embeddings
+    that need not be a prompt's."""
+    neurons: dict[int, Tensor] = {}
+    heads: dict[int, Tensor] = {}
+
+    def kept(found: dict[int, Tensor]) -> Callable[[int, Tensor], Tensor]:
+        def keep(layer: int, h: Tensor) -> Tensor:
+            found[layer] = h if h.requires_grad else h.detach().requires_grad_()
+            return found[layer]
+
+        return keep
+
+    with torch.enable_grad(), neurons_changed(model, kept(neurons)), heads_changed(model, kept(heads)):
+        start = embeddings.detach().requires_grad_()
+        value = measure(model.module(inputs_embeds=start, use_cache=False).logits[:, -1]).sum()
+        parts = [*(neurons[layer] for layer in sorted(neurons)), *(heads[layer] for layer in sorted(heads))]
+        found = torch.autograd.grad(value, parts)
+    return torch.stack(found[: len(neurons)], 1), torch.stack(found[len(neurons) :], 1)
+
+
+@contextmanager
+def heads_changed(model: LanguageModel, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Let what enters each attention's output map be `change(layer, [sequence, pos, channel])`."""
+    row = model.architecture
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.blocks):
+            output = block.get_submodule(row.attention).get_submodule(row.output)
+
+            def hook(module: Any, args: Any, layer: int = layer) -> Any:
+                return (change(layer, args[0]), *args[1:])
+
+            stack.callback(output.register_forward_pre_hook(hook).remove)
+        yield
+
+
+@dataclass(frozen=True)
+class DirectEffects:
+    """What sources do to neurons and to the logits at once, all other neurons held."""
+
+    neurons: Float[Tensor, "source layer pos neuron"]
+    logits: Float[Tensor, "source vocab"]
+
+
+def direct_effects(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    base: BatchPass,
+    other: BatchPass,
+    sources: Sequence[tuple[int, int, int]],
+    *,
+    hold: Sequence[tuple[int, int, int]] = (),
+) -> DirectEffects:
+    """Changes of neurons and logits when each source takes its value in another pass and all other neurons keep theirs.
+
+    Args:
+        sources: (layer, position, neuron); layer -1 is the token at a position.
+        hold: for each source the (layer, position, head) that keeps what it brings.
+    """
+    count, put = len(sources), base.neurons.repeat(len(sources), 1, 1, 1)
+    embeddings = base.embeddings.repeat(count, 1, 1)
+    for row, (layer, position, index) in enumerate(sources):
+        if layer < 0:
+            embeddings[row, position] = other.embeddings[0, position]
+        else:
+            put[row, layer, position, index] = other.neurons[0, layer, position, index]
+    heads = None
+    if hold:
+        heads = head_mask(model, hold, base), base.heads.repeat(count, 1, 1, 1)
+    ids = torch.tensor([list(prompt)]).repeat(count, 1)
+    made = run_put(model, ids, GivenValues(embeddings, (torch.ones_like(put, dtype=torch.bool), put), heads))
+    return DirectEffects(made.neurons - base.neurons, made.logits - base.logits)
+
+
+def head_mask(
+    model: LanguageModel, heads: Sequence[tuple[int, int, int]], like: BatchPass
+) -> Bool[Tensor, "variant layer pos channel"]:
+    """The channels of one head a variant, given by (layer, position, head)."""
+    mask = torch.zeros(len(heads), *like.heads.shape[1:], dtype=torch.bool)
+    size = like.heads.shape[-1] // model.config.num_attention_heads
+    for row, (layer, position, head) in enumerate(heads):
+        mask[row, layer, position, head * size : (head + 1) * size] = True
+    return mask
+
+
+def _stacked(layers: dict[int, Tensor]) -> Tensor:
+    return torch.stack([layers[layer].detach() for layer in sorted(layers)], 1)

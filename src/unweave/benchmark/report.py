@@ -1,0 +1,128 @@
+"""A run of the benchmark as facts, as a table in Markdown and as plots."""
+
+import json
+import math
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..base.files import write_atomically
+from ..studies.plots import draw
+from ..studies.results import Plot
+from ..validation.statistics import Estimate
+from .run import BenchmarkRun
+from .score import FIGURES
+
+HEADINGS = ("neurons", "neurons, AP", "edges", "edges, AP", "heads", "middles found", "effects", "seconds")
+"""Of `FIGURES`, in a table."""
+COLOURED = 6
+"""Methods that one plot can tell apart."""
+
+
+def facts(run: BenchmarkRun) -> dict[str, Any]:
+    """All figures of a run, as JSON holds them: null where nothing is defined."""
+    return {
+        "seconds": run.seconds,
+        "interchange": run.interchange,
+        "models": [
+            {
+                "name": circuit.name, "accuracy": circuit.accuracy,
+                "interchange": {one.name: one.interchange for one in circuit.variables},
+            }
+            for circuit in run.circuits
+        ],
+        "methods": {name: _estimates(run.summary(name)) for name in run.methods},
+        "tasks": {task: {name: _estimates(run.summary(name, task)) for name in run.methods} for task in run.tasks},
+        "rows": [
+            {
+                "task": row.task, "seed": row.seed, "input": row.input, "method": row.method,
+                **{name: _defined(value) for name, value in row.figures.items()},
+            }
+            for row in run.rows
+        ],
+    }  # fmt: skip
+
+
+def table(run: BenchmarkRun, task: str | None = None, *, intervals: bool = False) -> list[tuple[str, ...]]:
+    """Rows of text: headings, then a method each."""
+    rows: list[tuple[str, ...]] = [("method", *HEADINGS)]
+    for name in run.methods:
+        found = run.summary(name, task)
+        rows.append((name, *(_cell(found[figure], figure, intervals=intervals) for figure in FIGURES)))
+    return rows
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown.
+
+    >>> print(markdown([("method", "edges"), ("random", "0.50")]))
+    | method | edges |
+    |---|---|
+    | random | 0.50 |
+    """
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def write_report(run: BenchmarkRun, folder: Path) -> list[Path]:
+    """Write facts, tables and, where matplotlib is installed, plots into a folder that is there.
+
+    Raises:
+        FileError: one cannot be written.
+    """
+    text = json.dumps(facts(run), indent=1)
+    tables = ["# Benchmark", "", markdown(table(run, intervals=True))]
+    for task in run.tasks:
+        tables += ["", f"## {task}", "", markdown(table(run, task))]
+    written = [
+        write_atomically(folder / "benchmark.json", lambda name: Path(name).write_text(text, encoding="utf-8")),
+        write_atomically(
+            folder / "benchmark.md", lambda name: Path(name).write_text("\n".join(tables) + "\n", encoding="utf-8")
+        ),
+    ]
+    if find_spec("matplotlib") is not None:
+        written += [draw(plot, folder / f"{plot.name}.svg") for plot in plots(run)]
+    return written
+
+
+def plots(run: BenchmarkRun) -> list[Plot]:
+    """Average precision by method, and middles found by task."""
+    names = ("nodes_ap", "edges_ap", "mediators")
+    by_method = {name: run.summary(name) for name in run.methods}
+    series = {
+        HEADINGS[FIGURES.index(figure)]: [_drawn(by_method[name][figure].value) for name in run.methods]
+        for figure in names
+    }
+    shown = [name for name in run.methods if name not in ("random", "activation-patching")][:COLOURED] or run.methods
+    middles = {name: [_drawn(run.summary(name, task)["mediators"].value) for task in run.tasks] for name in shown}
+    return [
+        Plot("methods", "bars", "How well known circuits are found", {
+            "labels": list(run.methods), "series": series, "ylim": (0.0, 1.05)}),
+        Plot("middles", "bars", "Middle variables found, by task", {
+            "labels": list(run.tasks), "series": middles, "ylim": (0.0, 1.05)}),
+    ]  # fmt: skip
+
+
+def _estimates(found: dict[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
+    return {
+        name: {"value": _defined(one.value), "low": _defined(one.low), "high": _defined(one.high), "models": one.n}
+        for name, one in found.items()
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _drawn(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _cell(found: Estimate, figure: str, *, intervals: bool) -> str:
+    if math.isnan(found.value):
+        return "–"
+    digits = 3 if figure == "seconds" else 2
+    text = f"{found.value:.{digits}f}"
+    if intervals and figure != "seconds" and not math.isnan(found.low):
+        text += f" ({found.low:.2f} to {found.high:.2f})"
+    return text

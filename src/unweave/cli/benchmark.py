@@ -1,0 +1,76 @@
+"""`unweave benchmark`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import OptionError
+from .terminal import AsJson, collect_garbage, escaped, print_json, progress, stdout
+
+
+def benchmark(
+    tasks: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this task, or several with commas; repeatable.")
+    ] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this method, or several with commas; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Models of each task.")] = 3,
+    inputs: Annotated[int, typer.Option(help="Pairs of prompts of each model.")] = 4,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Also judge scores that another tool gave, as JSON; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write models, circuits, figures, tables and plots.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge methods on models whose circuits are known: exit code 1 if a model does not compute by its circuit."""
+    given = dict(_named(one) for one in scores or ())
+    with progress("compiling models") as say:
+        from ..benchmark.methods import METHODS
+        from ..benchmark.report import facts, table, write_report
+        from ..benchmark.run import SURE, run_benchmark
+        from ..benchmark.tasks import TASKS
+
+        collect_garbage()
+        run = run_benchmark(
+            _names(tasks) or tuple(TASKS), _names(methods) or tuple(METHODS), seeds=seeds, inputs=inputs,
+            scores=given, out=out, progress=say,
+        )  # fmt: skip
+        written = [] if out is None else write_report(run, out.expanduser())
+    if as_json:
+        print_json(facts(run))
+    else:
+        _show(run, table(run), written)
+    if run.interchange < SURE:
+        raise typer.Exit(1)
+
+
+def _names(given: list[str] | None) -> list[str]:
+    return [name.strip() for one in given or () for name in one.split(",") if name.strip()]
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise OptionError(f"--scores {text!r}: give a name and a file, such as mine=scores.json")
+    return name, path
+
+
+def _show(run: Any, rows: list[tuple[str, ...]], written: list[Path]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        line = "  ".join([row[0].ljust(widths[0]), *cells[1:]])
+        stdout.print(line, highlight=False, markup=False, style="bold" if not number else None)
+    stdout.print(
+        f"{len(run.circuits)} models of {len(run.tasks)} tasks; interchange accuracy at least {run.interchange:.3f}; "
+        f"{run.seconds:.0f} s. Means over models; neurons, edges, heads: AUROC (AP: average "
+        "precision).",
+        highlight=False,
+    )
+    if written:
+        stdout.print(f"Written to [bold]{escaped(str(written[0].parent))}[/]", highlight=False)
