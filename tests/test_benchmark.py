@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -20,7 +21,7 @@ from unweave.benchmark.known import interchange_accuracy, known_circuit, known_m
 from unweave.benchmark.methods import METHODS, BenchmarkQuestion
 from unweave.benchmark.program import Program, lookup
 from unweave.benchmark.run import SURE, heads_of, run_benchmark
-from unweave.benchmark.score import CircuitScores, auroc, average_precision, read_found, score, spearman
+from unweave.benchmark.score import CircuitScores, auroc, average_precision, read_found, score_circuit, spearman
 from unweave.benchmark.tasks import TASKS
 from unweave.errors import FileError, OptionError
 from unweave.transcoders.neurons import neurons
@@ -154,8 +155,7 @@ def test_response_graphs_and_attribution_patching_are_one_first_order_effect(mad
         assert graph.get(name, 0.0) == pytest.approx(slopes[name], abs=1e-4)
 
 
-def test_integrated_gradients_add_up(made):
-    """Over a cut through which all passes, effects sum to the whole change (completeness)."""
+def test_integrated_gradients_point_the_way_of_the_change(made):
     model, circuit = made("modular-sum")
     one = circuit.inputs[0]
     found = METHODS["integrated-gradients"](question(model, circuit, one))
@@ -172,7 +172,7 @@ def test_frozen_patterns_hide_the_key_of_induction_and_live_ones_do_not(made):
     assert keyed
     for one in keyed:
         asked = question(model, circuit, one)
-        frozen, live = (score(one, METHODS[name](asked)) for name in ("attribution-contrast", "response"))
+        frozen, live = (score_circuit(one, METHODS[name](asked)) for name in ("attribution-contrast", "response"))
         assert frozen["mediators"] == 0.0 and live["mediators"] == 1.0
 
 
@@ -245,15 +245,15 @@ ONE = KnownInput(
 
 def test_what_is_either_is_not_scored():
     assert ONE.scored_nodes() == ("0_0_1", "0_1_1")
-    found = score(ONE, CircuitScores({"0_2_1": 9.0, "0_1_1": 1.0}))
+    found = score_circuit(ONE, CircuitScores({"0_2_1": 9.0, "0_1_1": 1.0}))
     assert found["nodes"] == 1.0 and found["mediators"] == 1.0 and math.isnan(found["effects"])
     assert set(ONE.scored_edges()) == {
         ("E_1_1", "0_0_1"), ("E_1_1", "0_1_1"), ("E_1_1", TARGET), ("0_0_1", TARGET), ("0_1_1", TARGET)}  # fmt: skip
 
 
 def test_a_tie_finds_no_middle():
-    assert score(ONE, CircuitScores({}))["mediators"] == 0.0
-    assert score(ONE, CircuitScores({}))["nodes"] == 0.5
+    assert score_circuit(ONE, CircuitScores({}))["mediators"] == 0.0
+    assert score_circuit(ONE, CircuitScores({}))["nodes"] == 0.5
 
 
 def test_order_of_nodes():
@@ -268,8 +268,7 @@ def test_scores_of_other_tools(tmp_path, made):
     ]
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({circuit.name: entries}))
-    (found,) = [score(one, made_) for one, made_ in zip(circuit.inputs[:1], read_found(path, [circuit])[circuit.name],
-                                                       strict=False)]  # fmt: skip
+    found = score_circuit(circuit.inputs[0], read_found(path, [circuit])[circuit.name][0])
     assert found["edges"] == 1.0 and found["effects"] == pytest.approx(1.0)
 
 
@@ -303,13 +302,19 @@ def test_data_and_scoring_need_no_torch(tmp_path, made):
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 from unweave.benchmark.data import read_circuit
-from unweave.benchmark.score import CircuitScores, score
+from unweave.benchmark.score import CircuitScores, score_circuit
 one = read_circuit({str(path)!r}).inputs[0]
-print(score(one, CircuitScores(one.effects))["nodes"])
+print(score_circuit(one, CircuitScores(one.effects))["nodes"])
 """
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0.9
+
+
+def test_the_example_of_the_documentation_runs(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    assert 0 <= float(capsys.readouterr().out) <= 1
 
 
 def test_the_command(run, tmp_path):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .benchmark.run import BenchmarkRun as BenchmarkRun
     from .benchmark.run import run_benchmark as run_benchmark
     from .benchmark.score import CircuitScores as CircuitScores
+    from .benchmark.score import score_circuit as score_circuit
     from .errors import UnweaveError as UnweaveError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.results import Evaluation as Evaluation
@@ -168,6 +169,7 @@ _HOMES = {
     "run_benchmark": "benchmark.run",
     "run_study": "studies.run",
     "scale": "interventions.edits",
+    "score_circuit": "benchmark.score",
     "search_features": "features.pages",
     "set_to": "interventions.edits",
     "shift": "interventions.edits",

@@ -18,7 +18,7 @@ from ..validation.statistics import Estimate, mean
 from .data import KnownCircuit, KnownInput, write_circuit
 from .known import KnownModel, known_circuit, known_model, write_known
 from .methods import METHODS, BenchmarkQuestion, Method
-from .score import FIGURES, read_found, score
+from .score import FIGURES, read_found, score_circuit
 from .tasks import TASKS
 
 SURE = 0.99
@@ -122,7 +122,7 @@ def run_benchmark(
     for name, path in (scores or {}).items():
         given = read_found(path, circuits)
         rows += [
-            Row(circuit.task, circuit.seed, number, name, score(one, found, heads=heads_of(circuit, one)))
+            Row(circuit.task, circuit.seed, number, name, score_circuit(one, found, heads=heads_of(circuit, one)))
             for circuit in circuits
             for number, (one, found) in enumerate(zip(circuit.inputs, given[circuit.name], strict=True))
         ]
@@ -156,7 +156,7 @@ def _rows(known: KnownModel, circuit: KnownCircuit, methods: Mapping[str, Method
         for name, method in methods.items():
             begin = time.perf_counter()
             found = with_(method(question), seconds=time.perf_counter() - begin)
-            rows.append(Row(circuit.task, circuit.seed, number, name, score(one, found, heads=heads)))
+            rows.append(Row(circuit.task, circuit.seed, number, name, score_circuit(one, found, heads=heads)))
     return rows
 
 

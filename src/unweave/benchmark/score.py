@@ -28,7 +28,7 @@ class CircuitScores:
     seconds: float = field(default=math.nan, compare=False)
 
 
-def score(known: KnownInput, found: CircuitScores, *, heads: Sequence[str] = ()) -> dict[str, float]:
+def score_circuit(known: KnownInput, found: CircuitScores, *, heads: Sequence[str] = ()) -> dict[str, float]:
     """A method's figures on one input; NaN where it gives nothing to score.
 
     Args:
@@ -37,7 +37,7 @@ def score(known: KnownInput, found: CircuitScores, *, heads: Sequence[str] = ())
     >>> one = KnownInput((1, 2), (1, 3), 4, 5, nodes=("0_3_1",), either=(), candidates=("0_1_1", "0_3_1"),
     ...                  sources=("E_2_1",), heads=(), edges=(("0_3_1", "target"),), mediators={"middle": ("0_3_1",)},
     ...                  effects={"0_1_1": 0.0, "0_3_1": -1.0})
-    >>> made = score(one, CircuitScores({"0_3_1": -2.0, "0_1_1": 0.5}))
+    >>> made = score_circuit(one, CircuitScores({"0_3_1": -2.0, "0_1_1": 0.5}))
     >>> made["nodes"], made["mediators"]
     (1.0, 1.0)
     """
