@@ -10,6 +10,7 @@ import unweave
 from unweave.errors import FileError, OptionError
 from unweave.explanation.off import without_groups
 from unweave.explanation.stored import graph_of, read_explanation, write_explanation
+from unweave.features.foreign import FeaturePages
 from unweave.interventions.live import TokenPair, heads_of, look, run
 from unweave.interventions.parts import Part
 from unweave.server.library import open_library
@@ -162,19 +163,37 @@ def test_what_cannot_be_explained_or_put_is_said(page, tmp_path, traced):
     assert asleep.post("/api/graphs/features/explain", json={}).status_code == 409
 
 
-class PagesOfAnything:
-    """Pages that would tell of everything."""
-
-    shipped = False
-
-    def fits(self, provenance):
-        return True
-
-    def several(self, features):
-        return {key: {"label": "a feature"} for key in features}
-
-
 def test_a_neuron_is_not_described_by_the_page_of_a_feature(page):
-    page.server.__dict__["pages"] = PagesOfAnything()
+    told = FeaturePages(lambda keys: {key: {"label": "a feature"} for key in keys}, lambda keys: {})
+    page.server.__dict__["pages"] = told
     sources = [page.get(f"/api/graphs/{slug}/features/0/1").json()["source"] for slug in ("why.response", "features")]
     assert sources == ["none", "page"]
+
+
+def test_edges_of_a_response_graph_travel_by_routes(page, model):
+    graph = page.server.library.graph(page.server.library.path("why.response"))[0]
+    answer = graph.nodes[graph.nodes.logits.start]
+    for edge in graph.incoming(answer)[:3]:
+        asked = {"target": answer.row, "source": edge.source.row}
+        told = page.get("/api/graphs/why.response/routes", params=asked).json()
+        expected = unweave.routes(model.language_model, graph, answer, edge.source)
+        assert told["weight"] == pytest.approx(edge.weight, rel=1e-3, abs=1e-6)
+        assert told["routes"] == [list(route) for route in expected.strongest(8)]
+    heads = page.get("/api/graphs/why.response/heads?most=2").json()["heads"]
+    (first, *_) = unweave.attend(model.language_model, graph, 2)
+    assert len(heads) == 2 and [heads[0][key] for key in ("layer", "head", "query", "key")] == [
+        first.layer, first.head, first.query, first.key,
+    ]  # fmt: skip
+    assert heads[0]["pattern"] == pytest.approx(first.pattern)
+    assert all(effect == pytest.approx(float(first.by_query[row])) for row, effect in heads[0]["by_query"])
+    refusals = [
+        ("features/routes?target=0&source=1", 409, "attribution graph"),
+        ("why.response/routes?target=99999&source=1", 404, "no node 99999"),
+        (f"why.response/routes?target={graph.nodes.embeddings.start}&source=0", 422, "no incoming"),
+        ("features/heads", 409, "attribution graph"),
+        ("why.response/heads?most=0", 400, "most"),
+    ]
+    for address, status, words in refusals:
+        refused = page.get(f"/api/graphs/{address}")
+        assert (refused.status_code, list(refused.json())) == (status, ["error"]), refused.text
+        assert words in refused.json()["error"]

@@ -47,7 +47,7 @@ def api(tiny, tmp_path_factory):
             for parameter in operation.get("parameters", []):
                 if parameter["name"] in ("slug", "a", "b"):
                     parameter["schema"] = {"enum": ["a", "b", "nothing"]}
-                if parameter["name"] == "node":
+                if parameter["name"] in ("node", "target", "source"):
                     parameter["schema"] = {"enum": [0, 3, 10**6]}
                 if parameter["name"] == "job":
                     parameter["schema"] = {"enum": [job.id, "nothing"]}
@@ -62,6 +62,7 @@ OPERATIONS = [
     ("/api/graphs/{slug}/steer", "POST"), ("/api/compare", "GET"),
     ("/api/trace", "POST"), ("/api/graphs/{slug}/explanation", "GET"),
     ("/api/graphs/{slug}/explain", "POST"), ("/api/graphs/{slug}/explanation/off", "POST"),
+    ("/api/graphs/{slug}/routes", "GET"), ("/api/graphs/{slug}/heads", "GET"),
     ("/api/jobs/{job}/events", "GET"), ("/api/jobs/{job}", "DELETE"),
 ]  # fmt: skip
 
@@ -75,7 +76,7 @@ def test_every_address_is_asked(api):
 
 TAKES_ANYTHING = [OPERATIONS[0], OPERATIONS[5], OPERATIONS[7], OPERATIONS[12], *OPERATIONS[-2:]]
 """Addresses whose requests can hardly be malformed."""
-RARELY_DONE = [OPERATIONS[place] for place in (1, 8, 9, 11, 13, 14)]
+RARELY_DONE = [OPERATIONS[place] for place in (1, 8, 9, 11, 13, 14, 15, 16)]
 """Addresses that want a whole graph file, a right revision, a feature of the graph, a prompt of known token ids, or a
 graph that is explained."""
 ASKED = [

@@ -2,12 +2,13 @@
 graph."""
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from browsing import UI, Site, browser  # noqa: F401
+from browsing import UI, Site, browser, cards, group, ids, pin, saved  # noqa: F401
 from conftest import SHARED
 from serving import HOSTILE, document, listening
 
@@ -96,8 +97,8 @@ def test_it_opens_on_why_for_every_graph_of_the_prompt(site, explained, slug):
     assert f"{facts['answer']['probability']:.0%}" in head and "rather than" in head and "held against" in head
     assert page.locator(".why-card").count() == len(facts["groups"])
     assert page.locator(".why-arrow").count() == sum(arrow["passed"] for arrow in facts["arrows"])
-    for group, label in zip(facts["groups"], shares(page), strict=True):
-        assert label.startswith(group["name"]) and (group["share"] >= 0 or "works against it" in label)
+    for one, label in zip(facts["groups"], shares(page), strict=True):
+        assert label.startswith(one["name"]) and (one["share"] >= 0 or "works against it" in label)
     if page.locator(".why-said > .link").count():
         page.locator(".why-said > .link").click()
     said = page.locator(".why-said li")
@@ -124,8 +125,8 @@ def test_a_name_lights_its_group_in_every_pane(site):
     assert page.locator(".why-evidence h2").inner_text().lower().startswith(name.inner_text().lower()[:12])
     page.get_by_role("button", name="The whole graph").click()
     page.locator(".link-canvas").wait_for()
-    group = page.locator('.why-strip .why-group[aria-pressed="true"]')
-    assert group.count() == 1, "what was chosen stays chosen"
+    chosen = page.locator('.why-strip .why-group[aria-pressed="true"]')
+    assert chosen.count() == 1, "what was chosen stays chosen"
     unmarked = page.evaluate("document.querySelector('.link-canvas canvas').toDataURL()")
     page.locator('.why-strip .why-group[aria-pressed="false"]').first.hover()
     page.wait_for_timeout(300)
@@ -136,11 +137,11 @@ def test_a_name_lights_its_group_in_every_pane(site):
 
 def test_what_if_it_were_off_runs_the_model(site, explained):
     page = first_screen(site, "neurons")
-    group = explained.facts["groups"][0]
+    first = explained.facts["groups"][0]
     page.get_by_role("button", name="What if it were off?").click()
     result = page.locator(".why-result")
     result.wait_for()
-    assert f"→ {100 * group['probability']:.1f}%" in result.inner_text()
+    assert f"→ {100 * first['probability']:.1f}%" in result.inner_text()
     assert ". off" in shares(page)[0]
     page.get_by_label("put to").select_option("zero")
     page.locator(".why-card title", has_text="put to zero").wait_for(state="attached")
@@ -254,3 +255,47 @@ def test_the_picture_is_a_figure_with_its_caption(site, explained):
         texts = ["".join(one.itertext()) for one in root.iter("{http://www.w3.org/2000/svg}text")]
         assert any(text.startswith("Why ") for text in texts)
         assert all(float(one.get("font-size")) >= 12 for one in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_a_response_graph_reads_as_one(site):
+    page = first_screen(site, "neurons")
+    page.get_by_role("button", name="The whole graph").click()
+    page.locator(".pane-connections .row").first.click()
+    assert "the target" in page.locator(".selected-head").inner_text()
+    assert "p =" not in page.locator(".pane-connections").inner_text()
+    button = page.locator(".route-button").first
+    button.click()
+    page.locator(".routes .value").first.wait_for()
+    listed = page.locator(".routes .name").all_inner_texts()
+    assert any(re.fullmatch(r"straight|norms|MLP \d|L\dH\d (value|key|query)", name) for name in listed)
+    page.get_by_role("button", name=re.compile("^Trust")).click()
+    trust = page.locator(".drawer").inner_text()
+    assert "against one backward pass" in trust and "Replacement" not in trust
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Why", exact=True).click()
+    page.locator(".heads summary").click()
+    page.locator(".heads li").first.wait_for()
+    assert "of its attention" in page.locator(".heads li").first.inner_text()
+    page.locator("a.kind-other").click()
+    page.wait_for_function("() => location.hash.startsWith('#features')")
+    page.locator(".kind", has_text="attribution graph").wait_for()
+    page.locator(".why-drawing svg").wait_for()
+
+
+def test_an_address_carries_pins_groups_and_view(site):
+    page = site.tab("#features")
+    nodes = ids(page, 0)[:3]
+    pin(page, *nodes)
+    group(page, *nodes[:2], name="Mine")
+    page.get_by_role("button", name="Export", exact=True).click()
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text }")
+    page.get_by_role("button", name="Copy an address").click()
+    page.wait_for_function("() => window.copied")
+    address = page.evaluate("window.copied")
+    saved(page)
+    (site.folder / "features.annotations.json").unlink()
+    other = site.tab(address, site.context())
+    other.locator(".card", has_text="Mine").wait_for()
+    assert nodes[2] in cards(other) and "?seen" not in other.evaluate("location.hash")
+    damaged = site.tab(address[:-9], site.context())
+    damaged.locator(".message.error", has_text="damaged").wait_for()

@@ -19,7 +19,7 @@ import { Feature } from "./panes/Feature.tsx";
 import { LinkGraph } from "./panes/LinkGraph.tsx";
 import { Subgraph } from "./panes/Subgraph.tsx";
 import { SaveState } from "./SaveState.tsx";
-import { kindOf, kindTitle } from "./panes/why/kind.ts";
+import { KindOfGraph } from "./panes/why/Sibling.tsx";
 import { screen } from "./panes/why/state.ts";
 import { Why, WhyStrip } from "./panes/why/Why.tsx";
 import { Start } from "./Start.tsx";
@@ -101,9 +101,7 @@ function TopBar({ graph }: { graph: Graph }) {
           </span>
         ))}
       </h1>
-      <span class="kind" title={kindTitle(graph)}>
-        {kindOf(graph)}
-      </span>
+      <KindOfGraph graph={graph} />
       <span class="model muted">{view.model}</span>
       <span class="spacer" />
       <SaveState />

@@ -216,6 +216,32 @@ export function switchOff(slug: string, groups: number[], to: string): Promise<O
   return write("POST", at(slug, "/explanation/off"), { groups, to });
 }
 
+export interface RoutesAnswer {
+  weight: number;
+  /** The largest, by name. */
+  routes: [string, number][];
+}
+
+export interface HeadFacts {
+  layer: number;
+  head: number;
+  query: number;
+  key: number;
+  pattern: number;
+  carried: number;
+  /** Rows, and what the share of attention changes by without them. */
+  by_query: [number, number][];
+  by_key: [number, number][];
+}
+
+export function loadRoutes(slug: string, target: number, source: number): Promise<RoutesAnswer> {
+  return ask(at(slug, `/routes?target=${target}&source=${source}`));
+}
+
+export function loadHeads(slug: string): Promise<{ heads: HeadFacts[] }> {
+  return ask(at(slug, "/heads"));
+}
+
 /** Starts long work on the server and follows it. */
 async function work(address: string, request: unknown, progress: (now: Progress) => void): Promise<Running> {
   const { job } = await write<{ job: string }>("POST", address, request);

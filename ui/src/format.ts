@@ -1,5 +1,5 @@
 // Names and numbers as people read them.
-import type { Graph } from "./graph.ts";
+import { type Graph, isResponse } from "./graph.ts";
 import { type Annotations, Kind } from "./types.ts";
 
 /** A text with what is not seen named: signs that turn the direction of what follows would do so to all of the page. */
@@ -47,6 +47,13 @@ export function count(value: number): string {
 export const GLYPHS = { [Kind.Feature]: "●", [Kind.Error]: "◆", [Kind.Embedding]: "■", [Kind.Logit]: "■" } as const;
 export const KIND_NAMES = { [Kind.Feature]: "Feature", [Kind.Error]: "Error", [Kind.Embedding]: "Token", [Kind.Logit]: "Output" } as const;
 
+/** What kind of thing a node is: in response graphs units can be neurons, and errors are what else an MLP does. */
+export function kindName(graph: Graph, row: number): string {
+  const kind = graph.view.nodes.kind[row];
+  if (isResponse(graph) && kind === Kind.Error) return "Rest";
+  return kind === Kind.Feature && graph.view.provenance.units === "neurons" ? "Neuron" : KIND_NAMES[kind];
+}
+
 /** A feature's name without its place: 12/345. */
 export function featureName(graph: Graph, row: number): string {
   const { layer, index } = graph.view.nodes;
@@ -77,7 +84,7 @@ function nameGiven(graph: Graph, annotations: Annotations, row: number): string 
     case Kind.Logit:
       return quoted(label[row] || String(index[row]));
     case Kind.Error:
-      return `Error L${layer[row]}`;
+      return `${isResponse(graph) ? "Rest of MLP" : "Error"} L${layer[row]}`;
     default: {
       const words = promotes?.[row];
       return label[row] || (words?.length ? words.slice(0, 3).map(token).join(" ") : featureName(graph, row));
@@ -94,6 +101,6 @@ export function layerName(graph: Graph, row: number): string {
 /** One line about a node for tooltips and screen readers. */
 export function nodeLine(graph: Graph, annotations: Annotations, row: number): string {
   const { kind, position, activation } = graph.view.nodes;
-  const place = kind[row] === Kind.Logit ? `p = ${number(activation[row])}` : `${layerName(graph, row)} on ${quoted(graph.view.tokens[position[row]])}`;
-  return `${KIND_NAMES[kind[row]]} ${nodeName(graph, annotations, row)}, ${place}`;
+  const place = kind[row] === Kind.Logit ? (isResponse(graph) ? "the target" : `p = ${number(activation[row])}`) : `${layerName(graph, row)} on ${quoted(graph.view.tokens[position[row]])}`;
+  return `${kindName(graph, row)} ${nodeName(graph, annotations, row)}, ${place}`;
 }

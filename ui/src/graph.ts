@@ -108,6 +108,11 @@ export function buildGraph(view: View): Graph {
   };
 }
 
+/** What would change without a node, to first order; the other kind says what logits are made of. */
+export function isResponse(graph: Graph): boolean {
+  return graph.view.provenance.kind === "response";
+}
+
 /** Edges at a node that the page holds, as the server would list them. */
 export function edgesAt(graph: Graph, row: number, direction: "in" | "out"): ListedEdge[] {
   const side = direction === "in" ? graph.into : graph.outOf;

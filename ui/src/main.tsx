@@ -4,18 +4,21 @@ import { inlined } from "./api.ts";
 import { App } from "./App.tsx";
 import "./app.css";
 import { onKeyDown, onKeyUp } from "./commands.ts";
+import { adopt } from "./panes/why/share.ts";
 import * as store from "./store.ts";
 
-/** The address names the graph and the selected node: #slug/12_345_5. */
-function fromAddress(): { slug: string; node?: string } {
-  const [slug, node] = location.hash.slice(1).split("/").map(decodeURIComponent);
-  return { slug: inlined?.view.slug ?? slug, node };
+/** The address names the graph and the selected node, #slug/12_345_5, and may carry what a reader saw. */
+function fromAddress(): { slug: string; node?: string; seen?: string } {
+  const [place, seen] = location.hash.slice(1).split("?seen=");
+  const [slug, node] = place.split("/").map(decodeURIComponent);
+  return { slug: inlined?.view.slug ?? slug, node, seen };
 }
 
 function follow(): void {
-  const { slug, node } = fromAddress();
+  const { slug, node, seen } = fromAddress();
   if (!slug) return store.close();
-  if (store.graph.value?.view.slug !== slug) void store.open(slug, node);
+  if (store.graph.value?.view.slug !== slug) void store.open(slug, node).then(() => seen && adopt(seen));
+  else if (seen) adopt(seen);
   else if (node && store.selected.value !== node && store.graph.value.row.has(node)) store.select(node);
 }
 

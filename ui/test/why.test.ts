@@ -6,8 +6,10 @@ import { nothing } from "../src/merge.ts";
 import { derived, groupsOf, importance } from "../src/panes/why/derive.ts";
 import type { Facts } from "../src/panes/why/facts.ts";
 import { arrowKey, arrowWidth, type Box, placeStory, rowsOfCards, wrapped } from "../src/panes/why/place.ts";
+import { siblingOf } from "../src/panes/why/kind.ts";
+import { packed, type Seen, unpacked, withSeen } from "../src/panes/why/seen.ts";
 import { ANSWER, gist, groupCard, linked, rowsOf, shortName, storyOf, tokenCard } from "../src/panes/why/story.ts";
-import { Kind, type View } from "../src/types.ts";
+import { type GraphEntry, Kind, type View } from "../src/types.ts";
 
 const graph = buildGraph(structuredClone(golden.view) as unknown as View);
 const group = (name: string, place: string, position: number, layers: [number, number], share: number) => ({
@@ -120,4 +122,31 @@ test("effects take the place of influence where the graph has them", () => {
   const response = { ...graph, view: { ...graph.view, nodes: { ...graph.view.nodes, effect: [...Array(graph.size).keys()].map((row) => (row === 1 ? -5 : 0)) } } };
   assert.equal(importance(response)[1], 5);
   assert.equal(importance(graph), graph.influence);
+});
+
+test("what an address carries comes back whole, and a damaged one is none", () => {
+  const seen: Seen = { pins: ["0_1_2", "E_5_0"], groups: [["“Zürich” + 日本", ["0_1_2", "1_2_3"]]], screen: "graph", chosen: "group-1" };
+  const text = packed(seen);
+  assert.match(text, /^[\w-]+$/);
+  assert.deepEqual(unpacked(text), seen);
+  for (const damaged of ["", "%%%", text.slice(3), packed({ ...seen, pins: [1] as unknown as string[] })]) assert.equal(unpacked(damaged), null);
+});
+
+test("pins and groups of an address are added once, what is there stays, unknown nodes are left out", () => {
+  const seen: Seen = { pins: ["a", "gone"], groups: [["g", ["a", "b", "gone"]]], screen: "why", chosen: null };
+  const known = (id: string): boolean => id !== "gone";
+  const own = { ...nothing, pins: ["c"], notes: "mine" };
+  const once = withSeen(own, seen, known);
+  assert.deepEqual(once.pins, ["c", "a", "b"]);
+  assert.deepEqual(once.supernodes.map(({ name, members }) => [name, members]), [["g", ["a", "b"]]]);
+  assert.equal(once.notes, "mine");
+  assert.deepEqual(withSeen(once, seen, known), once);
+});
+
+test("the other kind of graph of a prompt is found by prompt and model", () => {
+  const entry = (slug: string, kind: string, more = {}) => ({ slug, kind, title: "", prompt: graph.view.prompt, model: graph.view.model, nodes: 1, edges: 1, ...more }) as GraphEntry;
+  const list = [entry("broken", "response", { error: "x" }), entry("else", "response", { prompt: "other" }), entry("same", "attribution"), entry("it", "response")];
+  assert.equal(siblingOf(graph, list)?.slug, "it");
+  assert.equal(siblingOf({ ...graph, view: { ...graph.view, provenance: { kind: "response" } } }, list)?.slug, "same");
+  assert.equal(siblingOf(graph, list.slice(0, 3)), null);
 });

@@ -173,4 +173,5 @@ def graph_of(explanation: Explanation) -> Graph:
         other,
         baseline="zero" if contrast.kind == "zero" else "auto",
     )
-    return graph.with_provenance(prompt=explanation.prompt, instead=contrast.instead)
+    texts = {"prompt": explanation.prompt, "instead": contrast.instead}
+    return graph.with_provenance(**texts if contrast.model.tokenizer is not None else {})

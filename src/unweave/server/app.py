@@ -12,13 +12,13 @@ from starlette.routing import Match, Route
 from ..errors import UnweaveError
 from ..page.template import served_page, static_file
 from ..version import __version__
-from . import explain_api, graphs_api, live_api, notes_api
+from . import explain_api, graphs_api, live_api, notes_api, routes_api
 from .answers import answer, refusal
 from .security import App, guarded
 from .state import Server, Shared
 
 logger = logging.getLogger(__name__)
-ROUTERS = (graphs_api.router, notes_api.router, live_api.router, explain_api.router)
+ROUTERS = (graphs_api.router, notes_api.router, live_api.router, explain_api.router, routes_api.router)
 
 
 def create_app(server: Server) -> App:

@@ -17,6 +17,7 @@ from .jobs import Jobs
 from .library import Library, Stamp
 from .live import Live, decoder_details
 from .security import new_token
+from .setup import SetUp
 
 NOTHING: dict[str, Any] = {
     "layer": None, "index": None, "source": "none", "label": "", "density": None, "promoted": [], "suppressed": [],
@@ -36,11 +37,10 @@ class Server:
     kept: Kept = field(default_factory=Kept)
     jobs: Jobs = field(default_factory=Jobs)
     explanations: Explanations = field(default_factory=Explanations)
+    set_up: SetUp = field(default_factory=SetUp)
 
     def pages_of(self, graph: Graph) -> FeaturePages | None:
-        """The feature pages of a graph's dictionary, if there are any; neurons have none."""
-        if graph.provenance.units == "neurons":
-            return None
+        """The feature pages of a graph's dictionary, if there are any."""
         return self.pages if self.pages is not None and self.pages.fits(graph.provenance) else None
 
     def details(self, graph: Graph, features: Sequence[Key]) -> dict[Key, dict[str, Any]]:

@@ -5,6 +5,7 @@ import { caption, download, linkGraphSvg, png } from "../figure.tsx";
 import type { Graph } from "../graph.ts";
 import { mainLinkGraph, shownLine } from "../panes/LinkGraph.tsx";
 import { subgraphSvg } from "../panes/Subgraph.tsx";
+import { copyAddress } from "../panes/why/share.ts";
 import * as store from "../store.ts";
 
 export type Figure = "link-graph" | "subgraph";
@@ -51,6 +52,14 @@ export function Export({ graph }: { graph: Graph }) {
           <p class="hint">Opens from disk without a network, with your pins, supernodes, labels and notes, and the details of the 300 features that matter most. Steering stays here: it needs the model.</p>
           <WholeGraph title="JSON for Neuronpedia" address={neuronpediaAddress(graph.view.slug)} name={`${graph.view.slug}.json`} />
         </>
+      )}
+      {!inlined && (
+        <p>
+          <button type="button" class="tool" onClick={() => void copyAddress()}>
+            Copy an address of this view
+          </button>{" "}
+          <span class="hint">with pins, supernodes and what is chosen</span>
+        </p>
       )}
       <p>
         <button type="button" class="tool" onClick={() => download(new Blob([JSON.stringify(store.annotations.value, null, 1)], { type: "application/json" }), `${graph.view.slug}.annotations.json`)}>

@@ -1,7 +1,8 @@
 // How far the picture can be trusted: scores, exactness, validation, where it came from.
 import { count, number, percent } from "../format.ts";
-import type { Graph } from "../graph.ts";
+import { type Graph, isResponse } from "../graph.ts";
 import { Kind, type Validation } from "../types.ts";
+import { ResponseTrust } from "./ResponseTrust.tsx";
 
 const SCORES = [
   ["replacement", "Replacement", "share of the influence that starts in tokens, not in errors"],
@@ -13,8 +14,8 @@ export function Trust({ graph }: { graph: Graph }) {
   const value = (name: string): number | null => ((scores as Record<string, number | null> | null)?.[name] ?? null);
   return (
     <div class="panel">
-      <h3>Scores</h3>
-      {SCORES.map(([name, title, meaning]) => {
+      {isResponse(graph) ? <ResponseTrust graph={graph} /> : <h3>Scores</h3>}
+      {(isResponse(graph) ? [] : SCORES).map(([name, title, meaning]) => {
         const whole = value(name) !== null;
         const score = value(whole ? name : `${name}_file`);
         const peer = value(whole ? `${name}_peer` : `${name}_file_peer`);
@@ -34,7 +35,7 @@ export function Trust({ graph }: { graph: Graph }) {
           </div>
         );
       })}
-      <h3>Exactness</h3>
+      {!isResponse(graph) && <h3>Exactness</h3>}
       <dl class="facts-list">
         <dt>largest residual of a row</dt>
         <dd>{number(residual)}</dd>
@@ -178,6 +179,7 @@ function FigureList({ figures }: { figures: Figures }) {
 /** The scores in a few signs, for the top bar. */
 export function trustSummary(graph: Graph): string {
   const { scores, nodes } = graph.view;
+  if (isResponse(graph)) return "";
   if (!nodes.kind.includes(Kind.Logit)) return "–"; // nothing to trust or not
   const replacement = scores?.replacement ?? scores?.replacement_file;
   return replacement === null || replacement === undefined ? "" : percent(replacement, 0);

@@ -1,10 +1,11 @@
 // The connections pane: what drives the selected node, and what it drives; raw weight and share of all input.
+import { RouteButton, routable } from "./Routes.tsx";
 import { litRows } from "./why/state.ts";
 import { useState } from "preact/hooks";
 import { inlined } from "../api.ts";
 import { edgePasses } from "../filters.ts";
 import { count, featureName, layerName, nodeLine, nodeName, number, percent, quoted, weight } from "../format.ts";
-import type { Graph } from "../graph.ts";
+import { type Graph, isResponse } from "../graph.ts";
 import { type Connection, connections, inputMix, type Side } from "../links.ts";
 import * as store from "../store.ts";
 import { Kind } from "../types.ts";
@@ -12,6 +13,7 @@ import { Glyph, Icon, IconButton, Pane, ShareBar } from "../widgets.tsx";
 
 const PAGE = 40;
 const MIX_NAMES = ["features", "errors", "tokens", "", "not in this file"];
+const MIX_NAMES_OF_RESPONSES = ["units", "rests of MLPs", "tokens", "", "not in this file"];
 
 export function Connections({ graph }: { graph: Graph }) {
   const rows = store.selectedRows.value;
@@ -34,10 +36,14 @@ function Nothing({ graph }: { graph: Graph }) {
             <button type="button" class="row" onClick={(event) => store.clickNode(graph.view.nodes.id[row], event)} onMouseEnter={() => (store.hovered.value = row)}>
               <Glyph kind={Kind.Logit} />
               <span class="name">{nodeName(graph, store.annotations.value, row)}</span>
-              <span class="probability" aria-hidden="true">
-                <span style={{ width: `${(activation[row] ?? 0) * 100}%` }} />
-              </span>
-              <span class="value">{percent(activation[row])}</span>
+              {!isResponse(graph) && (
+                <>
+                  <span class="probability" aria-hidden="true">
+                    <span style={{ width: `${(activation[row] ?? 0) * 100}%` }} />
+                  </span>
+                  <span class="value">{percent(activation[row])}</span>
+                </>
+              )}
             </button>
           </li>
         ))}
@@ -73,20 +79,20 @@ function Selected({ graph, rows }: { graph: Graph; rows: number[] }) {
           </IconButton>
         )}
       </div>
-      <Mix shares={inputMix(graph, rows, edges)} />
+      <Mix graph={graph} shares={inputMix(graph, rows, edges)} />
       <div class={inputs.total && outputs.total ? "columns" : "columns one"}>
-        {(inputs.total > 0 || !outputs.total) && <Column graph={graph} from={row} title="Inputs" side={inputs} />}
-        {outputs.total > 0 && <Column graph={graph} from={row} title="Outputs" side={outputs} />}
+        {(inputs.total > 0 || !outputs.total) && <Column graph={graph} from={row} incoming={group ? null : true} title="Inputs" side={inputs} />}
+        {outputs.total > 0 && <Column graph={graph} from={row} incoming={group ? null : false} title="Outputs" side={outputs} />}
       </div>
     </>
   );
 }
 
 /** A bar of where the input comes from, so that errors and what was pruned are never forgotten. */
-function Mix({ shares }: { shares: number[] }) {
+function Mix({ graph, shares }: { graph: Graph; shares: number[] }) {
   if (!shares.length) return null;
   const parts = [0, 2, 1, 4].filter((part) => shares[part] >= 0.0005);
-  const text = parts.map((part) => `${percent(shares[part], 0)} ${MIX_NAMES[part]}`).join(", ");
+  const text = parts.map((part) => `${percent(shares[part], 0)} ${(isResponse(graph) ? MIX_NAMES_OF_RESPONSES : MIX_NAMES)[part]}`).join(", ");
   return (
     <div class="mix" title={`Of all absolute input: ${text}`}>
       <div class="mix-bar" aria-hidden="true">
@@ -99,7 +105,7 @@ function Mix({ shares }: { shares: number[] }) {
   );
 }
 
-function Column({ graph, from, title, side }: { graph: Graph; from: number; title: string; side: Side }) {
+function Column({ graph, from, incoming, title, side }: { graph: Graph; from: number; incoming: boolean | null; title: string; side: Side }) {
   const filters = store.filters.value;
   const mask = store.shown.value!.mask;
   const list = side.list.filter(({ row, weight: value, share }) => mask[row] && edgePasses(filters, value, Math.abs(share)));
@@ -110,14 +116,14 @@ function Column({ graph, from, title, side }: { graph: Graph; from: number; titl
         {title} <span class="muted">{count(list.length)}{hidden > 0 ? ` of ${count(side.total)}` : ""}</span>
       </h3>
       <div class="scroll" tabIndex={0} role="group" aria-label={title}>
-        <Section graph={graph} from={from} title="Positive" list={list.filter(({ share }) => share >= 0)} />
-        <Section graph={graph} from={from} title="Negative" list={list.filter(({ share }) => share < 0)} />
+        <Section graph={graph} from={from} incoming={incoming} title="Positive" list={list.filter(({ share }) => share >= 0)} />
+        <Section graph={graph} from={from} incoming={incoming} title="Negative" list={list.filter(({ share }) => share < 0)} />
       </div>
     </div>
   );
 }
 
-function Section({ graph, from, title, list }: { graph: Graph; from: number; title: string; list: Connection[] }) {
+function Section({ graph, from, incoming, title, list }: { graph: Graph; from: number; incoming: boolean | null; title: string; list: Connection[] }) {
   const [most, setMost] = useState(PAGE);
   if (!list.length) return null;
   return (
@@ -127,7 +133,7 @@ function Section({ graph, from, title, list }: { graph: Graph; from: number; tit
       </h4>
       <ul class="rows">
         {list.slice(0, most).map((connection) => (
-          <Row key={connection.row} graph={graph} from={from} connection={connection} />
+          <Row key={connection.row} graph={graph} from={from} incoming={incoming} connection={connection} />
         ))}
       </ul>
       {list.length > most && (
@@ -139,7 +145,8 @@ function Section({ graph, from, title, list }: { graph: Graph; from: number; tit
   );
 }
 
-function Row({ graph, from, connection }: { graph: Graph; from: number; connection: Connection }) {
+/** `incoming`: whether the edge goes into `from`; null where that is several nodes. */
+function Row({ graph, from, incoming, connection }: { graph: Graph; from: number; incoming: boolean | null; connection: Connection }) {
   const { row, share } = connection;
   const { id, kind, position } = graph.view.nodes;
   const away = position[row] - position[from];
@@ -172,6 +179,7 @@ function Row({ graph, from, connection }: { graph: Graph; from: number; connecti
           <span>{number(share * 100, 2)}%</span>
         </span>
       </button>
+      {incoming !== null && routable(graph) && <RouteButton key={from} graph={graph} target={incoming ? from : row} source={incoming ? row : from} />}
     </li>
   );
 }

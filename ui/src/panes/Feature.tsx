@@ -1,8 +1,8 @@
 // The feature pane: what the hovered or selected node is, how active it is here, and what it does elsewhere.
 import { useEffect, useState } from "preact/hooks";
 import { label as setLabel } from "../edits.ts";
-import { featureName, KIND_NAMES, nameSource, nodeName, number, percent, quoted } from "../format.ts";
-import { featureKey, type Graph } from "../graph.ts";
+import { featureName, kindName, nameSource, nodeName, number, percent, quoted } from "../format.ts";
+import { featureKey, type Graph, isResponse } from "../graph.ts";
 import * as store from "../store.ts";
 import { Kind } from "../types.ts";
 import { Editable, Glyph, IconButton, Pane } from "../widgets.tsx";
@@ -26,7 +26,7 @@ export function Feature({ graph }: { graph: Graph }) {
   const row = useSubject();
   const usable = row !== null && row < graph.size;
   return (
-    <Pane name="feature" title={usable ? KIND_NAMES[graph.view.nodes.kind[row]] : "Feature"}>
+    <Pane name="feature" title={usable ? kindName(graph, row) : "Feature"}>
       {usable ? <Node graph={graph} row={row} key={graph.view.nodes.id[row]} /> : <p class="empty">Point at a node to see what it is: its activation, the tokens it promotes, the texts it is active on.</p>}
     </Pane>
   );
@@ -74,7 +74,7 @@ function Node({ graph, row }: { graph: Graph; row: number }) {
         {source && <span>{source}</span>}
         <span>on {quoted(graph.view.tokens[position[row]])}</span>
         <span>
-          {kind[row] === Kind.Logit ? "probability" : feature ? "activation" : "norm"} <b>{number(activation[row])}</b>
+          {kind[row] === Kind.Logit ? (isResponse(graph) ? "weight" : "probability") : feature ? "activation" : "norm"} <b>{number(activation[row])}</b>
         </span>
         {influence[row] !== null && graph.influence[row] > 0 && kind[row] !== Kind.Logit && (
           <span title={`With everything above it: ${percent(rank[row])} of the influence`}>
@@ -92,7 +92,7 @@ function Node({ graph, row }: { graph: Graph; row: number }) {
           </span>
         )}
       </p>
-      {kind[row] === Kind.Error && <p class="muted">What the dictionary misses of this layer's MLP output on this token. It has no meaning of its own, but its influence counts against the scores.</p>}
+      {kind[row] === Kind.Error && <p class="muted">{isResponse(graph) ? "What this layer's MLP does on this token beside the units of the graph." : "What the dictionary misses of this layer's MLP output on this token. It has no meaning of its own, but its influence counts against the scores."}</p>}
       {feature && <Elsewhere graph={graph} row={row} />}
       {feature && details === undefined && <p class="muted" aria-busy="true">Looking up this feature…</p>}
       {typeof details === "string" && details && <Promoted words={graph.view.nodes.promotes?.[row]} note={details} />}

@@ -1,14 +1,15 @@
 // What the chosen group rests on: texts first, then what it pushes for, then numbers; and what is said without it.
 import { group as makeGroup } from "../../edits.ts";
 import { nodeName, percent, token } from "../../format.ts";
-import type { Graph } from "../../graph.ts";
+import { type Graph, isResponse } from "../../graph.ts";
 import * as store from "../../store.ts";
 import { type FeatureDetails, Kind } from "../../types.ts";
 import { Context } from "../FeatureDetails.tsx";
+import { Heads, routable } from "../Routes.tsx";
 import { importance } from "./derive.ts";
 import type { Facts } from "./facts.ts";
 import * as why from "./state.ts";
-import { ANSWER, type Card, isResponse, share, type Story, tokenCard } from "./story.ts";
+import { ANSWER, type Card, share, type Story, tokenCard } from "./story.ts";
 
 /** Features whose texts are shown, and texts of each. */
 const FEATURES = 2;
@@ -29,6 +30,7 @@ export function Evidence({ graph, story }: { graph: Graph; story: Story }) {
       <Promoted graph={graph} card={card} facts={facts} />
       <Numbers card={card} facts={facts} story={story} />
       <Members graph={graph} card={card} facts={facts} />
+      {routable(graph) && <Heads graph={graph} />}
     </div>
   );
 }

@@ -1,9 +1,9 @@
 // What the first screen tells of a graph that nobody explained: groups read off the graph, and nothing measured.
 import { type Entity, entityEdges } from "../../aggregate.ts";
 import { nodeName, quoted } from "../../format.ts";
-import { edgesAt, type Graph } from "../../graph.ts";
+import { edgesAt, type Graph, isResponse } from "../../graph.ts";
 import { type Annotations, Kind } from "../../types.ts";
-import { ANSWER, type Arrow, type Card, groupCard, isResponse, type Sentence, share, type Story, tokenCard } from "./story.ts";
+import { ANSWER, type Arrow, type Card, groupCard, type Sentence, share, type Story, tokenCard } from "./story.ts";
 
 /** Groups, features that are looked at for them, layers of a band as a part of all, and arrows. */
 const GROUPS = 9;

@@ -1,6 +1,7 @@
 // The first screen's state: the explanation of the open graph, which group is chosen or pointed at, what was switched off.
 import { computed, effect, signal } from "@preact/signals";
 import * as api from "../../api.ts";
+import { nothing } from "../../merge.ts";
 import * as store from "../../store.ts";
 import { Kind } from "../../types.ts";
 import { derived } from "./derive.ts";
@@ -36,11 +37,15 @@ export function show(next: Screen): void {
   }
 }
 
+// what a story is told by: other annotations, such as pins, do not tell it anew
+const supernodes = computed(() => store.annotations.value.supernodes);
+const labels = computed(() => store.annotations.value.labels);
+
 export const story = computed<Story | null>(() => {
   const graph = store.graph.value;
   if (!graph || answer.value === undefined) return null;
   const facts = answer.value.explanation;
-  return facts ? storyOf(facts, graph) : derived(graph, store.annotations.value);
+  return facts ? storyOf(facts, graph) : derived(graph, { ...nothing, supernodes: supernodes.value, labels: labels.value });
 });
 
 export const cardOf = (id: string | null): Card | null => story.value?.cards.find((card) => card.id === id) ?? null;

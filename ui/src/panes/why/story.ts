@@ -1,6 +1,6 @@
 // What the first screen tells, from an explanation that was measured: cards, arrows, sentences.
 import { percent } from "../../format.ts";
-import type { Graph } from "../../graph.ts";
+import { type Graph, isResponse } from "../../graph.ts";
 import { Kind } from "../../types.ts";
 import type { ExplainedGroup, Facts } from "./facts.ts";
 
@@ -61,10 +61,6 @@ export const groupCard = (number: number): string => `group-${number}`;
 /** A share as sentences have it: whole percent, below 10 one digit. */
 export function share(value: number): string {
   return percent(value, Math.abs(value) >= 0.0995 ? 0 : 1);
-}
-
-export function isResponse(graph: Graph): boolean {
-  return graph.view.provenance.kind === "response";
 }
 
 /** Nodes of the graph that are the parts of a group, or, where it has none of them, those at its token and layers. */
