@@ -1,12 +1,14 @@
 """`unweave features`: every command, other tools' forms, an endpoint, and bad input."""
 
 import json
+import os
 import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import duckdb
 import fresh
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from unweave.features.details import feature_page
 from unweave.features.exchange import packed_records, to_neuronpedia, to_peer
 from unweave.features.importing import import_pages
 from unweave.features.pages import open_pages, search_features
+from unweave.features.write import save
 from unweave.transcoders.formats import read_transcoders
 
 
@@ -332,6 +335,17 @@ def test_pages_of_another_dictionary_are_refused(run, folders, pages, tmp_path):
     other = write_tiny_dictionary("relu", "llama", tmp_path / "other")
     code, _, err = run("features", "like", "w1 w2", "--features", pages, "--model", folders[0], "--transcoders", other)
     assert code == 2 and "are of another dictionary" in err and "sha256" in err
+
+
+def test_tables_are_written_under_no_other_name_than_is_cleared(tmp_path):
+    columns = {"index": np.arange(1_000_000), "value": np.random.default_rng(0).normal(size=1_000_000)}
+    seen = set()
+    watch = threading.Thread(target=save, args=(duckdb.connect(), tmp_path / "x.parquet", columns))
+    watch.start()
+    while watch.is_alive():
+        seen |= {entry.name for entry in os.scandir(tmp_path)}
+    watch.join()
+    assert len(seen) > 1 and all(re.fullmatch(r"x\.parquet|\.x\.parquet\.[a-z0-9_]{8}", name) for name in seen)
 
 
 def test_a_killed_build_goes_on(run, folders, tmp_path):

@@ -27,7 +27,8 @@ AT_ONCE = 256
 """Features whose effects on all logits are computed together."""
 ROWS = 2048
 """Rows in a group of a Parquet file, the least that is read for one feature."""
-PARQUET = f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS})"
+PARQUET = f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS}, USE_TMP_FILE false)"
+"""Written to where it is told: DuckDB would take a temporary file of its own, which stays when it is killed."""
 
 
 def write_pages(

@@ -191,7 +191,9 @@ class Store:
                 copy = f"COPY (SELECT * FROM {read}) TO "
                 path = write_atomically(
                     self.folder / INDEX,
-                    lambda name: connection.execute(f"{copy}{_quoted(name)} (FORMAT parquet, COMPRESSION zstd)"),
+                    lambda name: connection.execute(
+                        f"{copy}{_quoted(name)} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+                    ),
                 )
         except (duckdb.Error, OSError) as error:
             raise FileError(f"cannot write {self.folder / INDEX}: {str(error).splitlines()[0]}") from error
