@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unweave
+from unweave.benchmark import dictionaries
 from unweave.benchmark import known as known_
 from unweave.benchmark.compiler import compile_program
 from unweave.benchmark.data import TARGET, KnownInput, before, read_circuit, write_circuit
@@ -197,6 +198,7 @@ def test_a_run_and_its_figures(tmp_path):
         ({"tasks": ["nothing"]}, "no task 'nothing'"),
         ({"methods": ["nothing"]}, "no method 'nothing'"),
         ({"tasks": []}, "no task is chosen"),
+        ({"dictionaries": ["nothing"]}, "kind 'nothing'"),
         ({"seeds": 0}, "at least 1"),
         ({"inputs": 0}, "at least 1"),
     ],
@@ -309,6 +311,19 @@ print(score_circuit(one, CircuitScores(one.effects))["nodes"])
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0.9
+
+
+def test_middles_in_small_dictionaries(monkeypatch, made):
+    monkeypatch.setattr(dictionaries, "STEPS", 40)
+    model, circuit = made("two-routes")
+    found = dictionaries.middles_kept(model, circuit, "cross-layer")
+    assert 0 < found.unexplained < 1 and 0 <= found.found <= found.held <= 1
+    inputs, outputs = dictionaries._recorded(model)
+    transcoders, _ = dictionaries.train_small(model, "per-layer", inputs, outputs)
+    loud = dictionaries._loud(inputs)
+    assert all(float((layer.encoder.dense(torch.float32) @ loud).abs().max()) < 1e-4 for layer in transcoders.layers)
+    assert {neuron for _, _, neuron in dictionaries._carriers(model, transcoders, inputs)} <= {
+        index for _, index in model.compiled.places.neurons}  # fmt: skip
 
 
 def test_the_example_of_the_documentation_runs(capsys):

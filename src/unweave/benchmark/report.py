@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def facts(run: BenchmarkRun) -> dict[str, Any]:
         ],
         "methods": {name: _estimates(run.summary(name)) for name in run.methods},
         "tasks": {task: {name: _estimates(run.summary(name, task)) for name in run.methods} for task in run.tasks},
+        "dictionaries": [
+            {name: _defined(value) if isinstance(value, float) else value for name, value in asdict(one).items()}
+            for one in run.dictionaries
+        ],
         "rows": [
             {
                 "task": row.task, "seed": row.seed, "input": row.input, "method": row.method,
@@ -49,6 +54,18 @@ def table(run: BenchmarkRun, task: str | None = None, *, intervals: bool = False
     for name in run.methods:
         found = run.summary(name, task)
         rows.append((name, *(_cell(found[figure], figure, intervals=intervals) for figure in FIGURES)))
+    return rows
+
+
+def dictionary_table(run: BenchmarkRun) -> list[tuple[str, ...]]:
+    """Rows of text: what became of middle variables, by task and kind of dictionary, means over models."""
+    rows: list[tuple[str, ...]] = [("task", "dictionary", "unexplained", "middles held", "middles found")]
+    for task, kind in dict.fromkeys((one.task, one.kind) for one in run.dictionaries):
+        some = [one for one in run.dictionaries if (one.task, one.kind) == (task, kind)]
+        means = [sum(getattr(one, name) for one in some) / len(some) for name in ("unexplained", "held", "found")]
+        rows.append(
+            (task, kind, f"{means[0]:.1e}", *("–" if math.isnan(mean) else f"{mean:.2f}" for mean in means[1:]))
+        )
     return rows
 
 
@@ -74,6 +91,8 @@ def write_report(run: BenchmarkRun, folder: Path) -> list[Path]:
     tables = ["# Benchmark", "", markdown(table(run, intervals=True))]
     for task in run.tasks:
         tables += ["", f"## {task}", "", markdown(table(run, task))]
+    if run.dictionaries:
+        tables += ["", "## Dictionaries", "", markdown(dictionary_table(run))]
     written = [
         write_atomically(folder / "benchmark.json", lambda name: Path(name).write_text(text, encoding="utf-8")),
         write_atomically(

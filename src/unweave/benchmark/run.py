@@ -16,6 +16,7 @@ from ..transcoders.neurons import neurons
 from ..transcoders.replacement import ReplacementModel
 from ..validation.statistics import Estimate, mean
 from .data import KnownCircuit, KnownInput, write_circuit
+from .dictionaries import KINDS, MiddleFigures, middles_kept
 from .known import KnownModel, known_circuit, known_model, write_known
 from .methods import METHODS, BenchmarkQuestion, Method
 from .score import FIGURES, read_found, score_circuit
@@ -43,6 +44,7 @@ class BenchmarkRun:
     circuits: tuple[KnownCircuit, ...]
     rows: tuple[Row, ...]
     seconds: float
+    dictionaries: tuple[MiddleFigures, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -82,6 +84,7 @@ def run_benchmark(
     seeds: int = 3,
     inputs: int = 4,
     scores: Mapping[str, str | Path] | None = None,
+    dictionaries: Sequence[str] = (),
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkRun:
@@ -91,10 +94,11 @@ def run_benchmark(
         methods: names of methods that are here, or others by a name of their own: functions from a `BenchmarkQuestion`
             to `CircuitScores`.
         scores: JSON files with scores that other tools gave, by the name to show; see `docs/benchmark.md`.
+        dictionaries: kinds to train on every model, to see what becomes of its middle variables.
         out: a folder for models, circuits and results.
 
     Raises:
-        OptionError: an unknown task or method, or too few seeds or inputs.
+        OptionError: an unknown task, method or kind, or too few seeds or inputs.
         FileError: scores that cannot be read, or a folder that cannot be written.
 
     Source: the idea of models with known circuits is that of Lindner et al. 2023 (Tracr) and Gupta et al. 2024
@@ -106,8 +110,9 @@ def run_benchmark(
     (1.0, 1.0)
     """
     chosen = _chosen(tasks, methods, seeds, inputs)
+    _check_kinds(dictionaries)
     folder = None if out is None else check_writable(Path(out) / "benchmark.json").parent
-    begin, circuits, rows = time.monotonic(), [], []
+    begin, circuits, rows, middles = time.monotonic(), [], [], []
     names = [(task, seed) for task in tasks for seed in range(seeds)]
     for number, (task, seed) in enumerate(names):
         if progress is not None:
@@ -119,6 +124,7 @@ def run_benchmark(
             write_circuit(circuit, folder / circuit.name / "circuit.json")
         circuits.append(circuit)
         rows += _rows(known, circuit, chosen)
+        middles += [middles_kept(known, circuit, kind) for kind in dictionaries]
     for name, path in (scores or {}).items():
         given = read_found(path, circuits)
         rows += [
@@ -126,7 +132,13 @@ def run_benchmark(
             for circuit in circuits
             for number, (one, found) in enumerate(zip(circuit.inputs, given[circuit.name], strict=True))
         ]
-    return BenchmarkRun(tuple(circuits), tuple(rows), time.monotonic() - begin)
+    return BenchmarkRun(tuple(circuits), tuple(rows), time.monotonic() - begin, tuple(middles))
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    wrong = next((kind for kind in kinds if kind not in KINDS), None)
+    if wrong is not None:
+        raise OptionError(f"no dictionary of kind {wrong!r} is trained here; there are {', '.join(KINDS)}")
 
 
 def _chosen(

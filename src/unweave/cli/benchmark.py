@@ -22,6 +22,13 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Also judge scores that another tool gave, as JSON; repeatable."),
     ] = None,
+    dictionaries: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Also train dictionaries: per-layer, skip, cross-layer, or several with commas; do they keep middles?",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write models, circuits, figures, tables and plots.")
     ] = None,
@@ -31,20 +38,24 @@ def benchmark(
     given = dict(_named(one) for one in scores or ())
     with progress("compiling models") as say:
         from ..benchmark.methods import METHODS
-        from ..benchmark.report import facts, table, write_report
+        from ..benchmark.report import dictionary_table, facts, table, write_report
         from ..benchmark.run import SURE, run_benchmark
         from ..benchmark.tasks import TASKS
 
         collect_garbage()
         run = run_benchmark(
             _names(tasks) or tuple(TASKS), _names(methods) or tuple(METHODS), seeds=seeds, inputs=inputs,
-            scores=given, out=out, progress=say,
+            scores=given, dictionaries=_names(dictionaries), out=out, progress=say,
         )  # fmt: skip
         written = [] if out is None else write_report(run, out.expanduser())
     if as_json:
         print_json(facts(run))
     else:
-        _show(run, table(run), written)
+        _show_rows(table(run))
+        if run.dictionaries:
+            stdout.print()
+            _show_rows(dictionary_table(run))
+        _show_end(run, written)
     if run.interchange < SURE:
         raise typer.Exit(1)
 
@@ -60,12 +71,15 @@ def _named(text: str) -> tuple[str, str]:
     return name, path
 
 
-def _show(run: Any, rows: list[tuple[str, ...]], written: list[Path]) -> None:
+def _show_rows(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         line = "  ".join([row[0].ljust(widths[0]), *cells[1:]])
         stdout.print(line, highlight=False, markup=False, style="bold" if not number else None)
+
+
+def _show_end(run: Any, written: list[Path]) -> None:
     stdout.print(
         f"{len(run.circuits)} models of {len(run.tasks)} tasks; interchange accuracy at least {run.interchange:.3f}; "
         f"{run.seconds:.0f} s. Means over models; neurons, edges, heads: AUROC (AP: average "
