@@ -6,6 +6,8 @@ sum to 1. It needs all rows; here rows are computed for the features that lead s
 them, and so on. A feature without a row receives but passes nothing on yet, so what is known is a lower bound.
 """
 
+from itertools import groupby
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +19,8 @@ from .sources import Sources
 FEATURES_IN_FIRST_ROUND = 256
 """How many features are added between two rankings at first; later as many as there are, so that all rankings together
 read every row about twice."""
+AT_ONCE = 128
+"""Rows that are ranked or folded at a time."""
 
 
 def most_influential(
@@ -52,14 +56,16 @@ def most_influential(
     weight[n_columns:] = weights
 
     def spread(group: Tensor, amounts: Tensor, received: Tensor) -> None:
-        for name, amount in zip(group.tolist(), amounts.tolist(), strict=True):
-            # A stored row holds what the target can see, packed; `runs` says which columns these are.
-            row = store.row(name).abs()
-            row = row * (amount / max(float(row.sum(dtype=torch.float64)), 1e-10))
-            begin = 0
-            for run in sources.runs(min(int(depth[name]), sources.n_layers), int(position[name])):
-                received[run] += row[begin : begin + run.stop - run.start]
-                begin += run.stop - run.start
+        # A layer's targets of one position see the same columns.
+        for where in position[group].unique().tolist():
+            here = position[group] == where
+            names, shares = group[here].tolist(), amounts[here]
+            seen = sources.visible(min(int(depth[names[0]]), sources.n_layers), where)
+            for begin in range(0, len(names), AT_ONCE):
+                rows = torch.stack([store.row(name) for name in names[begin : begin + AT_ONCE]]).abs()
+                sums = rows.sum(1, dtype=torch.float64).clamp_min(1e-10)
+                part = shares[begin : begin + AT_ONCE].double() / sums
+                received.index_add_(0, seen, (part.to(rows) @ rows).to(received))
 
     ranking = sweep(depth, has_row, weight, spread)[:n_features]
     ranking[features] = -1
@@ -92,30 +98,33 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
         for _, at, _ in asked
     )
     column, value = torch.empty(most, dtype=torch.int32), torch.empty(most, dtype=store.dtype)
-    dense, counts, end = torch.empty(n_columns, dtype=store.dtype), [], 0
-    for name, at, where in asked:
-        row, seen, begin = store.row(name), sources.runs(at, where), 0
-        dense.zero_()
-        for run in seen:
-            dense[run] = row[begin : begin + run.stop - run.start]
-            begin += run.stop - run.start
-        # `dense` is the row on all columns. Chosen features below the target keep their weights; they are set to 0, so
-        # that the sums over a layer's features at one position hold the others alone.
-        here = chosen[: int(torch.searchsorted(chosen, int(sources.first_feature[at - 1, -1])))] if at else chosen[:0]
-        kept = dense[here]
-        dense[here] = 0
-        if at:  # a layer's features of one position are neighbours, so sums over neighbours are what goes to each error
-            lengths = sources.first_feature[:at].diff(dim=1).flatten()
-            sums = torch.segment_reduce(
-                dense[: int(sources.first_feature[at - 1, -1])].double(), "sum", lengths=lengths, unsafe=True
-            )
-            dense[n_features : n_features + at * n] += sums.to(dense.dtype)
-        places = torch.cat([here, dense[n_features:].nonzero().flatten() + n_features])
-        weights = torch.cat([kept, dense[places[len(here) :]]])
-        live = weights != 0
-        counts.append(int(live.sum()))
-        filled = slice(end, end := end + counts[-1])
-        column[filled], value[filled] = number[places[live]].to(torch.int32), weights[live]
+    counts, end = [], 0
+    errors = torch.arange(n_features, n_columns)
+    for (at, where), same in groupby(asked, key=lambda one: one[1:]):
+        names = [name for name, _, _ in same]
+        seen = sources.visible(at, where)
+        below = int(sources.first_feature[at - 1, -1]) if at else 0
+        here = chosen[: int(torch.searchsorted(chosen, below))]
+        # A layer's features of one position are neighbours, so sums over neighbours are what goes to each error.
+        lengths = sources.first_feature[:at].diff(dim=1).flatten()
+        columns = torch.cat([here, errors])
+        for begin in range(0, len(names), AT_ONCE):
+            rows = torch.stack([store.row(name) for name in names[begin : begin + AT_ONCE]])
+            dense = rows.new_zeros(len(rows), n_columns)
+            dense[:, seen] = rows
+            # Chosen features below the target keep their weights; they are set to 0, so that the sums over a layer's
+            # features at one position hold the others alone.
+            kept = dense[:, here]
+            dense[:, here] = 0
+            if at:
+                sums = torch.segment_reduce(dense[:, :below].T.double(), "sum", lengths=lengths, unsafe=True)
+                dense[:, n_features : n_features + at * n] += sums.T.to(dense.dtype)
+            weights = torch.cat([kept, dense[:, n_features:]], 1)
+            live = weights != 0
+            counts += live.sum(1).tolist()
+            filled = slice(end, end := end + sum(counts[len(counts) - len(rows) :]))
+            column[filled] = number[columns[live.nonzero()[:, 1]]].to(torch.int32)
+            value[filled] = weights[live]
     sizes = torch.zeros(len(chosen) + n_columns - n_features + n_logits, dtype=torch.int64)
     sizes[: len(chosen)] = torch.tensor(counts[: len(chosen)])
     sizes[len(sizes) - n_logits :] = torch.tensor(counts[len(chosen) :])
