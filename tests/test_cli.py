@@ -65,12 +65,14 @@ def test_trace_for_people(trace, tmp_path):
 
 
 def test_no_trace_replaces_another_without_being_told_to(trace, tmp_path):
-    for options in ((), ("--target", "#5"), ("--target", "#5", "--minus", "#9"), ("--position", "-2")):
+    assert trace("--json")[0] == 0
+    (first,) = files(tmp_path)
+    for options in (("--target", "#5"), ("--target", "#5", "--minus", "#9"), ("--position", "-2")):
         assert trace("--json", *options)[0] == 0
     names = files(tmp_path)
     assert len(names) == 4
     assert trace("--json")[0] == 0 and files(tmp_path) == names  # the same question again
-    plain = next(tmp_path / name for name in names if unweave.Graph.load(name).provenance.target_tokens[1:])
+    plain = tmp_path / first
     other = unweave.Graph.load(plain).with_provenance(transcoders_sha256="0" * 64)
     other.save(plain)
     code, _, err = trace("--json")
@@ -141,10 +143,10 @@ def test_info_on_a_model_and_a_dictionary(run, folders):
 
 
 def test_info_says_why_a_model_is_not_exact(run, tmp_path, folders):
-    broken = copy_model(folders, tmp_path / "clipped", clip_qkv=8)
+    broken = copy_model(folders, tmp_path / "clipped", attention_chunk_size=8)
     facts = json.loads(run("info", broken, "--json")[1])
     assert facts["exact"] is False
-    assert "clip_qkv" in facts["why"]
+    assert "attention_chunk_size" in facts["why"]
 
 
 def test_convert_a_graph_and_back(trace, run, tmp_path):
@@ -279,7 +281,7 @@ MODELS = {
     ),
     "no family": (lambda folders, root: bare(folders, root, hidden_size=8), "cannot load model"),
     "unheard of": (lambda folders, root: bare(folders, root, model_type="perceptron-9"), "cannot load model"),
-    "extra key": (lambda folders, root: copy_model(folders, root / "clipped", clip_qkv=8), "clip_qkv"),
+    "extra key": (lambda folders, root: copy_model(folders, root / "clipped", attention_chunk_size=8), "attention_chunk_size"),
 }
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 import unweave
+from unweave.base import fetching
 from unweave.base.hub import Reference
 from unweave.errors import FileError, TranscoderError, TranscoderMismatch
 from unweave.transcoders import identity
@@ -254,48 +255,14 @@ def test_download_errors_are_one_line(monkeypatch, raised, message):
     def fail(*args, **options):
         raise raised
 
+    monkeypatch.setattr(
+        fetching, "listing", lambda repository, revision: fetching.Listing({"sub/config.yaml": 9}, "c0")
+    )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(TranscoderError) as caught:
         unweave.read_transcoders("org/repo/sub@v1")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_of_a_hub_repository(tmp_path, monkeypatch):
-    write_tiny_dictionary("relu", "llama", tmp_path / "snapshot" / "sub")
-    asked = []
-
-    def fetch(repository, *, revision, allow_patterns):
-        asked.append((repository, revision, allow_patterns))
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    found = unweave.read_transcoders("org/repo/sub@v1")
-    assert asked == [
-        (
-            "org/repo",
-            "v1",
-            [f"sub/{part}" for part in ("config.yaml", "*.safetensors", "*.npz", "*cfg.json", "*config.json")],
-        )
-    ]
-    assert (found.widths, found.name) == (WIDTHS, "org/repo/sub@v1")
-
-
-def test_hub_files_listed_in_a_config(folder, tmp_path, monkeypatch):
-    write_tiny_dictionary("relu", "llama", tmp_path / "snapshot" / "sub")
-    asked = []
-
-    def fetch(repository, *, revision, allow_patterns):
-        asked.append((repository, revision, allow_patterns))
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    edit_config(
-        folder, transcoders=[f"hf://org/repo/sub/layer_{layer}.safetensors?revision=v2" for layer in range(LAYERS)]
-    )
-    found = unweave.read_transcoders(str(folder))
-    assert asked == [("org/repo", "v2", [f"sub/layer_{layer}.safetensors"]) for layer in range(LAYERS)]
-    assert not found.has_skip
 
 
 def test_sha256_changes_with_any_byte(folder, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ SCIENCE = (
     "many",
     "studies",
     "benchmark",
+    "compat",
 )
 FLOORS = (*ENGINE, *SCIENCE, "server", "cli")
 """Each may import from those before it, none from those after."""

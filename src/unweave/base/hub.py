@@ -50,33 +50,6 @@ def local_folder(name: str) -> Path | None:
     return None
 
 
-def download(reference: Reference, patterns: list[str]) -> Path:
-    """The local snapshot of the files of a reference that match `patterns`, fetched if they are not cached.
-
-    Raises:
-        TranscoderError: missing, gated, offline, or an unknown revision, in one line with what to do.
-    """
-    from huggingface_hub import snapshot_download
-
-    prefix = f"{reference.path}/" if reference.path else ""
-    where = f"{reference.repository}@{reference.revision}" if reference.revision else reference.repository
-    try:
-        root = snapshot_download(
-            reference.repository, revision=reference.revision, allow_patterns=[prefix + pattern for pattern in patterns]
-        )
-    except Exception as error:  # of the hub, of the network below it, of the disk
-        raise TranscoderError(
-            explained(error, where, reference.revision) or f"cannot fetch {where}: {first_line(error)}"
-        ) from error
-    folder = Path(root) / reference.path
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise TranscoderError(
-            f"{where} has no {reference.path or 'files of a dictionary'}; look at its files on the hub, or see "
-            f"`unweave models`"
-        )
-    return folder
-
-
 def explained(error: BaseException, where: str, revision: str | None = None) -> str | None:
     """What the hub's error, or one that it caused, means and what to do; None: it is none of the usual ones."""
     from huggingface_hub.errors import (

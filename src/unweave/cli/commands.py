@@ -5,11 +5,12 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ..base.fetching import ASK_ABOVE, ask_above, in_words
 from ..errors import OptionError
 
 HINTS = {
@@ -86,6 +87,27 @@ def _tidy(command: Any) -> None:
             _tidy(inner)
     elif command.callback is not None:
         command.callback = _checked(command.callback, {p.name: _spelling(p) for p in command.params})
+        if any(parameter.name in ("model", "transcoders") for parameter in command.params):
+            command.params.append(_yes())
+
+
+def _yes() -> Any:
+    """The option of all commands that may fetch."""
+    app = typer.Typer()
+
+    def agreed(value: bool) -> bool:
+        ask_above(None if value else ASK_ABOVE)
+        return value
+
+    said = f"Fetch from the hub without being asked, also more than {in_words(ASK_ABOVE)}."
+
+    @app.command()
+    def fetches(yes: Annotated[bool, typer.Option("--yes", callback=agreed, help=said)] = False) -> None:
+        """Stand in for any command."""
+
+    option = next(p for p in typer.main.get_command(app).params if p.name == "yes")
+    option.expose_value = False
+    return option
 
 
 def _kind(parameter: Any) -> str:

@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ..base.fetching import heard
 from ..errors import OptionError
 
 
@@ -111,7 +112,10 @@ def progress(title: str) -> Iterator[Report]:
     """Progress on stderr until the work is done: a bar in a terminal, else a line every few seconds."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     terminal = stderr.is_terminal and not stderr.is_dumb_terminal
-    with _bar(title) if terminal else _lines(title) as report:
+    with (
+        _bar(title) if terminal else _lines(title) as report,
+        heard(lambda share, said: report(share, said or title)),
+    ):
         yield report
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ..base.catalogue import PAIRS, SHIPPED_MODELS
 from ..base.devices import usable_device
+from ..base.fetching import Choose, fetch
+from ..base.hub import Reference
 from ..errors import ModelError
 from .architectures import architecture_of
 from .language_model import LanguageModel
@@ -38,9 +40,9 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
         raise ModelError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     if usable_device(device).type == "mps" and dtype == "float64":
         raise ModelError("device mps knows no float64; use --dtype float32 or --device cpu")
-    path, revision = _locate(name)
-    config = _config(name, path, revision)
+    config = loadable(name)
     row = architecture_of(config.to_dict())
+    path = _folder(name, model_files)
     import transformers
     from transformers import Mxfp4Config  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -49,7 +51,7 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     )  # GPT-OSS's mxfp4, the only one that its row lets pass
     with readable(name):
         loaded: Any = getattr(transformers, row.loader).from_pretrained(
-            path, revision=revision, dtype=DTYPES[dtype], attn_implementation="eager", config=config,
+            path, dtype=DTYPES[dtype], attn_implementation="eager", config=config,
             output_loading_info=True,
             **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
         )  # fmt: skip
@@ -68,11 +70,24 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
         module.set_experts_implementation("eager")
     if dtype == "float64":
         _norms_in_float64(module, row)
-    tokenizer = _tokenizer(path, revision)
-    if name == DEFAULT_MODEL and path == FULL_WEIGHTS:
+    tokenizer = _tokenizer(path)
+    if name == DEFAULT_MODEL and _locate(name)[0] == FULL_WEIGHTS:
         logging.getLogger(__name__).warning(OTHER_NUMBERS)
-        name = path  # so that a graph says which weights it is of
+        name = FULL_WEIGHTS  # so that a graph says which weights it is of
     return LanguageModel(name, module, tokenizer, row)
+
+
+def loadable(name: str) -> Any:
+    """A model's Hugging Face config, after a look at whether it can be loaded and is frozen exactly; of a model on the
+    hub nothing else is fetched.
+
+    Raises:
+        ModelError: not found, gated, or not readable.
+        UnsupportedModel: a family or config that is not frozen exactly.
+    """
+    config = _config(name)
+    architecture_of(config.to_dict())
+    return config
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -81,15 +96,34 @@ def model_config(name: str) -> dict[str, Any]:
     Raises:
         ModelError: not found or not readable.
     """
-    return _config(name, *_locate(name)).to_dict()
+    return _config(name).to_dict()
 
 
-def _config(name: str, path: str, revision: str | None) -> Any:
+def _config(name: str) -> Any:
     quiet()
     from transformers import AutoConfig
 
+    folder = _folder(name, lambda names: ["config.json"] if "config.json" in names else [])
     with readable(name):
-        return AutoConfig.from_pretrained(path, revision=revision)
+        return AutoConfig.from_pretrained(folder)
+
+
+def _folder(name: str, choose: Choose) -> str:
+    """The local folder of a model, with the files that are wanted of one on the hub."""
+    path, revision = _locate(name)
+    if Path(path).is_dir():
+        return path
+    with readable(name):
+        return str(fetch(Reference(path, "", revision), choose))
+
+
+def model_files(names: list[str]) -> list[str]:
+    """A model's files on the hub that loading reads: configs, tokenizer and one form of the weights."""
+    top = [name for name in names if "/" not in name]
+    said = [name for name in top if name.endswith((".json", ".model", ".txt", ".jinja", ".tiktoken"))]
+    whole = [name for name in top if name.endswith(".safetensors") and name.startswith("model")]
+    weights = whole or [name for name in top if name.startswith("pytorch_model") and name.endswith(".bin")]
+    return [name for name in said if not name.startswith("pytorch_model") or not whole] + weights
 
 
 def _locate(name: str) -> tuple[str, str | None]:
@@ -117,14 +151,14 @@ def _locate(name: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
-def _tokenizer(path: str, revision: str | None) -> Any | None:
+def _tokenizer(path: str) -> Any | None:
     from transformers import AutoTokenizer
 
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
+    if not any((Path(path) / name).is_file() for name in files):
         return None
     with readable(path):
-        return AutoTokenizer.from_pretrained(path, revision=revision)
+        return AutoTokenizer.from_pretrained(path)
 
 
 def _norms_in_float64(module: nn.Module, row: Architecture) -> None:

