@@ -31,7 +31,7 @@ IGNORED = ("batch_size", "offload", "verbose", "update_interval", "lazy_encoder"
 """Options of the peer that here decide nothing: memory and batches are looked after, weights are mapped."""
 
 
-class LogitTarget(NamedTuple):
+class ExplainedToken(NamedTuple):
     """A token that a graph explains."""
 
     token_str: str
@@ -138,14 +138,15 @@ class TracedModel:
         layers = constrained_layers
         whole = layers is not None and len(layers) == self.native.language_model.n_layers
         mode: Mode = "frozen" if whole else "frozen_attention" if freeze_attention else "open"
-        asked = Asked(self.native, ids, tuple(changes), mode, None if whole else layers)
+        asked = RepeatedRun(self.native, ids, tuple(changes), mode, None if whole else layers)
         return asked.run(()).logits[None], ActivationsAfter(asked) if return_activations else None
 
 
 ReplacementModel = TracedModel
+LogitTarget = ExplainedToken
 
 
-class Asked(NamedTuple):
+class RepeatedRun(NamedTuple):
     """An intervention, to be run as often as something new is looked up."""
 
     model: NativeModel
@@ -162,7 +163,7 @@ class Asked(NamedTuple):
 class ActivationsAfter:
     """Activations after an intervention: the run is made again for those that are looked up."""
 
-    def __init__(self, asked: Asked):
+    def __init__(self, asked: RepeatedRun):
         self._asked = asked
 
     def __getitem__(self, place: tuple[Any, Any, Any]) -> Float[Tensor, "*shape"]:
@@ -218,9 +219,9 @@ class TracedGraph:
         return self.native.nodes.activation[self.native.nodes.features]
 
     @cached_property
-    def logit_targets(self) -> list[LogitTarget]:
+    def logit_targets(self) -> list[ExplainedToken]:
         """The tokens explained."""
-        return [LogitTarget(self.model.token_text(int(token)), int(token)) for token in self.logit_token_ids]
+        return [ExplainedToken(self.model.token_text(int(token)), int(token)) for token in self.logit_token_ids]
 
     @property
     def logit_token_ids(self) -> Int[Tensor, " logit"]:
