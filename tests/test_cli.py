@@ -281,7 +281,10 @@ MODELS = {
     ),
     "no family": (lambda folders, root: bare(folders, root, hidden_size=8), "cannot load model"),
     "unheard of": (lambda folders, root: bare(folders, root, model_type="perceptron-9"), "cannot load model"),
-    "extra key": (lambda folders, root: copy_model(folders, root / "clipped", attention_chunk_size=8), "attention_chunk_size"),
+    "extra key": (
+        lambda folders, root: copy_model(folders, root / "clipped", attention_chunk_size=8),
+        "attention_chunk_size",
+    ),
 }
 
 
