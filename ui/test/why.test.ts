@@ -8,7 +8,7 @@ import type { Facts } from "../src/panes/why/facts.ts";
 import { arrowKey, arrowWidth, type Box, placeStory, rowsOfCards, wrapped } from "../src/panes/why/place.ts";
 import { siblingOf } from "../src/panes/why/kind.ts";
 import { packed, type Seen, unpacked, withSeen } from "../src/panes/why/seen.ts";
-import { ANSWER, gist, groupCard, linked, rowsOf, shortName, storyOf, tokenCard } from "../src/panes/why/story.ts";
+import { ANSWER, gist, groupCard, linked, placed, rowsOf, shortName, storyOf, tokenCard } from "../src/panes/why/story.ts";
 import { type GraphEntry, Kind, type View } from "../src/types.ts";
 
 const graph = buildGraph(structuredClone(golden.view) as unknown as View);
@@ -24,7 +24,7 @@ const facts: Facts = {
     { text: "The MLPs of layers 0-2 at ' b' act on heads 3.1 at ' c': swapped with all other groups held, they take them 83% of the way (random parts: at most 15%); 69% passes here.", kind: "chain", value: 0.83, control: 0.15, groups: [0, 1] },
     { text: "All 3 groups swapped together take 90%.", kind: "together", value: 0.9, control: 0, groups: [0, 1, 2] },
   ],
-  groups: [group("the MLPs of layers 0-2 at ' b'", "the MLPs of layers 0-2 at ' b'", 1, [0, 2], 0.99), group("heads 3.1 at ' c'", "heads 3.1 at ' c'", 2, [3, 3], 0.91), group("neuron 4_7_2 at ' c' that pushes ' e', ' f'", "neuron 4_7_2 at ' c'", 2, [4, 4], -0.2)],
+  groups: [group("the MLPs of layers 0-2 at ' b'", "the MLPs of layers 0-2 at ' b'", 1, [0, 2], 0.99), group("heads 3.1 at ' c'", "heads 3.1 at ' c'", 2, [3, 3], 0.91), { ...group("neuron 4_7_2 at ' c' that pushes ' e', ' f'", "neuron 4_7_2 at ' c'", 2, [4, 4], -0.2), pushes: [" e", " f"], members: 1 }],
   arrows: [arrow(0, 1, 0.69), arrow(1, "answer", 0.8), arrow(1, 2, -0.1), arrow(2, "answer", -0.2), arrow(0, 2, 0.3, false)],
   together: { share: 0.9, kept: 0.5 },
 }; // prettier-ignore
@@ -36,6 +36,7 @@ test("sentences lose what all of their kind say, and name their groups", () => {
   assert.deepEqual(story.sentences[0].pieces.map((piece) => piece.card), [groupCard(0), null, groupCard(1), null]);
   assert.equal(story.sentences[0].pieces.map((piece) => piece.text).join(""), text);
   assert.equal(story.sentences[0].full, facts.sentences[0].text);
+  assert.equal(placed("Heads 1.2 at ' c' that push ' x' (2 of 2 members) are necessary", [{ name: "heads 1.2 at ' c' that push ' x' (2 of 2 members)", place: "heads 1.2 at ' c'" }]), "Heads 1.2 at ' c' are necessary");
   assert.deepEqual(story.sentences[1].pieces, [{ text: "All 3 groups swapped together take 90%.", card: null }]);
 });
 
@@ -46,7 +47,10 @@ test("the longest name of a group is linked, and texts that are not there are no
 
 test("cards say share, sign and what they push for", () => {
   assert.deepEqual(story.cards.map((card) => card.line), ["99% of the difference", "91% of the difference", "works against it: −20%"]);
-  assert.deepEqual(shortName("the MLPs of layers 0-2 at ' b'"), ["MLPs of L0-2 at “b”", null]);
+  assert.deepEqual(shortName(facts.groups[0]), ["MLPs of L0-2 at “b”", null]);
+  assert.deepEqual(shortName({ ...facts.groups[0], label: "towns", pushes: [" x"] }), ["MLPs of L0-2 at “b”", "“towns”"]);
+  assert.equal(shortName({ place: "22 neurons at ' France', layers 7-14" })[0], "22 neurons “France” L7-14");
+  assert.equal(shortName({ place: "heads 23.1 and 23.4 at ' is'" })[0], "heads 23.1 + 23.4 at “is”");
   assert.deepEqual(story.cards[2].short, ["neuron 4_7_2 at “c”", "pushes e, f"]);
   assert.deepEqual(story.rest, { name: "Not explained: 10%", line: "50% needs other neurons" });
   assert.equal(story.arrows.length, 4); // what random parts match is not drawn

@@ -23,14 +23,20 @@ export function Evidence({ graph, story }: { graph: Graph; story: Story }) {
   const facts = why.answer.value?.explanation ?? null;
   return (
     <div class="why-evidence">
-      <h2>{card.name}</h2>
-      {card.name !== card.place && <p class="muted">{card.place}</p>}
+      <h2>{story.measured ? card.place : card.name}</h2>
+      {!story.measured && card.name !== card.place && <p class="muted">{card.place}</p>}
       <WithoutIt graph={graph} story={story} card={card} facts={facts} />
       <Texts graph={graph} card={card} />
       <Promoted graph={graph} card={card} facts={facts} />
       <Numbers card={card} facts={facts} story={story} />
       <Members graph={graph} card={card} facts={facts} />
       {routable(graph) && <Heads graph={graph} />}
+      {facts?.legend && (
+        <details>
+          <summary>How to read the figures</summary>
+          <p class="hint">{facts.legend}</p>
+        </details>
+      )}
     </div>
   );
 }
@@ -162,13 +168,27 @@ function noTexts(graph: Graph, card: Card): string {
 }
 
 function Promoted({ graph, card, facts }: { graph: Graph; card: Card; facts: Facts | null }) {
-  const pushed = facts && / that push(?:es)? (.*)$/.exec(card.name)?.[1];
+  const group = facts?.groups[Number(card.id.split("-")[1])];
+  const pushed = group?.pushes?.length ? group.pushes : null;
   const rows = strongest(graph, card).slice(0, FEATURES);
   const words = rows.map((row) => ({ row, words: graph.view.nodes.promotes?.[row] ?? [] })).filter((one) => one.words.length);
   return (
     <section aria-label="What it pushes for">
       <h3>Pushes for</h3>
-      {pushed && <p>{pushed}</p>}
+      {pushed && (
+        <p class="chips">
+          {pushed.map((word) => (
+            <span class="chip" key={word}>
+              {token(word)}
+            </span>
+          ))}
+          {group?.support != null && (group.members ?? 1) > 1 && (
+            <span class="hint">
+              {group.support} of {group.members} members
+            </span>
+          )}
+        </p>
+      )}
       {words.map((one) => (
         <p class="chips" key={one.row}>
           <span class="hint">{nodeName(graph, store.annotations.value, one.row)}:</span>
@@ -179,7 +199,7 @@ function Promoted({ graph, card, facts }: { graph: Graph; card: Card; facts: Fac
           ))}
         </p>
       ))}
-      {!pushed && words.length === 0 && <p class="hint">{facts ? "no token surely, in other contexts" : "not known"}</p>}
+      {!pushed && words.length === 0 && <p class="hint">{facts ? "no token surely by most members, in other contexts" : "not known"}</p>}
     </section>
   );
 }
@@ -212,16 +232,21 @@ function Numbers({ card, facts, story }: { card: Card; facts: Facts | null; stor
           <dd>{share(group.share)}</dd>
           <dt>with all other groups held</dt>
           <dd>{share(group.direct)}</dd>
+          {typeof group.predicted === "number" && (
+            <>
+              <dt>predicted by a response graph, to first order</dt>
+              <dd>{share(group.predicted)}</dd>
+            </>
+          )}
           <dt>random parts like it, at most</dt>
           <dd>{share(group.random)}</dd>
           <dt>the answer then</dt>
           <dd>{percent(group.probability, 1)}</dd>
-          <dt>its name rests on</dt>
-          <dd>{group.evidence}</dd>
         </dl>
       ) : (
         <p>{card.line}</p>
       )}
+      {group && <p class="hint">Its name rests on: {group.evidence}.</p>}
       {into.length > 0 && <h3>{story.measured ? "Acted on by" : "Input from"}</h3>}
       {into.length > 0 && list(into, "source")}
       {out.length > 0 && <h3>{story.measured ? "Acts on" : "Output to"}</h3>}

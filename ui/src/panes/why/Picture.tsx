@@ -24,7 +24,7 @@ interface PictureProps {
 }
 
 const SIGNS_PER_PIXEL = 1 / 6.9;
-const BOLD_SIGNS_PER_PIXEL = 1 / 7.5;
+const BOLD_SIGNS_PER_PIXEL = 1 / 7.3;
 
 export function Picture({ story, places, theme, marks, gestures }: PictureProps) {
   const lit = gestures?.lit ?? null;
@@ -50,7 +50,7 @@ export function Picture({ story, places, theme, marks, gestures }: PictureProps)
         <CardBox key={card.id} card={card} box={places.boxes.get(card.id)!} theme={theme} mark={marks?.get(card.id)} gestures={gestures} />
       ))}
       {shown.map((arrow) => (
-        <ArrowLabel key={`${arrow.source} ${arrow.target}`} arrow={arrow} places={places} theme={theme} on={touches(arrow)} />
+        <ArrowLabel key={`${arrow.source} ${arrow.target}`} arrow={arrow} places={places} theme={theme} on={touches(arrow)} outgoing={arrow.source === lit} />
       ))}
     </>
   );
@@ -109,12 +109,14 @@ function ArrowLine({ arrow, places, theme, faded }: { arrow: Arrow; places: Plac
   );
 }
 
-function ArrowLabel({ arrow, places, theme, on }: { arrow: Arrow; places: Places; theme: Theme; on: boolean }) {
+/** The number of an arrow at the end that is not pointed at, where ends of others are not. */
+function ArrowLabel({ arrow, places, theme, on, outgoing }: { arrow: Arrow; places: Places; theme: Theme; on: boolean; outgoing: boolean }) {
   const [from, to] = [places.boxes.get(arrow.source)!, places.boxes.get(arrow.target)!];
   const text = [on ? arrow.label : "", arrow.heads].filter(Boolean).join(" ");
   if (!text) return null;
   const way = places.ways.get(arrowKey(arrow));
-  const [x, y] = way ? [(way[0].x + way[1].x) / 2, (way[0].y + way[1].y) / 2 + 4] : [(middle(from) + middle(to)) / 2, from.y - 4];
+  const end = way?.at(outgoing ? -1 : 0);
+  const [x, y] = end ? [end.x, outgoing ? end.y + 14 : end.y - 6] : [(middle(from) + middle(to)) / 2, from.y - 4];
   return (
     <text x={x} y={y} font-size="12.5" font-weight="600" font-family={FONT} text-anchor="middle" fill={theme.ink} stroke={theme.background} stroke-width="4" paint-order="stroke" pointer-events="none">
       {text}

@@ -16,6 +16,13 @@ export interface ExplainedGroup {
   /** The answer's, with this group swapped. */
   probability: number;
   top?: string;
+  /** Tokens it pushes for in other contexts, how many of its members do, and what most of its members' pages are labelled. */
+  pushes?: string[];
+  support?: number | null;
+  members?: number;
+  label?: string | null;
+  /** The share that a response graph predicts. */
+  predicted?: number | null;
 }
 
 export interface ExplainedArrow {
@@ -27,10 +34,14 @@ export interface ExplainedArrow {
   passed: boolean;
   heads: string[];
   by_heads: number | null;
+  /** What a response graph predicts of how far the target moves. */
+  predicted?: number | null;
 }
 
 export interface Facts {
   headline: string;
+  /** How figures and names are to be read. */
+  legend?: string;
   prompt: string;
   tokens: string[];
   model: string;

@@ -1,5 +1,5 @@
 // What the first screen tells, from an explanation that was measured: cards, arrows, sentences.
-import { percent } from "../../format.ts";
+import { percent, token } from "../../format.ts";
 import { type Graph, isResponse } from "../../graph.ts";
 import { Kind } from "../../types.ts";
 import type { ExplainedGroup, Facts } from "./facts.ts";
@@ -76,6 +76,16 @@ export function rowsOf(graph: Graph, group: Pick<ExplainedGroup, "parts" | "posi
   return { rows, exact: false };
 }
 
+/** A sentence in which groups are called by their place alone: what they push for stands on their cards. */
+export function placed(text: string, groups: readonly Pick<ExplainedGroup, "name" | "place">[]): string {
+  let short = text;
+  for (const { name, place } of groups) {
+    const at = name.length > place.length ? short.toLowerCase().indexOf(name.toLowerCase()) : -1;
+    if (at >= 0) short = short.slice(0, at + place.length) + short.slice(at + name.length);
+  }
+  return short;
+}
+
 /** A sentence without what stands in every one of its kind: how it was measured, and what random parts do. */
 export function gist(text: string): string {
   return text.replace(/ \(random parts: [^)]*\)/g, "").replace("swapped with all other groups held, ", "").replace("swapped, ", "");
@@ -117,7 +127,7 @@ export function storyOf(facts: Facts, graph: Graph): Story {
   const said = facts.sentences.map(({ text, groups }) => ({
     full: text,
     // a sentence about all groups names none of them
-    pieces: linked(gist(text), groups.length > 2 ? [] : groups.map((number) => names[number])),
+    pieces: linked(placed(gist(text), facts.groups), groups.length > 2 ? [] : groups.map((number) => names[number])),
   }));
   const left = 1 - facts.together.share;
   return {
@@ -131,7 +141,7 @@ export function storyOf(facts: Facts, graph: Graph): Story {
       id: groupCard(number),
       name: group.name,
       place: group.place,
-      short: shortName(group.name),
+      short: shortName(group),
       line: group.share < 0 ? `works against it: ${share(group.share)}` : `${share(group.share)} of the difference`,
       position: group.position,
       layers: group.layers,
@@ -147,7 +157,7 @@ export function storyOf(facts: Facts, graph: Graph): Story {
           target: arrow.target === "answer" ? ANSWER : groupCard(arrow.target),
           size: arrow.carried,
           label: share(arrow.carried),
-          title: `carries ${share(arrow.carried)} of the difference; moves its target ${share(arrow.moved)} of the way (random parts: at most ${share(arrow.random)})${by && `; ${share(arrow.by_heads ?? 0)} of that ${by}`}`,
+          title: `carries ${share(arrow.carried)} of the difference; moves its target ${share(arrow.moved)} of the way (random parts: at most ${share(arrow.random)}${typeof arrow.predicted === "number" ? `; predicted to first order ${share(arrow.predicted)}` : ""})${by && `; ${share(arrow.by_heads ?? 0)} of that ${by}`}`,
           heads: by,
         };
       }),
@@ -163,9 +173,9 @@ function probabilityOf(graph: Graph, text: string): number | null {
   return row < 0 ? null : activation[row];
 }
 
-/** A card's two lines of name: where the group sits, and what it pushes for. */
-export function shortName(name: string): [string, string | null] {
-  const pushes = / that (push(?:es)?) (.*)$/.exec(name);
-  const where = (pushes ? name.slice(0, pushes.index) : name).replace(/^the /, "").replace(/\blayers? (?=\d)/g, "L").replace(/' ?([^']*)'/g, "“$1”");
-  return [where, pushes ? `${pushes[1]} ${pushes[2].replace(/' ?([^']*)'/g, "$1")}` : null];
+/** A card's two lines of name: where the group sits, and what it is called by its members' pages or by what it pushes for. */
+export function shortName(group: Pick<ExplainedGroup, "place" | "pushes" | "members" | "label">): [string, string | null] {
+  const where = group.place.replace(/^the /, "").replace(/\blayers? (?=\d)/g, "L").replace(/' ?([^']*)'/g, "“$1”").replace(/^heads (\S+) and (\S+) at/, "heads $1 + $2 at").replace(/ at (“[^”]*”), L/, " $1 L");
+  const pushes = group.pushes?.length ? `push${group.members === 1 ? "es" : ""} ${group.pushes.map((text) => token(text).replace(/^·/, "")).join(", ")}` : null;
+  return [where, group.label ? `“${group.label}”` : pushes];
 }
