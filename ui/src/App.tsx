@@ -12,6 +12,7 @@ import { Help } from "./panels/Help.tsx";
 import { Notes } from "./panels/Notes.tsx";
 import { Palette } from "./panels/Palette.tsx";
 import { Steer } from "./panels/Steer.tsx";
+import { Study } from "./panels/Study.tsx";
 import { Trace } from "./panels/Trace.tsx";
 import { Trust, trustSummary } from "./panels/Trust.tsx";
 import { Connections } from "./panes/Connections.tsx";
@@ -26,8 +27,8 @@ import { Start } from "./Start.tsx";
 import * as store from "./store.ts";
 import { CTRL, IconButton, maximised } from "./widgets.tsx";
 
-const DRAWERS = { filters: Filters, steer: Steer, trust: Trust, notes: Notes, compare: Compare, export: Export };
-const TITLES = { filters: "Filters", steer: "Steer", trust: "How far to trust this", notes: "Notes", compare: "Compare", export: "Export" };
+const DRAWERS = { study: Study, filters: Filters, steer: Steer, trust: Trust, notes: Notes, compare: Compare, export: Export };
+const TITLES = { study: "Study", filters: "Filters", steer: "Steer", trust: "How far to trust this", notes: "Notes", compare: "Compare", export: "Export" };
 
 export function goTo(slug: string): void {
   location.hash = `#${encodeURIComponent(slug)}`;
@@ -108,6 +109,7 @@ function TopBar({ graph }: { graph: Graph }) {
       <IconButton label="Undo" icon="undo" keys={`${CTRL}+Z`} disabled={!store.canUndo.value} onClick={store.undo} />
       <IconButton label="Redo" icon="redo" keys={`${CTRL}+Shift+Z`} disabled={!store.canRedo.value} onClick={store.redo} />
       <IconButton label="Search" icon="search" keys="/" onClick={() => (store.overlay.value = "palette")} />
+      {view.has_study && !inlined && panel("study", "notes", "Study")}
       {panel("filters", "filter", "Filters", "F")}
       {(!inlined || store.annotations.value.history.length > 0) && panel("steer", "steer", "Steer", "S")}
       <IconButton label="Trust" icon="shield" pressed={drawer === "trust"} onClick={() => toggleDrawer("trust")}>

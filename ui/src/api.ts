@@ -2,7 +2,7 @@
 import { edgesAt, type Graph } from "./graph.ts";
 import { complete } from "./merge.ts";
 import type { ExplanationAnswer, Facts, Off } from "./panes/why/facts.ts";
-import type { Annotations, Comparison, EdgePage, FeatureDetails, GraphList, SteerFacts, SteerRequest, View } from "./types.ts";
+import type { Annotations, Comparison, EdgePage, FeatureDetails, GraphList, SteerFacts, SteerRequest, StudyFacts, View } from "./types.ts";
 
 /** A refusal of the server in its own words. */
 export class Refusal extends Error {
@@ -109,8 +109,28 @@ async function write<T>(method: string, path: string, body: unknown, headers: Re
 
 const at = (slug: string, rest = ""): string => `/api/graphs/${encodeURIComponent(slug)}${rest}`;
 
-export function listGraphs(): Promise<GraphList> {
-  return ask("/api/graphs");
+/** All graphs; without waiting those whose files take longer to read are pending. */
+export function listGraphs(wait = true): Promise<GraphList> {
+  return ask(wait ? "/api/graphs" : "/api/graphs?wait=false");
+}
+
+export interface Job {
+  job: string;
+  what: string;
+  share: number;
+  title: string;
+}
+
+export async function listJobs(): Promise<Job[]> {
+  return (await ask<{ jobs: Job[] }>("/api/jobs")).jobs;
+}
+
+export function cancelJob(job: string): void {
+  write("DELETE", `/api/jobs/${encodeURIComponent(job)}`, {}).catch(() => {});
+}
+
+export function loadStudy(slug: string): Promise<StudyFacts> {
+  return ask(at(slug, "/study"));
 }
 
 export async function loadView(slug: string, edges?: number, received?: (bytes: number) => void): Promise<View> {
@@ -261,5 +281,5 @@ async function work(address: string, request: unknown, progress: (now: Progress)
       if (events.readyState === EventSource.CLOSED) end(() => reject(new Refusal("The server stopped answering during this work.", 0)));
     };
   });
-  return { done, cancel: () => void write("DELETE", path, {}).catch(() => {}) };
+  return { done, cancel: () => cancelJob(job) };
 }

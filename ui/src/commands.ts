@@ -2,10 +2,8 @@
 import { inlined } from "./api.ts";
 import * as edits from "./edits.ts";
 import { everything } from "./filters.ts";
-import type { Graph } from "./graph.ts";
+import { type Graph, strongest, strongestLogit } from "./graph.ts";
 import { exportFigure } from "./panels/Export.tsx";
-import { strongest } from "./panes/FirstSteps.tsx";
-import { strongestLogit } from "./panes/LinkGraph.tsx";
 import * as store from "./store.ts";
 import { CTRL, maximised, type PaneName } from "./widgets.tsx";
 
@@ -35,7 +33,7 @@ export function commands(graph: Graph | null): Command[] {
   if (!graph) return always;
   return [
     { name: "Pin the strongest nodes", run: () => store.edit((state) => edits.pin(state, strongest(graph, 8))) },
-    { name: "Select the likeliest output", run: () => store.select(graph.view.nodes.id[strongestLogit(graph)]) },
+    { name: "Select the likeliest output", run: () => store.select(graph.view.nodes.id[strongestLogit(graph) ?? 0]) },
     { name: "Unpin all nodes", run: () => store.edit((state) => edits.unpin(state, state.pins)) },
     { name: "Undo", keys: `${CTRL} Z`, run: store.undo },
     { name: "Redo", keys: `${CTRL} Shift Z`, run: store.redo },

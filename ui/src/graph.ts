@@ -130,6 +130,55 @@ export function featureKey(graph: Graph, row: number): string | null {
   return kind[row] === Kind.Feature ? `${layer[row]}_${index[row]}` : null;
 }
 
+/** The likeliest output; null where there is none. */
+export function strongestLogit(graph: Graph): number | null {
+  const { kind, activation } = graph.view.nodes;
+  let best: number | null = null;
+  for (let row = 0; row < graph.size; row++) if (kind[row] === Kind.Logit && (best === null || (activation[row] ?? 0) > (activation[best] ?? 0))) best = row;
+  return best;
+}
+
+/** Rows of every feature that is active at more than one position. */
+export function featurePlaces(graph: Graph): Map<string, number[]> {
+  const places = new Map<string, number[]>();
+  for (let row = 0; row < graph.size; row++) {
+    const key = featureKey(graph, row);
+    if (key === null) continue;
+    const rows = places.get(key);
+    if (rows) rows.push(row);
+    else places.set(key, [row]);
+  }
+  for (const [key, rows] of places) if (rows.length < 2) places.delete(key);
+  return places;
+}
+
+/** Features active on a larger share of the prompt's tokens say little about this one. */
+const EVERYWHERE = 2 / 3;
+
+/** Ids of what to look at first: the likeliest output, the features whose effect on it is largest, and the tokens that matter. */
+export function strongest(graph: Graph, features: number): string[] {
+  const { id, kind, position } = graph.view.nodes;
+  const answer = strongestLogit(graph);
+  const direct = new Map(answer === null ? [] : edgesAt(graph, answer, "in").map(([row, weight, share]) => [row, Math.sign(weight) * share]));
+  const counted = featureCounts(graph);
+  const tokens = new Set(position).size;
+  const common = (row: number): boolean => tokens > 3 && (counted.get(featureKey(graph, row) ?? "") ?? 0) > EVERYWHERE * tokens;
+  const influence = (row: number): number => graph.influence[row] || -graph.rank[row];
+  const rows = [...Array(graph.size).keys()];
+  const best = (wanted: Kind, most: number, by: (row: number) => number): number[] =>
+    rows.filter((row) => kind[row] === wanted && !common(row)).sort((a, b) => by(b) - by(a) || influence(b) - influence(a)).slice(0, most);
+  return [...(answer === null ? [] : [answer]), ...best(Kind.Feature, features, (row) => direct.get(row) ?? 0), ...best(Kind.Embedding, 3, (row) => direct.get(row) ?? 0)].map((row) => id[row]);
+}
+
+function featureCounts(graph: Graph): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (let row = 0; row < graph.size; row++) {
+    const key = featureKey(graph, row);
+    if (key !== null) counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  return counts;
+}
+
 /** Signed share of a target's input: what colours and widths show. */
 export function signed(edge: ListedEdge): number {
   return Math.sign(edge[1]) * edge[2];

@@ -49,6 +49,8 @@ export interface View {
   loaded?: string | null;
   /** What a reader has to know about the file. */
   warnings?: string[];
+  /** Whether it is of a study, whose files lie beside it. */
+  has_study?: boolean;
   /** Where Neuronpedia shows a feature, with {layer} and {index} to be filled in. */
   feature_address?: string | null;
 }
@@ -148,6 +150,12 @@ export interface GraphEntry {
   title: string;
   prompt?: string | null;
   model: string;
+  /** Name of its file, and its likeliest output. */
+  file?: string;
+  answer?: string;
+  /** Not read yet: there is nothing but slug and file. */
+  pending?: boolean;
+  has_study?: boolean;
   transcoders?: string;
   nodes: number;
   edges: number;
@@ -159,6 +167,18 @@ export interface GraphEntry {
   kind?: "attribution" | "response";
   /** Why the file could not be read; then there is nothing else. */
   error?: string;
+}
+
+/** The study that a graph is of. */
+export interface StudyFacts {
+  title: string;
+  question: string;
+  verdict: string;
+  holds: boolean | null;
+  steps: { name: string; holds?: boolean | null; summary?: string }[];
+  graphs: { slug: string; file: string }[];
+  /** Markdown. */
+  report: string;
 }
 
 export interface GraphList {

@@ -35,8 +35,9 @@ def check_levels(content: Any) -> None:
     Raises:
         ValueError: they are.
     """
-    level, levels = [content], 0
-    while level := [part for item in level if isinstance(item, dict | list) for part in _parts(item)]:
+    level, levels = [content] if isinstance(content, dict | list) else [], 0
+    while level:
+        level = [part for item in level for part in _parts(item) if isinstance(part, (dict, list))]
         levels += 1
         if levels > MOST_LEVELS:
             raise ValueError(f"lists and objects are nested deeper than {MOST_LEVELS} levels")

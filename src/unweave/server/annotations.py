@@ -174,6 +174,9 @@ def brought_by(graph: Graph) -> dict[str, Any]:
     for item in _listed(given.get("clerps")):
         if isinstance(item, list) and len(item) == 2 and (found := _present(graph, [item[0]])):
             labels[found[0]] = str(item[1])
+    logits = graph.nodes.logits
+    if "title" in graph.provenance.extra and (pins or members) and len(graph.nodes) > logits.start:
+        pins.append(graph.nodes[logits.start].id)  # a study's groups are about its answer
     notes = graph.provenance.extra.get("notes")
     brought = {
         "pins": list(dict.fromkeys([*pins, *members])),

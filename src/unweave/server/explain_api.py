@@ -66,7 +66,7 @@ def start_explaining(server: Shared, live: Model, asked: Asked, wanted: ExplainR
         write_explanation(found.facts, beside(asked.path, SUFFIX))
         return {"slug": asked.slug}
 
-    return started(server, work)
+    return started(server, work, f"explanation of \u201c{(asked.graph.provenance.prompt or asked.slug)[:200]}\u201d")
 
 
 @router.post("/explanation/off")

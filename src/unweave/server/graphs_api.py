@@ -1,5 +1,7 @@
 """Addresses that read graphs, and the one that takes a new one."""
 
+import math
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +16,11 @@ from ..page import view as views
 from ..page.template import to_bytes
 from ..version import __version__
 from .answers import StrictRoute, answer, tag_of
-from .library import GRAPH_SUFFIXES, validation_of, whole
+from .library import GRAPH_SUFFIXES, study_file_of, validation_of, whole
 from .sharing import shared_html, shared_json
 from .showing import view_of
 from .state import NOTHING, Asked, Opened, Server, Shared, opened, raw_body
+from .study import study_of
 
 _ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
 _FILE = {
@@ -34,13 +37,16 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(prefix="/api", route_class=StrictRoute, responses=PROBLEMS)
 
+MOMENT = 0.8
+"""Seconds after which a list that does not wait reads no more files."""
 Place = Annotated[int, Query(ge=0, lt=1 << 31)]
 
 
 @router.get("/graphs")
-def list_graphs(request: Request, server: Shared) -> Response:
-    """All graphs, the newest first."""
-    graphs = [server.library.summary(slug, path) for slug, path in server.library.paths().items()]
+def list_graphs(request: Request, server: Shared, wait: bool = True) -> Response:
+    """All graphs, the newest first; with `wait=false` what takes longer than a moment to read is `pending`."""
+    until = math.inf if wait else time.monotonic() + MOMENT
+    graphs = [server.library.summary(slug, path, until) for slug, path in server.library.paths().items()]
     live = server.live
     facts = {"live": live is not None, "model": live and live.name, "transcoders": live and live.model.transcoders.name}
     return answer(request, to_bytes({"graphs": graphs, **facts}))
@@ -84,10 +90,19 @@ def show_graph(
 def _tag(server: Server, asked: Opened, edges: int) -> str:
     live, pages = server.live, server.pages_of(asked.graph)
     model = None if live is None else (live.name, live.fits(asked.graph))
-    of = (
-        None if pages is None else (pages.sha256, id(pages))
-    )  # a folder of others says nothing that would tell it apart
-    return tag_of(__version__, asked.slug, asked.stamp, validation_of(asked.path)[1], model, of, edges)
+    # a folder of another tool says nothing that would tell it apart
+    of = None if pages is None else (pages.sha256, id(pages))
+    beside = validation_of(asked.path)[1], study_file_of(asked.path)
+    return tag_of(__version__, asked.slug, asked.stamp, *beside, model, of, edges)
+
+
+@router.get("/graphs/{slug}/study")
+def show_study(request: Request, server: Shared, asked: Asked) -> Response:
+    """The study that a graph is of: its verdict, steps, graphs and report; 404 if it is of none."""
+    found = study_of(server.library, asked.path)
+    if found is None:
+        raise HTTPException(404, f"{asked.slug} is not the graph of a study")
+    return answer(request, to_bytes(found))
 
 
 @router.get("/graphs/{slug}/edges")

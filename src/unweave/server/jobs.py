@@ -43,6 +43,8 @@ class LiveJob:
     facts: dict[str, Any] = field(default_factory=lambda: {"share": 0.0, "title": "waiting"})
     version: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+    what: str = ""
+    """What it is about, for people."""
 
     def change(self, event: str, facts: dict[str, Any]) -> None:
         """Go to another state, unless the work has ended."""
@@ -69,13 +71,13 @@ class Jobs:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "unweave-job"))
 
-    def start(self, work: Work) -> LiveJob:
-        """Put work in line.
+    def start(self, work: Work, what: str = "") -> LiveJob:
+        """Put work in line; `what` says what it is about.
 
         Raises:
             Busy: the line is full.
         """
-        job = LiveJob(token_hex(8))
+        job = LiveJob(token_hex(8), what=what)
         with self._lock:
             ended = [name for name, other in self._jobs.items() if other.event in ENDS]
             if len(self._jobs) - len(ended) >= JOBS_IN_LINE:
@@ -85,6 +87,10 @@ class Jobs:
             self._jobs[job.id] = job
         self._pool.submit(_run, job, work)
         return job
+
+    def unfinished(self) -> list[LiveJob]:
+        """Those that have not ended, in their order."""
+        return [job for job in list(self._jobs.values()) if job.event not in ENDS]
 
     def find(self, name: str) -> LiveJob | None:
         """A job by its id."""

@@ -1,10 +1,12 @@
 """Which graphs there are: files found in folders, each under a slug, read when they are asked for."""
 
 import logging
+import math
 import os
 import re
 import stat
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
@@ -92,11 +94,16 @@ class Library:
                     self._graphs.popitem(last=False)
             return graph, stamp
 
-    def summary(self, slug: str, path: Path) -> dict[str, Any]:
-        """What the list says of a graph, or why it cannot be read: one bad file never takes the list down."""
+    def summary(self, slug: str, path: Path, until: float = math.inf) -> dict[str, Any]:
+        """What the list says of a graph, or why it cannot be read: one bad file never takes the list down.
+
+        After `until` (of `time.monotonic`) no file is read any more: what is not known yet is `pending`.
+        """
         stamp = stamp_of(path)
         kept = self._summaries.get(path)
         if kept is None or kept[0] != stamp or stamp is None:
+            if time.monotonic() > until:
+                return {"slug": slug, "file": encodable(path.name), "pending": True}
             try:
                 facts = _summary(path) if path.suffix == ".safetensors" else _summary_of(self.graph(path)[0])
             except UnweaveError as error:
@@ -109,7 +116,7 @@ class Library:
         there = {
             f"has_{name}": stamp_of(beside(path, f".{name}.json")) is not None for name in ("validation", "explanation")
         }
-        return named | kept[1] | there
+        return named | kept[1] | there | {"has_study": study_file_of(path) is not None}
 
     def add(self, name: str, write: Callable[[Path], object]) -> str:
         """Let `write` make a file in `folder`, under a name after `name` that no graph there has, nor what lies beside
@@ -189,6 +196,15 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(stem_of(path) + suffix)
 
 
+def study_file_of(path: Path) -> Path | None:
+    """The facts of the study that a graph is of: `X.study.json` beside `X.graph.safetensors` or
+    `X.2.graph.safetensors`; None if there are none."""
+    stem = stem_of(path)
+    names = dict.fromkeys((stem, re.sub(r"\.\d+$", "", stem)))
+    found = (path.with_name(f"{name}.study.json") for name in names)
+    return next((file for file in found if stamp_of(file) is not None), None)
+
+
 def slug_of_file(path: Path) -> str:
     """A file's name in addresses.
 
@@ -254,6 +270,7 @@ def _summary(path: Path) -> dict[str, Any]:
         **_told(extra.get("title") or text or stem_of(path), text, facts.get("model", ""),
                 facts.get("transcoders", ""), facts.get("created", ""), facts.get("scores")),
         "kind": str(facts.get("kind", "attribution")), "units": str(facts.get("units", "")),
+        "answer": str(next(iter(facts.get("logit_labels") or ()), "")),
         "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()),
     }  # fmt: skip
 
@@ -264,6 +281,7 @@ def _summary_of(graph: Graph) -> dict[str, Any]:
     return {
         **_told(facts.extra.get("title") or text, text, facts.model, facts.transcoders, facts.created, facts.scores),
         "kind": facts.kind, "units": facts.units,
+        "answer": next(iter(facts.logit_labels), ""),
         "nodes": len(graph.nodes), "edges": graph.n_edges,
         "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
     }  # fmt: skip

@@ -31,13 +31,14 @@ def start_trace(server: Shared, live: Model, wanted: TraceRequest) -> dict[str, 
         report(0.99, "saving")
         return {"slug": server.library.add(f"{name_of(wanted)}.graph.safetensors", graph.save)}
 
-    return started(server, work)
+    asked = wanted.prompt if isinstance(wanted.prompt, str) else " ".join(map(str, wanted.prompt))
+    return started(server, work, f"trace of \u201c{asked[:200]}\u201d")
 
 
-def started(server: Server, work: Work) -> dict[str, str]:
+def started(server: Server, work: Work, what: str) -> dict[str, str]:
     """Put work in line; 429 if the line is full."""
     try:
-        return {"job": server.jobs.start(work).id}
+        return {"job": server.jobs.start(work, what).id}
     except Busy as error:
         raise HTTPException(429, str(error), {"Retry-After": "30"}) from error
 
@@ -60,6 +61,13 @@ def _job(server: Server, name: str) -> LiveJob:
     if job is None:
         raise HTTPException(404, f"no job {name!r}; it ended long ago, or the server was started anew")
     return job
+
+
+@router.get("/jobs")
+def list_jobs(server: Shared) -> Response:
+    """Work that has not ended, in its order."""
+    jobs = [{"job": job.id, "what": job.what, **job.facts} for job in server.jobs.unfinished()]
+    return Response(to_bytes({"jobs": jobs}), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 @router.get("/jobs/{job}/events", response_class=StreamingResponse)

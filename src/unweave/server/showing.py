@@ -7,7 +7,7 @@ from ..errors import FileError
 from ..features.foreign import FeaturePages
 from ..graphs.graph import Graph
 from ..page import view as views
-from .library import validation_of
+from .library import study_file_of, validation_of
 from .state import Opened, Server
 
 NAMED_IN_VIEW = 1024
@@ -20,6 +20,7 @@ def view_of(server: Server, asked: Opened, edges: int) -> dict[str, Any]:
     if server.live is not None and live and not graph.provenance.extra.get("promotes"):
         graph = with_promoted(graph, server.live.model, NAMED_IN_VIEW)
     shown = views.view(graph, asked.slug, edges=edges, validation=validation_of(asked.path)[0], live=live)
+    shown["has_study"] = study_file_of(asked.path) is not None
     shown["loaded"] = None if server.live is None else server.live.name
     pages = server.pages_of(graph)
     if pages is not None:

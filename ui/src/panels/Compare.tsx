@@ -4,10 +4,10 @@ import { useEffect } from "preact/hooks";
 import * as api from "../api.ts";
 import { applyFilters } from "../filters.ts";
 import { count, featureName, nodeLine, nodeName, percent, quoted } from "../format.ts";
-import { featureKey, type Graph } from "../graph.ts";
+import { featureKey, featurePlaces, type Graph, strongestLogit } from "../graph.ts";
 import { nothing } from "../merge.ts";
 import { LinkCanvas } from "../panes/LinkCanvas.tsx";
-import { featurePlaces, sharedTint } from "../panes/LinkGraph.tsx";
+import { sharedTint } from "../panes/LinkGraph.tsx";
 import * as store from "../store.ts";
 import type { GraphEntry } from "../types.ts";
 import { Glyph, IconButton } from "../widgets.tsx";
@@ -32,7 +32,7 @@ export function Compare({ graph }: { graph: Graph }) {
         <select value={now?.other.view.slug ?? ""} onChange={(event) => void store.compareWith(event.currentTarget.value)}>
           <option value="">choose a graph</option>
           {choices.value.map((entry) => (
-            <option value={entry.slug}>{entry.title || entry.slug}</option>
+            <option key={entry.slug} value={entry.slug}>{entry.title || entry.slug}</option>
           ))}
         </select>
       </label>
@@ -54,6 +54,9 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
   const anywhere = comparison.anywhere ?? [];
   return (
     <>
+      <p class="both-answers">
+        A says <b>{answerOf(graph)}</b>, B says <b>{answerOf(other)}</b>.
+      </p>
       <p class="status-text" role="status">
         {count(shared.length)} features shared on aligned tokens, {count(onlyA.length)} only in A, {count(onlyB.length)} only in B; {count(anywhere.length)} are in both on some token.
       </p>
@@ -61,7 +64,7 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
         <summary>Shared ({count(shared.length)})</summary>
         <ul class="rows">
           {shared.slice(0, MOST).map(({ a, b, delta }) => (
-            <Row of={graph} row={a} twin={a} value={`${percent(influence(graph, a))} → ${percent(influence(other, b))} ${delta < 0 ? "▾" : "▴"}`} />
+            <Row key={a} of={graph} row={a} twin={a} value={`${percent(influence(graph, a))} → ${percent(influence(other, b))} ${delta < 0 ? "▾" : "▴"}`} />
           ))}
         </ul>
       </details>
@@ -69,7 +72,7 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
         <summary>Only in A ({count(onlyA.length)})</summary>
         <ul class="rows">
           {onlyA.slice(0, MOST).map((row) => (
-            <Row of={graph} row={row} twin={row} value={percent(influence(graph, row))} />
+            <Row key={row} of={graph} row={row} twin={row} value={percent(influence(graph, row))} />
           ))}
         </ul>
       </details>
@@ -77,7 +80,7 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
         <summary>Only in B ({count(onlyB.length)})</summary>
         <ul class="rows">
           {onlyB.slice(0, MOST).map((row) => (
-            <Row of={other} row={row} twin={null} value={percent(influence(other, row))} />
+            <Row key={row} of={other} row={row} twin={null} value={percent(influence(other, row))} />
           ))}
         </ul>
       </details>
@@ -86,7 +89,7 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
           <summary>In both, on any token ({count(anywhere.length)})</summary>
           <ul class="rows">
             {anywhere.slice(0, MOST).map(([, , rowsA, rowsB]) => (
-              <Row of={graph} row={rowsA[0]} twin={rowsA[0]} value={`${rowsA.map((row) => quoted(graph.view.tokens[graph.view.nodes.position[row]])).join(" ")} / ${rowsB.map((row) => quoted(other.view.tokens[other.view.nodes.position[row]])).join(" ")}`} />
+              <Row key={rowsA[0]} of={graph} row={rowsA[0]} twin={rowsA[0]} value={`${rowsA.map((row) => quoted(graph.view.tokens[graph.view.nodes.position[row]])).join(" ")} / ${rowsB.map((row) => quoted(other.view.tokens[other.view.nodes.position[row]])).join(" ")}`} />
             ))}
           </ul>
         </details>
@@ -98,17 +101,25 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
 /** Row of the other graph that is pointed at there; set by its canvas and by lists of what only it has. */
 const hoveredOther = signal<number | null>(null);
 
+/** The likeliest output and its probability. */
+function answerOf(of: Graph): string {
+  const row = strongestLogit(of);
+  return row === null ? "nothing: it has no outputs" : `${nodeName(of, nothing, row)} ${percent(of.view.nodes.activation[row], 0)}`;
+}
+
 function Row({ of, row, twin, value }: { of: Graph; row: number; twin: number | null; value: string }) {
   const point = (on: boolean): void => {
     if (twin !== null) store.hovered.value = on ? twin : null;
     else hoveredOther.value = on ? row : null;
   };
+  const name = nodeName(of, of === store.graph.value ? store.annotations.value : nothing, row);
   return (
     <li>
       <button type="button" class="row" onMouseEnter={() => point(true)} onMouseLeave={() => point(false)} onFocus={() => point(true)} onClick={(event) => twin !== null && store.clickNode(of.view.nodes.id[row], event)}>
         <Glyph kind={of.view.nodes.kind[row]} />
-        <span class="name">{nodeName(of, of === store.graph.value ? store.annotations.value : nothing, row)}</span>
-        <span class="where">{featureKey(of, row) ? featureName(of, row) : ""}</span>
+        <span class="name">{name}</span>
+        {featureKey(of, row) && name !== featureName(of, row) && <span class="where">{featureName(of, row)}</span>}
+        <span class="where">on {quoted(of.view.tokens[of.view.nodes.position[row]])}</span>
         <span class="value">{value}</span>
       </button>
     </li>

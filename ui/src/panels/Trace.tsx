@@ -11,8 +11,9 @@ export function Trace({ prompt = "", onOpen }: { prompt?: string; onOpen: (slug:
   const progress = useSignal<api.Progress | null>(null);
   const failure = useSignal<string | null>(null);
   const job = useSignal<(() => void) | null>(null);
+  /** A trace that runs goes on: it is listed on the start page, and can be stopped there. */
   const close = (): void => {
-    job.value?.();
+    if (progress.value) store.say("The trace goes on; it is listed under All graphs.");
     store.overlay.value = null;
   };
   const start = async (): Promise<void> => {
@@ -28,8 +29,10 @@ export function Trace({ prompt = "", onOpen }: { prompt?: string; onOpen: (slug:
       const slug = await running.done;
       if (slug !== null) {
         job.value = null;
-        store.overlay.value = null;
-        onOpen(slug);
+        if (store.overlay.value === "trace") {
+          store.overlay.value = null;
+          onOpen(slug);
+        } else store.say("The trace is done; it is listed under All graphs.");
         return;
       }
       store.say("Cancelled; nothing was saved.");

@@ -1,9 +1,8 @@
 // What a new reader does first, ticked off while they do it; gone once there is a supernode.
 import { effect, signal } from "@preact/signals";
 import * as edits from "../edits.ts";
-import type { Graph } from "../graph.ts";
+import { type Graph, strongest } from "../graph.ts";
 import * as store from "../store.ts";
-import { Kind } from "../types.ts";
 import { CTRL } from "../widgets.tsx";
 
 const dismissed = signal(store.stored("steps-dismissed", false));
@@ -11,16 +10,6 @@ const clicked = signal(false);
 effect(() => {
   if (store.selected.value) clicked.value = true;
 });
-
-/** The features that carry most of the influence, the likeliest output, and the tokens that matter. */
-export function strongest(graph: Graph, features: number): string[] {
-  const { id, kind, activation } = graph.view.nodes;
-  const rows = [...Array(graph.size).keys()];
-  const best = (wanted: Kind, most: number, by: (row: number) => number): number[] =>
-    rows.filter((row) => kind[row] === wanted).sort((a, b) => by(b) - by(a)).slice(0, most);
-  const influence = (row: number): number => graph.influence[row] || -graph.rank[row];
-  return [...best(Kind.Logit, 1, (row) => activation[row] ?? 0), ...best(Kind.Feature, features, influence), ...best(Kind.Embedding, 3, influence)].map((row) => id[row]);
-}
 
 export function FirstSteps({ graph }: { graph: Graph }) {
   const { pins, supernodes } = store.annotations.value;

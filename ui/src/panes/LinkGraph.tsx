@@ -4,7 +4,7 @@ import type { Theme } from "../colour.ts";
 import { type Link, strongestFlows } from "../draw.ts";
 import { edgePasses } from "../filters.ts";
 import { count, nodeLine, nodeName, percent, quoted } from "../format.ts";
-import { edgesAt, featureKey, type Graph } from "../graph.ts";
+import { edgesAt, featureKey, featurePlaces, type Graph, strongestLogit } from "../graph.ts";
 import type { LinkLayout } from "../layout.ts";
 import { connections } from "../links.ts";
 import * as store from "../store.ts";
@@ -174,7 +174,7 @@ const NONE: number[] = [];
 function stepFor(event: KeyboardEvent, graph: Graph, layout: LinkLayout, walk: Walk | null, mask: Uint8Array): Step | null {
   if (event.ctrlKey || event.metaKey || event.altKey || !event.key.startsWith("Arrow")) return null;
   const here = store.selectedRows.value[0];
-  if (here === undefined) return { row: strongestLogit(graph), walk: null };
+  if (here === undefined) return { row: strongestLogit(graph) ?? 0, walk: null };
   switch (event.key) {
     case "ArrowDown":
       return along(graph, here, "in", mask);
@@ -185,24 +185,6 @@ function stepFor(event: KeyboardEvent, graph: Graph, layout: LinkLayout, walk: W
       return (walk && !event.shiftKey && instead(graph, walk, by, mask)) || sideways(graph, layout, here, by, mask);
     }
   }
-}
-
-export function strongestLogit(graph: Graph): number {
-  const { kind, activation } = graph.view.nodes;
-  let best = 0;
-  for (let row = 0; row < graph.size; row++) if (kind[row] === 3 && (kind[best] !== 3 || (activation[row] ?? 0) > (activation[best] ?? 0))) best = row;
-  return best;
-}
-
-/** Rows of every feature that is active at more than one position. */
-export function featurePlaces(graph: Graph): Map<string, number[]> {
-  const places = new Map<string, number[]>();
-  for (let row = 0; row < graph.size; row++) {
-    const key = featureKey(graph, row);
-    if (key) places.set(key, [...(places.get(key) ?? []), row]);
-  }
-  for (const [key, rows] of places) if (rows.length < 2) places.delete(key);
-  return places;
 }
 
 function Tooltip({ graph, row, detailed }: { graph: Graph; row: number; detailed: boolean }) {

@@ -47,6 +47,8 @@ export async function open(slug: string, nodeId?: string): Promise<void> {
       pair.value = null;
       beginWork(slug, name, own);
       selected.value = nodeId && built.row.has(nodeId) ? nodeId : null;
+      if (view.has_study && !api.inlined) drawer.value = "study";
+      else if (drawer.value === "study") drawer.value = null;
       graph.value = built;
     });
   } catch (error) {

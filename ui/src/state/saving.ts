@@ -3,7 +3,7 @@
 //   saved ──edit──▶ waiting ──a moment──▶ saving ──▶ saved
 //                      ▲                    │ refused for another's revision: merge, save again
 //                      │                    │ no answer, a server that is busy or was restarted: ▼
-//                      └──edit── failed ◀───┴──▶ retrying ──after 0.5 s, 1 s, 2 s … 15 s, or when asked──▶ saving
+//                      └──edit── failed ◀───┴──▶ retrying ──after 0.5 s, 1 s, 2 s … 15 s, or when asked: again
 //
 // Whatever the state, what is not saved is also in a draft that outlives the page.
 import { type Signal, signal } from "@preact/signals";
@@ -125,7 +125,7 @@ export class Saver {
   private async attempt(): Promise<void> {
     const { graph, slug } = this;
     for (let merges = 0; this.graph === graph && this.now.value !== this.base; ) {
-      this.state.value = "saving";
+      if (this.state.value !== "retrying") this.state.value = "saving"; // what is said of a failure stays until one works
       const sent = this.now.value;
       try {
         const revision = await this.place.save(slug, this.revision, sent);
