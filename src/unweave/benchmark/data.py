@@ -126,6 +126,9 @@ def read_circuit(path: str | Path) -> KnownCircuit:
 
     Raises:
         FileError: not a file of this kind.
+
+    >>> import unweave                                                        # doctest: +SKIP
+    >>> unweave.read_circuit("known/two-hop-0/circuit.json").inputs[0].edges  # doctest: +SKIP
     """
     content = read_object(path)
     if content.get("schema_version") != SCHEMA_VERSION:
