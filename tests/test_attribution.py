@@ -214,3 +214,12 @@ def test_edges_that_are_not_finite_are_refused(tiny, monkeypatch):
     monkeypatch.setattr(sources.Sources, "_contract", overflowing)
     with pytest.raises(InexactAttribution, match="gradients outgrow float32; load it with --dtype float64"):
         unweave.attribute(tiny("llama", "clt"), PROMPT)
+
+
+def test_rows_folded_one_by_one_give_the_same_graph(tiny, monkeypatch):
+    model = tiny("llama", "jumprelu", "float64")
+    together = unweave.attribute(model, PROMPT, max_features=12)
+    monkeypatch.setattr("unweave.attribution.limited.NUMBERS_AT_ONCE", 1)
+    alone = unweave.attribute(model, PROMPT, max_features=12)
+    assert torch.equal(together.rows.column, alone.rows.column)
+    assert torch.allclose(together.rows.value, alone.rows.value, rtol=1e-12)

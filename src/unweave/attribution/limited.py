@@ -19,8 +19,8 @@ from .sources import Sources
 FEATURES_IN_FIRST_ROUND = 256
 """How many features are added between two rankings at first; later as many as there are, so that all rankings together
 read every row about twice."""
-AT_ONCE = 128
-"""Rows that are ranked or folded at a time."""
+NUMBERS_AT_ONCE = 1 << 20
+"""Of rows that are ranked or folded at a time, on all columns; of long prompts that is a single row."""
 
 
 def most_influential(
@@ -55,16 +55,18 @@ def most_influential(
     weight = torch.zeros(n_columns + n_logits)
     weight[n_columns:] = weights
 
+    each = max(1, NUMBERS_AT_ONCE // n_columns)
+
     def spread(group: Tensor, amounts: Tensor, received: Tensor) -> None:
         # A layer's targets of one position see the same columns.
         for where in position[group].unique().tolist():
             here = position[group] == where
             names, shares = group[here].tolist(), amounts[here]
             seen = sources.visible(min(int(depth[names[0]]), sources.n_layers), where)
-            for begin in range(0, len(names), AT_ONCE):
-                rows = torch.stack([store.row(name) for name in names[begin : begin + AT_ONCE]]).abs()
+            for begin in range(0, len(names), each):
+                rows = torch.stack([store.row(name) for name in names[begin : begin + each]]).abs()
                 sums = rows.sum(1, dtype=torch.float64).clamp_min(1e-10)
-                part = shares[begin : begin + AT_ONCE].double() / sums
+                part = shares[begin : begin + each].double() / sums
                 received.index_add_(0, seen, (part.to(rows) @ rows).to(received))
 
     ranking = sweep(depth, has_row, weight, spread)[:n_features]
@@ -98,7 +100,7 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
         for _, at, _ in asked
     )
     column, value = torch.empty(most, dtype=torch.int32), torch.empty(most, dtype=store.dtype)
-    counts, end = [], 0
+    counts, end, each = [], 0, max(1, NUMBERS_AT_ONCE // n_columns)
     errors = torch.arange(n_features, n_columns)
     for (at, where), same in groupby(asked, key=lambda one: one[1:]):
         names = [name for name, _, _ in same]
@@ -108,8 +110,8 @@ def folded_rows(store: RowStore, sources: Sources, chosen: Int[Tensor, " chosen"
         # A layer's features of one position are neighbours, so sums over neighbours are what goes to each error.
         lengths = sources.first_feature[:at].diff(dim=1).flatten()
         columns = torch.cat([here, errors])
-        for begin in range(0, len(names), AT_ONCE):
-            rows = torch.stack([store.row(name) for name in names[begin : begin + AT_ONCE]])
+        for begin in range(0, len(names), each):
+            rows = torch.stack([store.row(name) for name in names[begin : begin + each]])
             dense = rows.new_zeros(len(rows), n_columns)
             dense[:, seen] = rows
             # Chosen features below the target keep their weights; they are set to 0, so that the sums over a layer's
