@@ -34,7 +34,7 @@ class CataloguePair(NamedTuple):
     """A layer; None: not known here, or not the same everywhere."""
     kind: str
     gigabytes: float | None
-    """About what the dictionary's files take, from their shapes; None: not known here."""
+    """About what the dictionary's files take, from their shapes or as listed on the hub; None: not known here."""
 
 
 def _gigabytes(layers: int, features: int, d: int, width: int, slots: float = 1.0) -> float:
@@ -118,7 +118,7 @@ PAIRS: dict[str, CataloguePair] = {
             16,
             131072,
             "skip",
-            _gigabytes(16, 131072, 2048, 2),
+            32.0,
         ),
         CataloguePair(
             "llama-clt",
