@@ -72,8 +72,8 @@ def explanation(model: Any, pair: dict[str, str], given: bool) -> dict[str, Any]
     found = unweave.explain(model, pair["prompt"], instead=pair["instead"] if given else None)
     seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
     again = [holds for _, _, holds in found.check()]
-    instead, rephrased = found.contrast.instead, []
-    for frame in REPHRASED if instead is not None else ():
+    instead, rephrased = found.contrast.instead or "", []
+    for frame in REPHRASED if instead else ():
         try:
             checked = found.check(frame.format(pair["prompt"]), frame.format(instead.strip()))
             rephrased.append([holds for _, _, holds in checked])
@@ -199,9 +199,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
                 _share(f"  {name}", [holds for part in both for kind_, holds in part if kind_ == name])
             arrows = [row["arrows"] for row in of if row["arrows"]]
             total = sum(one["arrows"] for one in arrows)
-            print(
-                f"  arrows {total}, right signs {sum(one['arrows'] * one['signs'] for one in arrows) / max(1, total):.3f}"
-            )
+            right = sum(one["arrows"] * one["signs"] for one in arrows)
+            print(f"  arrows {total}, right signs {right / max(1, total):.3f}")
             _line("Spearman", [one["spearman"] for one in arrows if one["spearman"] is not None])
             print(f"  random parts that would pass: {sum(r['mistakes'] for r in of)} of {sum(r['draws'] for r in of)}")
             print(f"  groups named: {sum(r['named'] for r in of)} of {sum(r['groups'] for r in of)}")

@@ -391,3 +391,19 @@ def test_keys_and_values_of_a_beginning_are_those_of_the_weights(model):
     assert (
         float(changed) == pytest.approx(float(wanted[3] - wanted[8]), abs=1e-4) and abs(float(changed - before)) > 1e-3
     )
+
+
+def test_an_answer_that_hangs_on_nothing_found_is_said_to(model, run, tiny_folders):
+    found = unweave.explain(model, [3], baseline="zero")
+    assert not found.found and not found.groups and json.loads(json.dumps(found.facts, allow_nan=False))
+    assert found.markdown and found.picture and found.check() == []
+    folder, _ = tiny_folders("llama", "jumprelu")
+    code, out, err = run("explain", "3", "--ids", "-m", folder, "--baseline", "zero")
+    assert code == 0 and "Nothing was found" in out, err
+
+
+def test_a_contrast_that_changes_next_to_nothing_is_refused(model, monkeypatch):
+    monkeypatch.setattr("unweave.explanation.explaining.LITTLE", 1e6)
+    with pytest.raises(PromptError, match="by only"):
+        unweave.explain(model, PROMPT, instead=INSTEAD)
+    assert not unweave.explain(model, PROMPT, baseline="zero").found

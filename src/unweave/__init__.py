@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .errors import UnweaveError as UnweaveError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.results import Evaluation as Evaluation
+    from .explanation.comparing import compare_explanations as compare_explanations
     from .explanation.explaining import explain as explain
     from .explanation.result import Explanation as Explanation
     from .features.attribute import attribute as attribute
@@ -66,6 +67,8 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .interventions.steering import Sweep as Sweep
     from .interventions.steering import swap as swap
     from .interventions.steering import sweep as sweep
+    from .many.explaining import ExplainOptions as ExplainOptions
+    from .many.explaining import explain_many as explain_many
     from .many.lines import TraceOptions as TraceOptions
     from .many.run import trace_many as trace_many
     from .models.language_model import LanguageModel as LanguageModel
@@ -144,6 +147,7 @@ _HOMES = {
     "compare": "graphs.comparison",
     "estimate": "attribution.estimate",
     "evaluate": "evaluation.evaluate",
+    "compare_explanations": "explanation.comparing",
     "explain": "explanation.explaining",
     "feature_page": "features.details",
     "first_order_effects": "interventions.attribution_patching",
@@ -180,6 +184,8 @@ _HOMES = {
     "swap": "interventions.steering",
     "sweep": "interventions.steering",
     "total_effects": "graphs.totals",
+    "ExplainOptions": "many.explaining",
+    "explain_many": "many.explaining",
     "trace_many": "many.run",
     "train": "training.loop",
     "validate": "validation.validate",

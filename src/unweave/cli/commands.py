@@ -14,7 +14,7 @@ from ..base.fetching import ASK_ABOVE, ask_above, in_words
 from ..errors import OptionError
 
 HINTS = {
-    "compare": "graphs are compared in the browser: unweave serve",
+    "diff": "explanations are compared by: unweave compare; graphs in the browser: unweave serve",
     "generate": "the model writes on, default and steered, with: unweave steer PROMPT --generate 20",
     "claims": "a claims file is checked by: unweave validate --claims FILE",
     "evaluate": "a dictionary is judged by: unweave eval; a graph is tested by: unweave validate GRAPH",

@@ -8,6 +8,7 @@ import typer
 
 from ..base.parsing import prompt_of, target_of
 from ..errors import OptionError, PromptError
+from .many import explain_prompts
 from .terminal import AsJson, Model, escaped, print_json, progress, stderr, stdout
 
 BASELINES = ("auto", "mean", "zero")
@@ -15,7 +16,7 @@ SUFFIXES = {".json": "facts", ".md": "report", ".svg": "picture", ".yaml": "clai
 
 
 def explain(
-    prompt: Annotated[str, typer.Argument(help="The text whose next token is to be explained.")],
+    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is to be explained.")] = None,
     instead: Annotated[
         str | None,
         typer.Option(metavar="PROMPT", help="A prompt of as many tokens with another answer. Default: one is found."),
@@ -35,6 +36,11 @@ def explain(
     baseline: Annotated[
         str, typer.Option(help="Without --instead: auto (a prompt that is found, else mean), mean or zero.")
     ] = "auto",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL file of prompts, one per line, to explain into the folder --out."),
+    ] = None,
+    workers: Annotated[str, typer.Option(help="With --prompts: the number of processes, or ray, or ray:N.")] = "1",
     ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
     out: Annotated[
         Path | None,
@@ -49,12 +55,24 @@ def explain(
 ) -> None:  # fmt: skip
     """Say why: what the answer hangs on, by which way, what works against it; every sentence measured."""
     begin = time.perf_counter()
+    _check(units, groups, baseline)
+    wanted = None if target is None else target_of(target)
+    if prompts is not None:
+        if prompt is not None or instead is not None or ids or features is not None:
+            raise OptionError(
+                "--prompts takes the place of PROMPT, and goes without --instead, --ids and --features; a line may "
+                "hold instead, and ids in place of text"
+            )
+        return explain_prompts(
+            prompts, out, model=model, dtype=dtype, device=device, workers=workers, as_json=as_json,
+            options={"target": wanted, "groups": groups, "baseline": baseline},
+        )  # fmt: skip
+    if prompt is None:
+        raise OptionError("nothing to explain; give a PROMPT, or --prompts FILE")
     files = {} if out is None else _files(out)
     asked: list[Any] = [None if text is None else prompt_of(text, ids) for text in (prompt, instead)]
-    wanted = None if target is None else target_of(target)
     if asked[0] == asked[1]:
         raise PromptError("--instead is the same prompt; give one with another answer")
-    _check(units, groups, baseline)
     question = {
         "model": model, "dtype": dtype, "target": target, "instead": instead, "units": units, "groups": groups,
         "baseline": baseline, "ids": ids,

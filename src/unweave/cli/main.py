@@ -12,6 +12,7 @@ from ..version import __version__
 from . import (
     attend,
     benchmark,
+    compare,
     eval,
     explain,
     export,
@@ -109,6 +110,7 @@ def options(
 for command in (
     trace.trace,
     explain.explain,
+    compare.compare,
     steer.steer,
     attend.attend,
     validate.validate,

@@ -50,6 +50,11 @@ class Chosen:
     """As `swapped`, for as many random neurons of the same layers and tokens."""
 
 
+def nothing_chosen() -> Chosen:
+    """No units."""
+    return Chosen(NeuronPlaces.of([]), (), (), 0.0, 0.0, torch.zeros(0))
+
+
 def choose(contrast: Contrast, stages: Sequence[Stage], most: int = MOST) -> Chosen:
     """For each stage the fewest neurons (greedily) that carry 0.8 of what it carries; at most `most` in all."""
     chosen, owner, carried = NeuronPlaces.of([]), [], []

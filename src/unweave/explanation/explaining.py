@@ -8,11 +8,11 @@ from ..errors import OptionError, PromptError
 from ..interventions.live import check_supported, heads_of, run
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
-from .choose import DRAWS, choose, single_effects
+from .choose import DRAWS, choose, nothing_chosen, single_effects
 from .contrast import contrast_of
 from .groups import DEFAULT, METHODS, PartGroup, Profiles, make_groups
 from .maps import Contrast, leading_heads, patching_maps, stages
-from .measure import measure
+from .measure import measure, nothing_measured
 from .names import with_names
 from .result import Explanation
 from .say import sentences
@@ -80,9 +80,11 @@ def explain(
     progress(0.0, "looking for the contrast")
     contrast = contrast_of(language_model, prompt, target, instead, baseline)
     if not contrast.positions or abs(contrast.whole) < LITTLE:
+        if instead is None:  # nothing is held against it that changes the answer: nothing can be found
+            return Explanation(contrast, {}, (), nothing_chosen(), (), nothing_measured(contrast), ())
         raise PromptError(
-            f"the contrast changes the lead of {language_model.token_text(contrast.question.answer)!r} by only "
-            f"{contrast.whole:.2f} logits; give another with instead="
+            f"the prompt to contrast with (instead) changes the lead of "
+            f"{language_model.token_text(contrast.question.answer)!r} by only {contrast.whole:.2f} logits; give another"
         )
     progress(0.1, "where")
     maps = patching_maps(contrast)

@@ -1,5 +1,6 @@
 """Every group and arrow in the real model, all live: swapped, alone and with the others held, beside controls."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -105,6 +106,8 @@ def measure(
 ) -> Measured:
     """Swap each group, each with the others held, and each with all others but one held; then random groups. What a
     response graph predicts of each is put beside it."""
+    if not groups:
+        return nothing_measured(contrast)
     model, ids, question = contrast.model, contrast.ids, contrast.question
     count = heads_of(model)
     gauges = [group.part.gauge(contrast.here, contrast.there, count) for group in groups]
@@ -175,6 +178,13 @@ def measure(
         float(ran.answer[0]),
         float(contrast.there.logits.softmax(-1)[question.answer]),
     )
+
+
+def nothing_measured(contrast: Contrast) -> Measured:
+    """No groups: the answer's probability alone."""
+    answer = contrast.question.answer
+    own, other = (float(inside.logits.softmax(-1)[answer]) for inside in (contrast.here, contrast.there))
+    return Measured((), (), 0.0, own, int(contrast.here.logits.argmax()), 0.0, 0.0, own, other)
 
 
 def _held(held: Sequence[list[Put]], but: set[int] | set[int | None]) -> list[Put]:
@@ -271,4 +281,5 @@ def agreement_of_arrows(arrows: Sequence[Arrow]) -> ArrowAgreement | None:
         return None
     right = sum((arrow.predicted > 0) == (arrow.moved > 0) for arrow in passed)
     columns = (torch.tensor([[getattr(arrow, name) for arrow in arrows]]) for name in ("predicted", "moved"))
-    return ArrowAgreement(len(passed), right / len(passed), float(spearman(*columns)) if len(arrows) > 2 else None)
+    ranks = float(spearman(*columns)) if len(arrows) > 2 else math.nan
+    return ArrowAgreement(len(passed), right / len(passed), ranks if math.isfinite(ranks) else None)

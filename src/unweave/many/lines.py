@@ -114,7 +114,7 @@ def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options
     """
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
-        place, lines = str(path), _lines(path)
+        place, lines = str(path), jsonl_lines(path)
     else:
         place, lines = (
             "the prompts",
@@ -141,7 +141,12 @@ def read_prompts(source: str | Path | Sequence[str | Mapping[str, Any]], options
     return list(found.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The lines of a JSONL file, each with its number.
+
+    Raises:
+        PromptError: it cannot be read, or a line is no JSON.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

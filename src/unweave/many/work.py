@@ -22,7 +22,7 @@ from ..graphs.pruning import prune
 from ..models.chats import chat_text, conversation_text
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel, load
-from .lines import Request
+from .lines import PromptJob, Request
 
 STRONGEST = 10
 """Features of a graph that the index names."""
@@ -47,6 +47,10 @@ class Source:
     max_memory: str | int | None = None
     """Of each process; see `attribute`."""
 
+    def open(self) -> "Tools":
+        """Load it; see `open_tools`."""
+        return open_tools(self)
+
 
 class Tools(NamedTuple):
     """A source, loaded."""
@@ -56,6 +60,10 @@ class Tools(NamedTuple):
     identity: dict[str, str]
     """What tells it from others: names, and hashes of weights."""
     max_memory: str | int | None = None
+
+    def work(self, job: PromptJob) -> "Traced":
+        """Trace one prompt; an error becomes a fact."""
+        return trace(self, job.request, job.digest)
 
 
 class Traced(NamedTuple):

@@ -11,13 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
 from ..errors import ModelError, OptionError, UnweaveError
-from .lines import PromptJob
-from .work import Source, Tools, Traced, open_tools, trace
+from .work import Traced
 
 CPUS_OF_A_WORKER = 4
 """On a cluster, where no number of workers is given."""
@@ -27,7 +26,39 @@ RETRIES = 1
 Identify = Callable[[dict[str, str]], object]
 """Called with what each worker has loaded, before it is given a prompt; raises if that is something else than it
 should be."""
-Found = Generator[tuple[PromptJob, Traced], None, None]
+
+
+@runtime_checkable
+class AnyTools(Protocol):
+    """A source, loaded: what it is, and the work on one prompt."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells it from others."""
+        ...
+
+    def work(self, job: Any) -> Traced:
+        """Do it; an error becomes a fact."""
+        ...
+
+
+@runtime_checkable
+class AnySource(Protocol):
+    """A dataclass that says by name what every process loads."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def device(self) -> str:
+        """Of torch."""
+        ...
+
+    def open(self) -> AnyTools:
+        """Load it."""
+        ...
+
+
+Found = Generator[tuple[Any, Traced], None, None]
 
 
 def parse_workers(text: str | int) -> tuple[bool, int | None]:
@@ -48,7 +79,7 @@ def parse_workers(text: str | int) -> tuple[bool, int | None]:
     return kind == "ray", int(count)
 
 
-def work(source: Source, jobs: Sequence[PromptJob], workers: str | int, identify: Identify) -> Found:
+def work(source: AnySource, jobs: Sequence[Any], workers: str | int, identify: Identify) -> Found:
     """Trace prompts, and yield what became of each as it is done.
 
     Raises:
@@ -58,10 +89,10 @@ def work(source: Source, jobs: Sequence[PromptJob], workers: str | int, identify
     if ray:
         yield from _on_ray(source, jobs, count, identify)
     elif count == 1 or len(jobs) < 2:
-        tools = open_tools(source)
+        tools = source.open()
         identify(tools.identity)
         for job in jobs:
-            yield job, trace(tools, job.request, job.digest)
+            yield job, tools.work(job)
     else:
         yield from _in_processes(source, jobs, min(count or 1, len(jobs)), identify)
 
@@ -86,8 +117,8 @@ class _Worker(NamedTuple):
     connection: Connection
 
 
-def _in_processes(source: Source, jobs: Sequence[PromptJob], count: int, identify: Identify) -> Found:
-    waiting, busy = deque(jobs), dict[Connection, tuple[_Worker, PromptJob | None]]()
+def _in_processes(source: AnySource, jobs: Sequence[Any], count: int, identify: Identify) -> Found:
+    waiting, busy = deque(jobs), dict[Connection, tuple[_Worker, Any | None]]()
     threads = max(1, torch.get_num_threads() // count)
     gpus = torch.cuda.device_count() if source.device == "cuda" else 0
 
@@ -135,7 +166,7 @@ def _in_processes(source: Source, jobs: Sequence[PromptJob], count: int, identif
             _stop(worker)
 
 
-def _start(number: int, source: Source) -> _Worker:
+def _start(number: int, source: AnySource) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a fork after torch has run threads may hang
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(source, theirs), daemon=True)
@@ -150,21 +181,21 @@ def _stop(worker: _Worker) -> None:
     worker.connection.close()
 
 
-def _serve(source: Source, connection: Connection) -> None:
+def _serve(source: AnySource, connection: Connection) -> None:
     """A worker's life: load, then trace what comes, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.disable(logging.WARNING)
     try:
-        tools = open_tools(source)
+        tools = source.open()
     except UnweaveError as error:
         connection.send(type(error)(str(error)))
         return
     connection.send(tools.identity)
     with suppress(EOFError, OSError):
         while True:
-            job: PromptJob = connection.recv()
-            connection.send(trace(tools, job.request, job.digest))
+            job: Any = connection.recv()
+            connection.send(tools.work(job))
 
 
 def _end_with_parent() -> None:
@@ -184,12 +215,12 @@ def _ending(code: int | None) -> str:
 class _Actor:
     """A worker on a cluster; it may be started anew elsewhere, so it loads when it is first asked."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: AnySource):
         self.source, self.tools = source, None
 
-    def _open(self) -> Tools:
+    def _open(self) -> AnyTools:
         if self.tools is None:
-            self.tools = open_tools(self.source)
+            self.tools = self.source.open()
         return self.tools
 
     def identity(self) -> dict[str, str] | UnweaveError:
@@ -198,11 +229,11 @@ class _Actor:
         except UnweaveError as error:
             return type(error)(str(error))
 
-    def trace(self, job: PromptJob) -> Traced:
-        return trace(self._open(), job.request, job.digest)
+    def trace(self, job: Any) -> Traced:
+        return self._open().work(job)
 
 
-def _on_ray(source: Source, jobs: Sequence[PromptJob], count: int | None, identify: Identify) -> Found:
+def _on_ray(source: AnySource, jobs: Sequence[Any], count: int | None, identify: Identify) -> Found:
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
@@ -223,7 +254,7 @@ def _on_ray(source: Source, jobs: Sequence[PromptJob], count: int | None, identi
         own = replace(source, threads=max(1, int(cpus)))
         kind: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)
         actors = [kind.remote(own) for _ in range(number)]
-        waiting, busy = deque(jobs), dict[Any, tuple[Any, PromptJob | None]]()
+        waiting, busy = deque(jobs), dict[Any, tuple[Any, Any | None]]()
         for actor in actors:
             busy[actor.identity.remote()] = (actor, None)
         while busy:
