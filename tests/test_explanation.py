@@ -206,7 +206,17 @@ def test_a_token_that_is_not_said_is_a_question_why_not(model):
     said = int(look(model, torch.tensor(INSTEAD)).logits.argmax())
     found = unweave.explain(model, PROMPT, target=said, instead=INSTEAD, draws=3)
     assert found.contrast.lead < 0 < found.contrast.other
-    assert found.contrast.question.answer == said
+    assert found.contrast.question.answer == said and found.headline.count("why not")
+    (change,) = [sentence for sentence in found.sentences if sentence.kind == "change"]
+    contrast = found.contrast
+    ran = run(contrast.model, contrast.ids, contrast.question, [change.test.swap.put(contrast.there, 4)])
+    assert ("comes first (of" in change.text) == (int(ran.rank[0]) == 1)
+    assert float(contrast.share(ran.lead)[0]) == pytest.approx(change.test.value, abs=1e-5)
+    if int(ran.rank[0]) == 1:
+        for group in change.groups:  # none can be left out
+            less = [found.groups[other].part for other in change.groups if other != group]
+            puts = [put for part in less for put in part.put(contrast.there, 4)]
+            assert int(run(contrast.model, contrast.ids, contrast.question, [puts]).rank[0]) > 1
 
 
 def test_parts_by_words():

@@ -12,18 +12,24 @@ TITLES = {
     "chain": "The chain",
     "direct": "What speaks for it at the end",
     "against": "What works against it",
+    "change": "What would have to change",
     "together": "What is not explained",
+}
+WHY_NOT = {
+    "hangs": "What holds it back",
+    "direct": "What speaks against it at the end",
+    "against": "What works for it",
 }
 
 
 def show_explanation(facts: dict[str, Any], console: Console) -> None:
     """Print the sentences under what they are about."""
     console.print(f"[bold]{escaped(facts['headline'])}[/]", highlight=False)
-    last = ""
+    last, titles = "", TITLES | (WHY_NOT if facts["why_not"] else {})
     for number, sentence in enumerate(facts["sentences"], 1):
         if sentence["kind"] != last:
             last = sentence["kind"]
-            console.print(f"\n[bold]{TITLES[last]}[/]", highlight=False)
+            console.print(f"\n[bold]{titles[last]}[/]", highlight=False)
         console.print(f"{number:>2}. {escaped(sentence['text'])}", highlight=False)
     if not facts["found"]:
         console.print(f"\n{NOTHING}", highlight=False)

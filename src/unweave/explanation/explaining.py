@@ -8,6 +8,7 @@ from ..errors import OptionError, PromptError
 from ..interventions.live import check_supported, heads_of, run
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
+from .change import smallest_change
 from .choose import DRAWS, choose, nothing_chosen, single_effects
 from .contrast import contrast_of
 from .groups import DEFAULT, METHODS, PartGroup, Profiles, make_groups
@@ -105,7 +106,8 @@ def explain(
     made = with_names(contrast, made, effects, labels)
     progress(0.6, "measuring")
     measured = measure(contrast, made, draws)
-    said = tuple(sentences(contrast, made, measured))
+    change = smallest_change(contrast, made, measured, draws) if contrast.why_not else None
+    said = tuple(sentences(contrast, made, measured, change))
     progress(1.0, "done")
     return Explanation(contrast, maps, heads, chosen, made, measured, said)
 

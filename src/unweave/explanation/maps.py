@@ -49,6 +49,11 @@ class Contrast:
         """What there is to explain: by how much the lead falls when everything is swapped."""
         return self.lead - self.other
 
+    @property
+    def why_not(self) -> bool:
+        """Whether the answer is a token that the model does not say."""
+        return int(self.here.logits.argmax()) != self.question.answer
+
     def share(self, lead: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """By which share of `whole` a lead is lower."""
         return (self.lead - lead) / self.whole

@@ -87,9 +87,10 @@ class Explanation:
                 against = "against the model's mean values over text"
             case _:
                 against = "against zero"
-        return (
-            f"{self.prompt!r} -> {self.answer!r} ({100 * measured.answer:.1f}%) rather than {self.rival!r}, {against}"
-        )
+        said = f"({100 * measured.answer:.1f}%) rather than {self.rival!r}, {against}"
+        if contrast.why_not:
+            return f"{self.prompt!r}: why not {self.answer!r} {said}"
+        return f"{self.prompt!r} -> {self.answer!r} {said}"
 
     @property
     def legend(self) -> str:
@@ -151,6 +152,7 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
         "lead": contrast.lead,
         "difference": contrast.whole,
         "found": explanation.found,
+        "why_not": contrast.why_not,
         "sentences": [
             {
                 "text": sentence.text,

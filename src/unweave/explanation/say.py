@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..interventions.live import heads_of, run
 from ..interventions.parts import Part
+from .change import Change, changed_part
 from .groups import PartGroup
 from .maps import Contrast
 from .measure import NOTABLE_ARROW, Arrow, Effect, Measured
@@ -17,7 +18,7 @@ HALF = 0.5
 """A claim holds where at least so much of the measured effect is found again."""
 HANGS, CHAIN, DIRECT, AGAINST = 3, 5, 3, 3
 """Sentences of each kind, at most."""
-Kind = Literal["hangs", "chain", "direct", "against", "together"]
+Kind = Literal["hangs", "chain", "direct", "against", "change", "together"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,16 @@ class CheckedSentence:
         return abs(self.control) < abs(self.test.bound)
 
 
-def sentences(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
+def sentences(
+    contrast: Contrast, groups: Sequence[PartGroup], measured: Measured, change: Change | None = None
+) -> list[CheckedSentence]:
     """What is said; a measurement that random groups match is not among it."""
     said = [
         *_hangs(contrast, groups, measured),
         *_chain(contrast, groups, measured),
         *_direct(contrast, groups, measured),
         *_against(contrast, groups, measured),
+        *([] if change is None else [_change(contrast, groups, measured, change)]),
         *_together(contrast, groups, measured),
     ]
     return [sentence for sentence in said if sentence.passed]
@@ -100,9 +104,11 @@ def _hangs(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
         effect, group = measured.effects[number], groups[number]
         if effect.share < NOTABLE_ARROW:
             break
-        strong = effect.answer < measured.answer / 2
+        role = f"{_verb(group, 'is', 'are')} {'necessary' if effect.answer < measured.answer / 2 else 'part of it'}"
+        if contrast.why_not:
+            role = f"{_verb(group, 'holds', 'hold')} {_answer(contrast)} back"
         text = (
-            f"{_capital(group.name)} {_verb(group, 'is', 'are')} {'necessary' if strong else 'part of it'}: with "
+            f"{_capital(group.name)} {role}: with "
             f"{values_of(contrast, _verb(group, 'its', 'their'))}, {_after(contrast, effect, measured.answer)} That is "
             f"{percent(effect.share)} of the difference (random parts: at most {percent(effect.control)})."
         )
@@ -116,7 +122,9 @@ def _after(contrast: Contrast, effect: Effect, before: float) -> str:
     answer, way = _answer(contrast), "falls" if effect.answer < before else "rises"
     random = f"(random parts: {percent(effect.random_answer)})"
     text = f"{answer} {way} from {percent(before)} to {percent(effect.answer)} {random}"
-    if effect.rank > 1:
+    if contrast.why_not and effect.rank == 1:
+        text += " and comes first"
+    elif effect.rank > 1:
         text += f", and {contrast.model.token_text(effect.top)!r} comes first"
     return f"{text}."
 
@@ -163,7 +171,8 @@ def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured)
     for arrow in sorted(arrows, key=lambda arrow: -arrow.moved)[:DIRECT]:
         group = groups[arrow.source]
         text = (
-            f"{_capital(group.place)} {_verb(group, 'speaks', 'speak')} for {_answer(contrast)} directly: swapped with "
+            f"{_capital(group.place)} {_verb(group, 'speaks', 'speak')} {'against' if contrast.why_not else 'for'} "
+            f"{_answer(contrast)} directly: swapped with "
             f"all other groups held, {percent(arrow.moved)} of the difference is gone (random parts: at most "
             f"{percent(arrow.control)}; to first order {percent(arrow.predicted)}){_by(arrow)}."
         )
@@ -179,15 +188,39 @@ def _against(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured
         effect, group = measured.effects[number], groups[number]
         if effect.share > -NOTABLE_ARROW / 2:
             break
+        role = "for it: swapped, it falls further behind" if contrast.why_not else "against it: swapped, the lead over"
+        what = "" if contrast.why_not else f"{_rival(contrast)} grows "
         text = (
-            f"{_capital(group.name)} {_verb(group, 'works', 'work')} against it: swapped, the lead over "
-            f"{_rival(contrast)} grows by {percent(-effect.share)} of the difference (random parts: at most "
-            f"{percent(effect.control)})."
+            f"{_capital(group.name)} {_verb(group, 'works', 'work')} {role} {what}by {percent(-effect.share)} of the "
+            f"difference (random parts: at most {percent(effect.control)})."
         )
         said.append(
             CheckedSentence(text, "against", Test(group.part, Part(), None, effect.share), effect.control, (number,))
         )
     return said
+
+
+def _change(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured, change: Change) -> CheckedSentence:
+    names = "; ".join(groups[number].place for number in change.groups)
+    answer, before = _answer(contrast), percent(measured.answer)
+    count = f"{len(change.groups)} groups" if len(change.groups) > 1 else "one group"
+    random = f"of {change.draws} random sets of parts, {change.random_first or 'none'} would do"
+    if change.rank == 1:
+        less = ", and none of them can be left out" if len(change.groups) > 1 else ""
+        said = f"it is enough to change {count}{less}: with {values_of(contrast)} {answer} rises from {before} to "
+        text = f"For {answer} to be said {said}{percent(change.answer)} and comes first ({random}). They are: {names}."
+    else:
+        top = repr(contrast.model.token_text(change.top))
+        text = (
+            f"Changing {count} that {_verb_of(len(change.groups))} is not enough: with {values_of(contrast)} {answer} "
+            f"goes from {before} to {percent(change.answer)}, and {top} comes first. They are: {names}."
+        )
+    test = Test(changed_part(groups, change), Part(), None, change.share)
+    return CheckedSentence(text, "change", test, change.random, change.groups)
+
+
+def _verb_of(count: int) -> str:
+    return "helps" if count == 1 else "help"
 
 
 def _together(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
