@@ -204,16 +204,17 @@ def _change(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured,
     names = "; ".join(groups[number].place for number in change.groups)
     answer, before = _answer(contrast), percent(measured.answer)
     count = f"{len(change.groups)} groups" if len(change.groups) > 1 else "one group"
+    are = "It is" if len(change.groups) == 1 else "They are"
     random = f"of {change.draws} random sets of parts, {change.random_first or 'none'} would do"
     if change.rank == 1:
         less = ", and none of them can be left out" if len(change.groups) > 1 else ""
-        said = f"it is enough to change {count}{less}: with {values_of(contrast)} {answer} rises from {before} to "
-        text = f"For {answer} to be said {said}{percent(change.answer)} and comes first ({random}). They are: {names}."
+        said = f"it is enough to change {count}{less}: with {values_of(contrast)}, {answer} rises from {before} to "
+        text = f"For {answer} to be said {said}{percent(change.answer)} and comes first ({random}). {are}: {names}."
     else:
         top = repr(contrast.model.token_text(change.top))
         text = (
-            f"Changing {count} that {_verb_of(len(change.groups))} is not enough: with {values_of(contrast)} {answer} "
-            f"goes from {before} to {percent(change.answer)}, and {top} comes first. They are: {names}."
+            f"Changing {count} that {_verb_of(len(change.groups))} is not enough: with {values_of(contrast)}, {answer} "
+            f"goes from {before} to {percent(change.answer)}, and {top} comes first. {are}: {names}."
         )
     test = Test(changed_part(groups, change), Part(), None, change.share)
     return CheckedSentence(text, "change", test, change.random, change.groups)
