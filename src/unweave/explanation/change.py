@@ -57,9 +57,10 @@ def smallest_change(contrast: Contrast, groups: Sequence[PartGroup], measured: M
     draws = min(map(len, drawn))  # of whole MLPs there are only so many other runs of layers
     sets = [[put for some in drawn for put in some[draw].put(contrast.there, count)] for draw in range(draws)]
     control = run(contrast.model, contrast.ids, contrast.question, sets)
+    random = float(contrast.share(control.lead).abs().max()) if draws else 0.0
     return Change(
         tuple(sorted(chosen)), float(contrast.share(ran.lead)[0]), float(ran.answer[0]), int(ran.rank[0]),
-        int(ran.top[0]), float(contrast.share(control.lead).abs().max()) if draws else 0.0, int((control.rank == 1).sum()), draws,
+        int(ran.top[0]), random, int((control.rank == 1).sum()), draws,
     )  # fmt: skip
 
 
