@@ -41,7 +41,7 @@ class ExplainOptions:
     baseline: str = "auto"
 
 
-class _Line(BaseModel):
+class _ExplainLine(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] | None = None
     prompt: Annotated[str | Ids, Field(min_length=1)]
@@ -214,13 +214,13 @@ def read_explain_jobs(
     found: dict[str, ExplainJob] = {}
     for number, content in lines:
         try:
-            line = _Line.model_validate(content)
+            line = _ExplainLine.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"] if part in _Line.model_fields)
+            where = ".".join(str(part) for part in first["loc"] if part in _ExplainLine.model_fields)
             raise PromptError(
                 f"{place}, line {number}: {where or 'the line'}: {first['msg'].lower()}; a line may hold "
-                f"{', '.join(_Line.model_fields)}"
+                f"{', '.join(_ExplainLine.model_fields)}"
             ) from error
         if line.baseline not in (None, "auto", "mean", "zero"):
             raise PromptError(f"{place}, line {number}: baseline {line.baseline!r} is none of auto, mean, zero")
