@@ -14,6 +14,7 @@ from serving import write_document
 from test_cli import IDS, refused
 
 from unweave.cli import commands, terminal
+from unweave.graphs.graph import Graph
 
 COMMAND = [sys.executable, "-c", "from unweave.cli.entry import run; run()"]
 
@@ -226,5 +227,15 @@ def test_a_graph_is_summed_up_again_without_its_model(run, folders, tmp_path):
     assert again["paths"] == first["paths"]
     for mine, told in zip(again["most_influential"], first["features"], strict=True):
         assert mine == told and mine["effect"] is not None
+    assert again["largest_effects"] == first["effects"] and again["bands"] == first["bands"]
+    sizes = [abs(node["effect"]) for node in first["effects"]]
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) == min(8, len(sizes))
+    kept = Graph.load("x.graph.safetensors").provenance.extra["effects"]
+    told = sum(part["effect"] for row in first["bands"] for part in row["effects"])
+    assert told == pytest.approx(sum(kept.values()), rel=1e-5, abs=1e-6)
+    covered = [
+        layer for part in first["bands"][0]["effects"] for layer in range(part["layers"][0], part["layers"][1] + 1)
+    ]
+    assert covered == list(range(len(covered)))
     out = run("info", "x.graph.safetensors")[1]
-    assert "Strongest paths to" in out and "Most influential features" in out and "effect" in out
+    assert "Strongest paths to" in out and "Features with the largest effect" in out and "Where it is made" in out

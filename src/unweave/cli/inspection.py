@@ -109,6 +109,7 @@ def _graph_facts(name: str) -> dict[str, Any]:
         "max_features": facts.max_features, "active_features": facts.active_features, "dtype": facts.dtype,
         "precision": facts.precision, "version": facts.version, "created": facts.created, "origin": facts.origin,
         "input": told.get("input"), "paths": told.get("paths", []), "most_influential": told.get("features", []),
+        "largest_effects": told.get("effects", []), "bands": told.get("bands", []),
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from .show_trace import show_reasons
 
-SUMMARY = ("input", "paths", "most_influential")
+SUMMARY = ("input", "paths", "most_influential", "largest_effects", "bands")
 """Facts of a graph that are shown as a trace shows them."""
 
 
@@ -20,7 +20,7 @@ def show_inspection(facts: dict[str, Any], console: Console) -> None:
         console.print(f"  {key.replace('_', ' '):<22} {escape(_worded(value))}", highlight=False)
 
     if facts["kind"] == "graph" and facts["paths"]:
-        show_reasons({**facts, "features": facts["most_influential"]}, console)
+        show_reasons({**facts, "features": facts["most_influential"], "effects": facts["largest_effects"]}, console)
 
 
 def _worded(value: Any) -> str:

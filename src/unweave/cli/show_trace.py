@@ -26,8 +26,9 @@ def show(facts: dict[str, Any], console: Console) -> None:
 
 
 def show_reasons(facts: dict[str, Any], console: Console) -> None:
-    """Print what pushes the first target: its input, the strongest paths, the most influential features."""
+    """Print what pushes the first target: its input, the strongest paths, where effects come from, the features."""
     _show_paths(facts, console)
+    _show_bands(facts, console)
     _show_features(facts, console)
 
 
@@ -58,8 +59,9 @@ def _show_paths(facts: dict[str, Any], console: Console) -> None:
     straight = ", ".join(f"[bold]{_token(item['token'])}[/] {item['weight']:+.2f}" for item in made["tokens"])
     console.print(f"  tokens, through attention and skip paths: {straight} [dim](logits)[/]", highlight=False)
     console.print(
-        f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all that enters it; features named by "
-        f"the tokens they promote)[/]"
+        f"\n[bold]Strongest paths to[/] [bold cyan]{goal}[/]  [dim](share of all that enters it, together "
+        f"{sum(path['share'] for path in facts['paths']):.1%}; features named by their label or the tokens they "
+        f"promote)[/]"
     )
     for path in facts["paths"]:
         sign = "[green]+[/]" if path["sign"] > 0 else "[red]−[/]"
@@ -75,30 +77,59 @@ def _step(node: dict[str, Any]) -> str:
 
 
 def _promotes(node: dict[str, Any]) -> str:
-    words = " ".join(_token(word.strip()) for word in node["promotes"][:2])
+    promoted = " ".join(_token(word.strip()) for word in node["promotes"][:2])
+    words = _token(node["label"]) if node["label"] else promoted
     return f" [italic]‹{words}›[/]" if words else ""
 
 
+def _show_bands(facts: dict[str, Any], console: Console) -> None:
+    """Where the answer is made: effects by token and thirds of the layers."""
+    if not facts["bands"]:
+        return
+    goal = _token(facts["targets"][0]["token"])
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("on token", max_width=16)
+    for part in facts["bands"][0]["effects"]:
+        table.add_column("layers {}-{}".format(*part["layers"]), justify="right")
+    largest = max(abs(part["effect"]) for row in facts["bands"] for part in row["effects"])
+    for row in facts["bands"]:
+        cells = [part["effect"] for part in row["effects"]]
+        table.add_row(_token(row["token"]), *(_amount(effect, largest) for effect in cells))
+    console.print(
+        f"\n[bold]Where it is made[/]  [dim]effects of features on the logit of[/] [bold cyan]{goal}[/][dim], "
+        f"added up[/]",
+        highlight=False,
+    )
+    console.print(table)
+
+
+def _amount(effect: float, largest: float) -> str:
+    """A signed number, strong where it is large and dim where it is next to nothing."""
+    style = "bold" if abs(effect) > largest / 2 else "dim" if abs(effect) < largest / 20 else ""
+    return f"[{style}]{effect:+.2f}[/]" if style else f"{effect:+.2f}"
+
+
 def _show_features(facts: dict[str, Any], console: Console) -> None:
-    if not facts["features"]:
+    shown = facts["effects"] or facts["features"]
+    if not shown:
         return
     table = Table(
-        title="Most influential features",
+        title="Features with the largest effect" if facts["effects"] else "Most influential features",
         title_style="bold",
         title_justify="left",
         box=None,
         padding=(0, 2),
         header_style="dim",
     )
-    labelled = any(node["label"] for node in facts["features"])
+    labelled = any(node["label"] for node in shown)
     both = labelled and console.width >= WIDE
-    table.add_column("node", min_width=max(len(node["node"]) for node in facts["features"]))
+    table.add_column("node", min_width=max(len(node["node"]) for node in shown))
     table.add_column("on token", max_width=16)
     for heading in ("activation", "influence", "effect"):
         table.add_column(heading, justify="right", min_width=len(heading))
     for heading in ("label", "promotes") if both else ("label" if labelled else "promotes",):
         table.add_column(heading, no_wrap=both, min_width=16)
-    for node in facts["features"]:
+    for node in shown:
         effect = "" if node["effect"] is None else f"{node['effect']:+.2f}"
         promotes = ", ".join(_token(word) for word in node["promotes"])
         words = (
@@ -112,7 +143,7 @@ def _show_features(facts: dict[str, Any], console: Console) -> None:
     goal = _token(facts["targets"][0]["token"])
     console.print(
         f"  [dim]effect: what it adds to the logit of[/] {goal} [dim]in the real model, to first order, with "
-        f"attention frozen[/]",
+        f"attention frozen; influence: its share of all that flows to the answer, without sign[/]",
         highlight=False,
     )
 

@@ -1,8 +1,10 @@
 """A trace in words and numbers: one set of facts, shown to people or given to machines."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..attribution.promoted import promoted_tokens
 from ..graphs.graph import Graph
@@ -10,6 +12,9 @@ from ..graphs.nodes import Node, NodeKind
 from ..graphs.paths import Path, strongest_paths
 from ..interventions.attribution_patching import first_order_effects, target_tokens
 from ..transcoders.replacement import ReplacementModel
+
+BANDS = 3
+"""Thirds of the layers, in which effects are added up."""
 
 
 def summarize(
@@ -30,8 +35,12 @@ def summarize(
     influence = pruned.influence()
     ranked = sorted(list(pruned.nodes)[pruned.nodes.features], key=lambda node: -float(influence[node.row]))[:features]
     effects = pruned.provenance.extra.get("effects") or with_effects(pruned, model).provenance.extra.get("effects", {})
+    adding = sorted(
+        (node for node in list(pruned.nodes)[pruned.nodes.features] if node.id in effects),
+        key=lambda node: -abs(effects[node.id]),
+    )[:features]
     passed = [node for path in strongest for node in path.nodes if node.kind == NodeKind.FEATURE]
-    named = _promoted(model, pruned, [*ranked, *passed])
+    named = _promoted(model, pruned, [*ranked, *adding, *passed])
     kinds = [int((graph.nodes.kind == kind).sum()) for kind in NodeKind]
     return {
         "prompt": facts.prompt,
@@ -48,14 +57,9 @@ def summarize(
         ],
         "input": _input_facts(graph),
         "paths": [_path_facts(path, pruned, named) for path in strongest],
-        "features": [
-            {
-                **_node_facts(node, pruned, named),
-                "influence": float(influence[node.row]),
-                "effect": effects.get(node.id),
-            }
-            for node in ranked
-        ],
+        "features": [_ranked_facts(node, pruned, named, influence, effects) for node in ranked],
+        "effects": [_ranked_facts(node, pruned, named, influence, effects) for node in adding],
+        "bands": _bands(pruned, effects),
         "scores": {"replacement": honest.replacement, "completeness": honest.completeness},
         "scores_position_zero_dropped": {"replacement": dropped.replacement, "completeness": dropped.completeness},
         "unexplained": facts.unexplained,
@@ -89,6 +93,45 @@ def with_effects(graph: Graph, model: ReplacementModel | None) -> Graph:
     rows = range(graph.nodes.features.start, graph.nodes.features.stop)
     found = {graph.nodes[row].id: float(f"{float(effect[row]):.6g}") for row in rows}
     return graph.with_provenance(extra={**graph.provenance.extra, "effects": found})
+
+
+def _bands(graph: Graph, effects: dict[str, float]) -> list[dict[str, Any]]:
+    """Effects of features added up by token and by thirds of the layers, which is where an answer is made at a glance.
+
+    They are sums of first-order effects: what a whole band does together may be more or less.
+    """
+    features = [node for node in list(graph.nodes)[graph.nodes.features] if node.id in effects]
+    if not features:
+        return []
+    layers = (
+        int(graph.nodes.layer[graph.nodes.logits.start]) - 1
+    )  # targets stand above the stream that follows the last
+    edges = sorted({round(layers * part / BANDS) for part in range(BANDS + 1)})
+    found: dict[int, list[float]] = {}
+    for node in features:
+        row = found.setdefault(node.position, [0.0] * (len(edges) - 1))
+        row[max(place for place, first in enumerate(edges[:-1]) if node.layer >= first)] += effects[node.id]
+    return [
+        {
+            "position": position,
+            "token": graph.tokens[position],
+            "effects": [
+                {"layers": [first, last - 1], "effect": effect}
+                for (first, last), effect in zip(pairwise(edges), found[position], strict=True)
+            ],
+        }
+        for position in sorted(found)
+    ]
+
+
+def _ranked_facts(
+    node: Node, graph: Graph, named: dict[tuple[int, int], list[str]], influence: Tensor, effects: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        **_node_facts(node, graph, named),
+        "influence": float(influence[node.row]),
+        "effect": effects.get(node.id),
+    }
 
 
 def _promoted(model: ReplacementModel | None, graph: Graph, nodes: list[Node]) -> dict[tuple[int, int], list[str]]:

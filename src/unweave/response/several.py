@@ -136,6 +136,10 @@ def read_pairs(path: str | Path) -> list[ContrastPair]:
 
     Raises:
         PromptError: the file cannot be read, or a line is something else; the message names it.
+
+    >>> import unweave
+    >>> unweave.read_pairs("pairs.jsonl")[0].instead                         # doctest: +SKIP
+    'The capital of Germany is'
     """
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8-sig").split("\n")
