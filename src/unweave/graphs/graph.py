@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..base.choices import PositionZero, choice
 from ..base.files import write_atomically
+from ..base.jsontext import parse_json
 from ..errors import GraphError, OptionError
 from .checks import check_counts, check_ids, check_sums, check_tensors, checksum, provenance_of
 from .frames import DiGraph, Frames, to_networkx, to_pandas
@@ -360,13 +361,16 @@ class Graph:
         return graph
 
     @staticmethod
-    def peek(path: str | Path) -> "GraphSummary":
+    def peek(path: str | Path, *, parse: Callable[[str], Any] = parse_json) -> "GraphSummary":
         """What a graph file says of itself, from its header and one column: a graph of a gigabyte at once.
+
+        Args:
+            parse: reads the provenance's JSON.
 
         Raises:
             GraphError: as `load`, as far as what is read tells.
         """
-        with open_graph_file(Path(path).expanduser()) as (file, known):
+        with open_graph_file(Path(path).expanduser(), parse) as (file, known):
             return GraphSummary(known, file.get_tensor("nodes.kind"), file.get_slice("rows.column").get_shape()[0])
 
     def damage(self) -> Node | None:

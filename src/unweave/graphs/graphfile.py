@@ -1,6 +1,6 @@
 """The header of a graph file: what is checked before anything is read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +43,13 @@ class GraphSummary(NamedTuple):
 
 
 @contextmanager
-def open_graph_file(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+def open_graph_file(path: Path, parse: Callable[[str], Any] = parse_json) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A graph file and its provenance; whatever is wrong with the file while it is read becomes one line."""
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             _check_header(path, header)
-            yield file, parse_json(header["provenance"])
+            yield file, parse(header["provenance"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise GraphError(f"{path} is not a whole graph file ({error}); trace the prompt again") from error
 

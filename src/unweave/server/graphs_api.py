@@ -46,7 +46,7 @@ Place = Annotated[int, Query(ge=0, lt=1 << 31)]
 def list_graphs(request: Request, server: Shared, wait: bool = True) -> Response:
     """All graphs, the newest first; with `wait=false` what takes longer than a moment to read is `pending`."""
     until = math.inf if wait else time.monotonic() + MOMENT
-    graphs = [server.library.summary(slug, path, until) for slug, path in server.library.paths().items()]
+    graphs = server.library.summaries(until)
     live = server.live
     facts = {"live": live is not None, "model": live and live.name, "transcoders": live and live.model.transcoders.name}
     return answer(request, to_bytes({"graphs": graphs, **facts}))

@@ -17,7 +17,7 @@ from ..base.files import check_writable
 from ..base.jsontext import encodable, parse_json
 from ..errors import FileError, GraphError, UnweaveError
 from ..graphs.graph import Graph
-from ..graphs.nodes import NodeKind
+from .summaries import Summaries, summary_of, summary_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Stamp(NamedTuple):
 
     modified: int
     size: int
+    inode: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Library:
     _slugs: dict[str, Path] = field(default_factory=dict)
     _graphs: OrderedDict[tuple[Path, Stamp], Graph] = field(default_factory=OrderedDict)
     _summaries: dict[Path, tuple[Stamp, dict[str, Any]]] = field(default_factory=dict)
+    _kept: Summaries = field(default_factory=Summaries)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _reading: dict[Path, threading.Lock] = field(default_factory=dict)
 
@@ -105,7 +107,7 @@ class Library:
             if time.monotonic() > until:
                 return {"slug": slug, "file": encodable(path.name), "pending": True}
             try:
-                facts = _summary(path) if path.suffix == ".safetensors" else _summary_of(self.graph(path)[0])
+                facts = self._kept.of(_key(path, stamp), lambda: self._read_summary(path))
             except UnweaveError as error:
                 facts = {"error": str(error)}
             except Exception as error:
@@ -117,6 +119,17 @@ class Library:
             f"has_{name}": stamp_of(beside(path, f".{name}.json")) is not None for name in ("validation", "explanation")
         }
         return named | kept[1] | there | {"has_study": study_file_of(path) is not None}
+
+    def summaries(self, until: float = math.inf) -> list[dict[str, Any]]:
+        """What the list says of every graph, the newest first, see `summary`; what took long to read is kept."""
+        found = [self.summary(slug, path, until) for slug, path in self.paths().items()]
+        self._kept.keep()
+        return found
+
+    def _read_summary(self, path: Path) -> dict[str, Any]:
+        if path.suffix == ".safetensors":
+            return summary_of_file(path, stem_of(path))
+        return summary_of(self.graph(path)[0])
 
     def add(self, name: str, write: Callable[[Path], object]) -> str:
         """Let `write` make a file in `folder`, under a name after `name` that no graph there has, nor what lies beside
@@ -250,6 +263,10 @@ def _may_be_graph(name: str) -> bool:
     return name.endswith((".graph.safetensors", ".json"))
 
 
+def _key(path: Path, stamp: Stamp | None) -> str:
+    return ":".join(map(str, (ascii(str(path)), *(stamp or ()))))
+
+
 def stamp_of(path: Path) -> Stamp | None:
     """A file's state; None if it is not there, or no regular file: named pipes and devices are never opened."""
     try:
@@ -258,36 +275,4 @@ def stamp_of(path: Path) -> Stamp | None:
         return None
     if not stat.S_ISREG(state.st_mode):
         return None
-    return Stamp(state.st_mtime_ns, state.st_size)
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    """The same as `_summary_of`, from the header and one column: a graph of a gigabyte is listed at once."""
-    facts, kinds, edges = Graph.peek(path)
-    prompt, extra = facts.get("prompt"), facts.get("extra") or {}
-    text = prompt if prompt is not None else "".join(facts.get("tokens") or ())
-    return {
-        **_told(extra.get("title") or text or stem_of(path), text, facts.get("model", ""),
-                facts.get("transcoders", ""), facts.get("created", ""), facts.get("scores")),
-        "kind": str(facts.get("kind", "attribution")), "units": str(facts.get("units", "")),
-        "answer": str(next(iter(facts.get("logit_labels") or ()), "")),
-        "nodes": len(kinds), "edges": edges, "features": int((kinds == NodeKind.FEATURE).sum()),
-    }  # fmt: skip
-
-
-def _summary_of(graph: Graph) -> dict[str, Any]:
-    facts = graph.provenance
-    text = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
-    return {
-        **_told(facts.extra.get("title") or text, text, facts.model, facts.transcoders, facts.created, facts.scores),
-        "kind": facts.kind, "units": facts.units,
-        "answer": next(iter(facts.logit_labels), ""),
-        "nodes": len(graph.nodes), "edges": graph.n_edges,
-        "features": int((graph.nodes.kind == NodeKind.FEATURE).sum()),
-    }  # fmt: skip
-
-
-def _told(title: Any, prompt: Any, model: Any, transcoders: Any, created: Any, scores: Any) -> dict[str, Any]:
-    named = None if scores is None else dict(zip(("replacement", "completeness"), map(float, scores), strict=True))
-    texts = {"title": title, "prompt": prompt, "model": model, "transcoders": transcoders, "created": created}
-    return {name: str(value) for name, value in texts.items()} | {"scores": named}
+    return Stamp(state.st_mtime_ns, state.st_size, state.st_ino)
