@@ -17,6 +17,7 @@ from test_cli import refused
 import unweave
 from unweave.base.files import locked
 from unweave.errors import FileError, ModelError, OptionError, PromptError
+from unweave.many import work as work_module
 from unweave.many import workers as workers_module
 from unweave.many.folder import JOURNAL
 from unweave.many.lines import TraceOptions, read_prompts
@@ -112,9 +113,9 @@ def test_one_graph_a_prompt_and_an_index(names, file, tmp_path, tiny):
 
 def test_a_second_run_does_only_what_is_missing(names, file, tmp_path, monkeypatch):
     out, done = tmp_path / "out", []
-    real = workers_module.trace
+    real = work_module.trace
     monkeypatch.setattr(
-        workers_module, "trace", lambda tools, request, digest: (done.append(request), real(tools, request, digest))[1]
+        work_module, "trace", lambda tools, request, digest: (done.append(request), real(tools, request, digest))[1]
     )
     unweave.trace_many(file(), out, *names)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.safetensors")}
@@ -235,7 +236,7 @@ def test_killed_in_the_middle_of_a_write(names, file, tmp_path, where):
 
 def test_a_stop_leaves_an_index_and_a_full_disk_ends_the_run(names, file, tmp_path, monkeypatch):
     path = file([{"prompt": [0, number, 7], "id": f"p{number}"} for number in range(4)])
-    real, done = workers_module.trace, []
+    real, done = work_module.trace, []
 
     def stopped(tools, request, digest):
         done.append(1)
@@ -243,7 +244,7 @@ def test_a_stop_leaves_an_index_and_a_full_disk_ends_the_run(names, file, tmp_pa
             raise KeyboardInterrupt
         return real(tools, request, digest)
 
-    monkeypatch.setattr(workers_module, "trace", stopped)
+    monkeypatch.setattr(work_module, "trace", stopped)
     with pytest.raises(KeyboardInterrupt):
         unweave.trace_many(path, tmp_path / "out", *names)
     assert [row["id"] for row in rows(tmp_path / "out")] == ["p0", "p1"]
@@ -251,7 +252,7 @@ def test_a_stop_leaves_an_index_and_a_full_disk_ends_the_run(names, file, tmp_pa
     def full(name, write):
         raise FileError(f"cannot write {name}: No space left on device")
 
-    monkeypatch.setattr(workers_module, "trace", real)
+    monkeypatch.setattr(work_module, "trace", real)
     monkeypatch.setattr("unweave.many.folder.write_atomically", full)
     with pytest.raises(FileError, match=r"p2\.graph\.safetensors: No space left"):
         unweave.trace_many(path, tmp_path / "out", *names)

@@ -346,5 +346,6 @@ def test_all_options_are_documented(command, run):
     options = set(re.findall(r"--[a-z][a-z-]+", run(command, "--help")[1])) - {"--help"}
     assert len(options) > 4
     assert {option for option in options if f"`{option}`" not in section and f"`{option} " not in section} <= {
-        "--model"
+        "--model",
+        "--yes",
     }

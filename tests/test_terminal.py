@@ -137,7 +137,7 @@ ABSURD = {
     "threshold": (["trace", IDS, "--ids", "--node-threshold", "inf"], "--node-threshold is inf"),
     "same target twice": (["trace", IDS, "--ids", "--target", "#5", "--target", "#5"], "the same token"),
     "target less itself": (["trace", IDS, "--ids", "--target", "#5", "--minus", "#5"], "the same token"),
-    "out": (["trace", IDS, "--ids", "--out", "x" * 300], "too long"),
+    "out": (["trace", IDS, "--ids", "--out", "x" * 300 + ".json"], "too long"),
     "bytes": (["trace", "caf\udce9"], "PROMPT holds bytes that are not UTF-8"),
     "bytes of a target": (["trace", "x", "--target", "\udcff"], "--target holds bytes that are not UTF-8"),
     "empty": (["trace", ""], "the prompt is empty"),
@@ -181,7 +181,11 @@ def test_text_in_the_bytes_of_another_locale_is_understood():
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0, 1.8, 3.0])
 def test_ctrl_c_in_the_first_seconds(seconds, tmp_path):
     words = ("trace", "36 + 59 =", "--model", "organism", "--out", "x.graph.safetensors")
-    child = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        child = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
     time.sleep(seconds)
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
