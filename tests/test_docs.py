@@ -72,7 +72,9 @@ def test_links_resolve(path):
 def test_the_documentation_names_no_internal_module(path):
     folders = {home.name for home in (ROOT / "src" / "unweave").iterdir() if (home / "__init__.py").is_file()}
     text = path.read_text(encoding="utf-8")
-    found = {name for name in re.findall(r"\bunweave\.([a-z_]+)\b", text) if name in folders - {*unweave.__all__, "compat"}}
+    found = {
+        name for name in re.findall(r"\bunweave\.([a-z_]+)\b", text) if name in folders - {*unweave.__all__, "compat"}
+    }
     assert not found, f"unweave.{found.pop()} is internal"
     assert not re.search(r"(from|import) unweave\.(?!compat)", text)
 
