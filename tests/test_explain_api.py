@@ -109,6 +109,14 @@ def test_every_graph_of_the_prompt_finds_it_and_no_other(page, explained, tmp_pa
     assert "another prompt" in page.get("/api/graphs/theirs/explanation").json()["error"]
 
 
+def test_two_graphs_are_compared_by_their_explanations(page, explained):
+    told = page.get("/api/compare", params={"a": "why.response", "b": "why.response"}).json()["explanations"]
+    assert sorted(one["groups"] for one in told["shared"]) == [[n, n] for n in range(len(explained.groups))]
+    assert not told["only_a"] and told["answers"][0] == told["answers"][1]
+    theirs = page.get("/api/compare", params={"a": "theirs", "b": "theirs"}).json()
+    assert theirs["explanations"] is None
+
+
 def test_a_traced_prompt_is_explained_as_a_job(page, tmp_path):
     for file in tmp_path.glob("*.explanation.json"):
         file.unlink()

@@ -6,7 +6,7 @@ import pytest
 
 import unweave
 from unweave.errors import OptionError, PromptError
-from unweave.explanation.recurring import recurring
+from unweave.explanation.recurring import recurring, side_by_side
 
 PROMPT, INSTEAD = [0, 3, 7, 9, 4], [0, 3, 12, 9, 4]
 LINES = [
@@ -75,6 +75,23 @@ def test_groups_recur_wherever_their_tokens_lie():
     (found,) = recurring(facts)
     assert found["explanations"] == [0, 1] and found["necessary"] == 1 and found["share"] == pytest.approx(0.4)
     assert "23.h4" in found["parts"]
+
+
+def test_groups_of_two_explanations_side_by_side():
+    rest = {"rival": {"token": " y"}}
+    a = rest | {
+        "answer": {"token": " a", "probability": 0.8},
+        "groups": [group(["1_2_3"], 0.1), group(["23.h4@5", "23.h1@5"], 0.9), group(["4_4_4"], -0.2, against=True)],
+    }
+    b = rest | {"answer": {"token": " b", "probability": 0.7},
+                "groups": [group(["23.h4@9"], 0.3) | {"place": "head 23.4"}, group(["4_4_4"], 0.2)]}  # fmt: skip
+    found = side_by_side(a, b)
+    (both,) = found["shared"]
+    assert (both["groups"], both["name"], both["shares"], both["against"]) == ([1, 0], "23.h4@5", [0.9, 0.3], False)
+    assert [one["groups"] for one in found["only_a"]] == [[2, None], [0, None]], "the largest share first"
+    assert [(one["groups"], one["shares"]) for one in found["only_b"]] == [([None, 1], [None, 0.2])]
+    assert [(one["token"], one["rival"]) for one in found["answers"]] == [(" a", " y"), (" b", " y")]
+    assert side_by_side(b, a)["shared"][0]["name"] == "head 23.4"
 
 
 def test_an_explanation_compared_with_itself_and_with_another(model):

@@ -163,6 +163,15 @@ def test_two_graphs_side_by_side(site):
     page.locator("summary", has_text="Only in A").click()
     only = [a for a in facts["only_a"] if view["nodes"]["kind"][a] == 0]
     assert page.locator("details", has_text="Only in A").locator("li").count() == len(only)
+    point(page, view["nodes"]["id"][row])
+    click(page, view["nodes"]["id"][row])
+    assert page.locator(".pane-connections .selected-head").is_visible(), "connections stay while comparing"
+    page.locator(".pane-connections").get_by_role("button", name="Maximise Connections").click()
+    assert (
+        not page.locator(".other-graph").is_visible()
+        and page.locator(".pane-connections").bounding_box()["width"] > 900
+    )
+    page.get_by_role("button", name="Restore Connections").click()
     page.get_by_role("button", name="Close the comparison").click()
     page.locator(".pane-connections").wait_for()
 

@@ -143,7 +143,9 @@ def test_a_graph_of_a_study_opens_with_its_verdict(site):
         "graphs": ["one.graph.safetensors", "one.2.graph.safetensors", "gone.graph.safetensors"],
     }  # fmt: skip
     (site.folder / "one.study.json").write_text(json.dumps(facts))
-    (site.folder / "one.md").write_text("# Capitals <b>report</b>")
+    (site.folder / "one.md").write_text(
+        "# Capitals <b>report</b>\n\nIt **holds**.\n\n![x](x.svg)\n\n| a | b |\n| --- | ---: |\n| one \\| two | 0.5 |\n"
+    )
     (site.folder / "one.2.graph.safetensors").write_bytes((site.folder / "one.graph.safetensors").read_bytes())
     page = site.tab()
     drawer = page.get_by_label("Study").first
@@ -151,7 +153,10 @@ def test_a_graph_of_a_study_opens_with_its_verdict(site):
     text = page.locator(".study").inner_text()
     assert "Capitals" in text and "✓ swap: It moves." in text and "gone" not in text
     page.get_by_text("The whole report").click()
-    assert page.locator(".report").inner_text() == "# Capitals <b>report</b>"
+    assert page.locator(".report h4").inner_text() == "Capitals <b>report</b>"
+    assert (
+        page.locator(".report td").all_inner_texts() == ["one | two", "0.5"] and page.locator(".report b").count() == 1
+    )
     page.get_by_label("Graphs of this study").get_by_text("one.2").click()
     until(page, "() => location.hash === '#one.2'")
     page.get_by_text("holds: 2 of 2").wait_for()

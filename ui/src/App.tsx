@@ -132,7 +132,7 @@ function Panes({ graph }: { graph: Graph }) {
   const comparing = store.pair.value;
   const { top, bottom, upper } = split.value;
   const full = maximised.value;
-  const one = (row: "upper" | "lower"): string => (full === null ? "" : (row === "upper") === (full === "link" || full === "connections") ? "only" : "gone");
+  const one = (row: "upper" | "lower"): string => (full === null ? "" : (row === "upper") === (full === "link" || (full === "connections" && !comparing)) ? "only" : "gone");
   return (
     <main class="panes" ref={frame}>
       <div class={`pane-row ${one("upper")}`} style={{ flexGrow: String(full ? 1 : upper) }}>
@@ -146,11 +146,16 @@ function Panes({ graph }: { graph: Graph }) {
       </div>
       <Splitter frame={frame} part="upper" label="Height of the upper panes" />
       <div class={`pane-row ${one("lower")}`} style={{ flexGrow: String(full ? 1 : 1 - upper) }}>
-        <div class={`cell ${full === "feature" ? "gone" : ""}`} style={{ flexGrow: String(bottom) }}>
+        {comparing && (
+          <div class={`cell beside ${full && full !== "connections" ? "gone" : ""}`}>
+            <Connections graph={graph} />
+          </div>
+        )}
+        <div class={`cell ${full === "feature" || (comparing && full === "connections") ? "gone" : ""}`} style={{ flexGrow: String(bottom) }}>
           <Subgraph graph={graph} />
         </div>
         <Splitter frame={frame} part="bottom" label="Width of the subgraph" />
-        <div class={`cell ${full === "subgraph" ? "gone" : ""}`} style={{ flexGrow: String(1 - bottom) }}>
+        <div class={`cell ${full === "subgraph" || (comparing && full === "connections") ? "gone" : ""}`} style={{ flexGrow: String(1 - bottom) }}>
           <Feature graph={graph} />
         </div>
       </div>

@@ -204,4 +204,21 @@ export interface Comparison {
   anywhere?: [number, number, number[], number[]][];
   delta_influence?: (number | null)[] | null;
   delta_activation?: (number | null)[] | null;
+  /** Of both explanations, where both graphs have one. */
+  explanations?: ExplanationsCompared | null;
+}
+
+/** A group of both explanations, or of one alone: its number in each and its share of the difference. */
+export interface GroupCompared {
+  groups: [number | null, number | null];
+  name: string;
+  shares: [number | null, number | null];
+  against: boolean;
+}
+
+export interface ExplanationsCompared {
+  answers: { token: string; probability: number; rival: string }[];
+  shared: GroupCompared[];
+  only_a: GroupCompared[];
+  only_b: GroupCompared[];
 }

@@ -14,6 +14,7 @@ import { searchNodes } from "../src/search.ts";
 import { CARD_HEIGHT, type Placed, placeCards } from "../src/subgraph-layout.ts";
 import { Kind, type View } from "../src/types.ts";
 import { along, instead, sideways } from "../src/walk.ts";
+import { blocksOf } from "../src/report.ts";
 
 const graph = buildGraph(structuredClone(golden.view) as unknown as View);
 const pages = (of: Graph) => (row: number, direction: "in" | "out") => {
@@ -192,6 +193,19 @@ test("colours tell signs and sizes apart, in both themes", () => {
   assert.equal(linkWidth(-0.25), 1.5);
   assert.equal(textOn("#ffffff"), "#10131a");
   assert.equal(textOn("#00441b"), "#ffffff");
+});
+
+test("a report is headings, paragraphs, items and tables", () => {
+  const text = "# Two `hops`\n\nOne\nline.\n\n![x](x.svg)\n| a | |\n| ---: | :-- |\n| one \\| two | gain\\_low |\n\n| b |\n- item\n- more\n";
+  assert.deepEqual(blocksOf(text), [
+    { kind: "heading", text: "Two `hops`" },
+    { kind: "text", text: "One line." },
+    { kind: "table", rows: [["a", ""], ["one | two", "gain_low"]] },
+    { kind: "table", rows: [["b"]] },
+    { kind: "item", text: "item" },
+    { kind: "item", text: "more" },
+  ]);
+  assert.deepEqual(blocksOf(""), []);
 });
 
 test("numbers and tokens as people read them", () => {

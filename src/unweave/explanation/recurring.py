@@ -48,9 +48,9 @@ def recurring(explanations: Sequence[Facts]) -> list[dict[str, Any]]:
     """Groups that at least two explanations have, those of most first.
 
     Returns:
-        For each: `parts` (of at least half of its occurrences), `explanations` (numbers), `names`, the `share` of the
-        difference it takes as a mean, in how many it is `necessary` (without it the answer falls to less than half of
-        its probability), and `against`.
+        For each: `parts` (of at least half of its occurrences), `explanations` and `groups` (numbers), `names`,
+        the `share` of the difference it takes as a mean, in how many it is `necessary` (without it the answer falls to
+        less than half of its probability), and `against`.
     """
     clusters: list[RecurringGroup] = []
     for number, facts in enumerate(explanations):
@@ -74,6 +74,41 @@ def recurring(explanations: Sequence[Facts]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (-len(one["explanations"]), -abs(one["share"])))
 
 
+def side_by_side(a: Facts, b: Facts) -> dict[str, Any]:
+    """Two explanations without their models: groups that both have, by what they are made of, and groups of one alone.
+
+    Returns:
+        `answers` (`token`, `probability`, `rival` of each); `shared`, `only_a` and `only_b`: each with `groups`
+        (numbers, None in the one that has none), `name`, `shares` and `against`, the largest share first.
+    """
+    both = {tuple(one["groups"]) for one in recurring((a, b)) if one["explanations"] == [0, 1]}
+    alone = [
+        [n for n in range(len(facts["groups"])) if n not in {pair[side] for pair in both}]
+        for side, facts in enumerate((a, b))
+    ]
+    told = {
+        "shared": [_pair(a, b, *pair) for pair in both],
+        "only_a": [_pair(a, b, n, None) for n in alone[0]],
+        "only_b": [_pair(a, b, None, n) for n in alone[1]],
+    }
+    answers = [facts["answer"] | {"rival": facts["rival"]["token"]} for facts in (a, b)]
+    return {"answers": answers} | {
+        name: sorted(pairs, key=lambda one: -max(abs(share or 0.0) for share in one["shares"]))
+        for name, pairs in told.items()
+    }
+
+
+def _pair(a: Facts, b: Facts, i: int | None, j: int | None) -> dict[str, Any]:
+    found = [None if n is None else facts["groups"][n] for facts, n in ((a, i), (b, j))]
+    known = next(group for group in found if group is not None)
+    return {
+        "groups": [i, j],
+        "name": known.get("place") or known["name"],
+        "shares": [None if group is None else group["share"] for group in found],
+        "against": known["against"],
+    }
+
+
 def _facts(cluster: RecurringGroup, explanations: Sequence[Facts]) -> dict[str, Any]:
     groups = [explanations[number]["groups"][place] for number, place in cluster.seen]
     before = [explanations[number]["answer"]["probability"] for number, _ in cluster.seen]
@@ -81,6 +116,7 @@ def _facts(cluster: RecurringGroup, explanations: Sequence[Facts]) -> dict[str, 
     return {
         "parts": most,
         "explanations": [number for number, _ in cluster.seen],
+        "groups": [place for _, place in cluster.seen],
         "names": [group["name"] for group in groups],
         "share": sum(group["share"] for group in groups) / len(groups),
         "necessary": sum(

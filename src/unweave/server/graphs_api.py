@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from ..base.files import write_atomically
 from ..errors import GraphError
+from ..explanation.recurring import side_by_side
 from ..graphs.comparison import compare
 from ..page import view as views
 from ..page.template import to_bytes
@@ -150,5 +151,9 @@ def _download(name: str) -> dict[str, str]:
 
 @router.get("/compare")
 def compare_graphs(request: Request, server: Shared, a: str, b: str) -> Response:
-    """Which nodes two graphs share."""
-    return answer(request, to_bytes(compare(opened(server, a).graph, opened(server, b).graph)))
+    """Which nodes two graphs share, and which groups their explanations do."""
+    first, second = opened(server, a), opened(server, b)
+    told = [server.explanations.of(server.library, one.path, one.graph).facts for one in (first, second)]
+    known = [facts for facts in told if facts is not None]
+    groups = side_by_side(known[0], known[1]) if len(known) == 2 else None
+    return answer(request, to_bytes(compare(first.graph, second.graph) | {"explanations": groups}))

@@ -4,12 +4,14 @@ import { useEffect } from "preact/hooks";
 import * as api from "../api.ts";
 import { applyFilters } from "../filters.ts";
 import { count, featureName, nodeLine, nodeName, percent, quoted } from "../format.ts";
-import { featureKey, featurePlaces, type Graph, strongestLogit } from "../graph.ts";
+import { featureKey, featurePlaces, type Graph, isResponse, strongestLogit } from "../graph.ts";
 import { nothing } from "../merge.ts";
 import { LinkCanvas } from "../panes/LinkCanvas.tsx";
 import { sharedTint } from "../panes/LinkGraph.tsx";
+import { pointed } from "../panes/why/state.ts";
+import { groupCard, share } from "../panes/why/story.ts";
 import * as store from "../store.ts";
-import type { GraphEntry } from "../types.ts";
+import type { ExplanationsCompared, GraphEntry } from "../types.ts";
 import { Glyph, IconButton } from "../widgets.tsx";
 
 const choices = signal<GraphEntry[]>([]);
@@ -32,7 +34,7 @@ export function Compare({ graph }: { graph: Graph }) {
         <select value={now?.other.view.slug ?? ""} onChange={(event) => void store.compareWith(event.currentTarget.value)}>
           <option value="">choose a graph</option>
           {choices.value.map((entry) => (
-            <option key={entry.slug} value={entry.slug}>{entry.title || entry.slug}</option>
+            <option key={entry.slug} value={entry.slug}>{optionName(entry)}</option>
           ))}
         </select>
       </label>
@@ -55,8 +57,9 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
   return (
     <>
       <p class="both-answers">
-        A says <b>{answerOf(graph)}</b>, B says <b>{answerOf(other)}</b>.
+        A says <b>{answerOf(graph, comparison.explanations?.answers[0])}</b>, B says <b>{answerOf(other, comparison.explanations?.answers[1])}</b>.
       </p>
+      {comparison.explanations && <Groups found={comparison.explanations} />}
       <p class="status-text" role="status">
         {count(shared.length)} features shared on aligned tokens, {count(onlyA.length)} only in A, {count(onlyB.length)} only in B; {count(anywhere.length)} are in both on some token.
       </p>
@@ -101,10 +104,51 @@ function Lists({ graph, pair: { other, comparison } }: { graph: Graph; pair: sto
 /** Row of the other graph that is pointed at there; set by its canvas and by lists of what only it has. */
 const hoveredOther = signal<number | null>(null);
 
-/** The likeliest output and its probability. */
-function answerOf(of: Graph): string {
+/** Titles of two graphs of one prompt are the same: kind and file tell them apart. */
+function optionName(entry: GraphEntry): string {
+  const title = entry.title || entry.slug;
+  const same = choices.value.some((one) => one !== entry && one.title === entry.title) || entry.title === store.graph.value?.view.title;
+  return same ? `${title} (${entry.kind ?? "attribution"}, ${entry.slug})` : title;
+}
+
+/** What the explanation says it says; else the likeliest output and its probability. */
+function answerOf(of: Graph, told?: ExplanationsCompared["answers"][number]): string {
+  if (told) return `${quoted(told.token)} ${percent(told.probability, 0)} rather than ${quoted(told.rival)}`;
   const row = strongestLogit(of);
-  return row === null ? "nothing: it has no outputs" : `${nodeName(of, nothing, row)} ${percent(of.view.nodes.activation[row], 0)}`;
+  if (row === null) return "nothing: it has no outputs";
+  // the target of a response graph is a difference of outputs, which has no probability
+  return isResponse(of) ? nodeName(of, nothing, row) : `${nodeName(of, nothing, row)} ${percent(of.view.nodes.activation[row], 0)}`;
+}
+
+/** Groups of both explanations, with the shares of the difference that they take in each; pointing lights a group of A. */
+function Groups({ found }: { found: ExplanationsCompared }) {
+  const rows = [...found.shared.map((group) => ({ group, where: "both" })), ...found.only_a.map((group) => ({ group, where: "A" })), ...found.only_b.map((group) => ({ group, where: "B" }))];
+  return (
+    <div class="groups-compared">
+      <h3>
+        Groups of the explanations <span class="muted">{count(found.shared.length)} in both</span>
+      </h3>
+      <table>
+        <thead>
+          <tr><th scope="col">group</th><th scope="col">A</th><th scope="col">B</th></tr>
+        </thead>
+        <tbody>
+          {rows.map(({ group, where }) => (
+            <tr
+              key={`${group.groups[0]} ${group.groups[1]}`}
+              class={where === "both" ? "" : "alone"}
+              onMouseEnter={() => (pointed.value = group.groups[0] === null ? null : groupCard(group.groups[0]))}
+              onMouseLeave={() => (pointed.value = null)}
+            >
+              <th scope="row">{group.name}{group.against && <span class="muted"> against it</span>}</th>
+              {group.shares.map((value, side) => <td key={side}>{value === null ? "–" : share(value)}</td>)}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      <p class="hint">What each takes of the difference between answer and rival, swapped alone. Groups are the same where half of the smaller one's parts are.</p>
+    </div>
+  );
 }
 
 function Row({ of, row, twin, value }: { of: Graph; row: number; twin: number | null; value: string }) {

@@ -4,6 +4,7 @@ import { useEffect } from "preact/hooks";
 import * as api from "../api.ts";
 import type { Graph } from "../graph.ts";
 import type { StudyFacts } from "../types.ts";
+import { Report } from "./Report.tsx";
 
 export function Study({ graph }: { graph: Graph }) {
   const study = useSignal<StudyFacts | null>(null);
@@ -33,10 +34,10 @@ export function Study({ graph }: { graph: Graph }) {
         </p>
       )}
       <h3>Steps</h3>
-      <ul class="reasons">
+      <ul class="study-steps">
         {steps.map((step) => (
           <li key={step.name}>
-            {step.holds === true ? "✓ " : step.holds === false ? "✗ " : ""}
+            <span class={step.holds === false ? "step-mark failed" : "step-mark"}>{step.holds === true ? "✓ " : step.holds === false ? "✗ " : "· "}</span>
             <b>{step.name}</b>: {step.summary}
           </li>
         ))}
@@ -44,7 +45,7 @@ export function Study({ graph }: { graph: Graph }) {
       {report && (
         <details>
           <summary>The whole report</summary>
-          <pre class="report">{report}</pre>
+          <Report text={report} />
         </details>
       )}
     </div>
