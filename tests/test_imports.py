@@ -28,9 +28,9 @@ SCIENCE = (
     "benchmark",
     "compat",
 )
-FLOORS = (*ENGINE, *SCIENCE, "server", "cli")
+FLOORS = (*ENGINE, *SCIENCE, "server", "mcp", "cli")
 """Each may import from those before it, none from those after."""
-NOT_IN_THE_ENGINE = ("typer", "rich", "pydantic", "duckdb", "fastapi", "uvicorn", "orjson", "matplotlib", "ray")
+NOT_IN_THE_ENGINE = ("typer", "rich", "pydantic", "duckdb", "fastapi", "uvicorn", "orjson", "matplotlib", "ray", "mcp")
 FILES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
     for path in SOURCE.rglob("*.py")

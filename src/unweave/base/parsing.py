@@ -39,6 +39,18 @@ def target_of(text: str) -> str | int:
     return text
 
 
+def feature_of(text: str) -> tuple[int, int]:
+    """A feature's layer and index, given as `layer_index`; a position after it is ignored.
+
+    Raises:
+        OptionError: anything else.
+    """
+    parts = text.split("_")
+    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdecimal() for part in parts[:2]):
+        raise OptionError(f"{text[:60]!r} is no feature; give layer_index, such as 12_345")
+    return int(parts[0]), int(parts[1])
+
+
 def layer_range(text: str, what: str = "layers") -> range:
     """Layers given as the first and the last, such as `3-7`, or as one.
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..base.parsing import feature_of
 from ..errors import FileError, OptionError
 from .terminal import AsJson, Dictionary, Model, collect_garbage, escaped, print_json, progress, stdout
 
@@ -116,7 +117,7 @@ def show(
     """Show the page of one feature, or when it is on and off in a text."""
     from .show_features import show_page, show_when
 
-    layer, index = _feature(feature)
+    layer, index = feature_of(feature)
     if when:
         with progress(f"loading {model}") as report:
             from ..corpus.documents import mixed, parse_source
@@ -223,9 +224,9 @@ def label(
         service = Endpoint(endpoint, endpoint_model)
         loaded = load(model, transcoders)
         pages = open_pages(features, loaded.transcoders)
-        places = [_feature(name) for name in feature]
+        places = [feature_of(name) for name in feature]
         for place in places:
-            pages.check_feature(*place)
+            pages.checkfeature_of(*place)
         blocks = _held_out(loaded, pages, text, tokens, context) if text else None
         rows = ask_for_labels(service, loaded, pages, blocks, places, report=lambda share: report(share, "asking"))
         if save:
@@ -316,7 +317,7 @@ def export(
     if out.suffix == ".json":
         if not feature:
             raise OptionError("no features; give --feature 12_345 for each that is wanted")
-        export_neuronpedia(pages, [_feature(name) for name in feature], check_writable(out), source_set)
+        export_neuronpedia(pages, [feature_of(name) for name in feature], check_writable(out), source_set)
     else:
         check_writable(out / "index.json.gz")
         with progress("writing pages") as report:
@@ -362,13 +363,6 @@ def import_(
     check_writable(out / "pages.json")
     count = import_pages(source.expanduser(), out.expanduser(), dictionary)
     stdout.print(f"{count:,} pages in [bold]{escaped(str(out))}[/]", highlight=False)
-
-
-def _feature(text: str) -> tuple[int, int]:
-    parts = text.split("_")
-    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdecimal() for part in parts[:2]):
-        raise OptionError(f"{text!r} is no feature; give layer_index, such as 12_345")
-    return int(parts[0]), int(parts[1])
 
 
 def _held_out(model: Any, pages: Any, text: list[str] | None, tokens: int, context: int) -> Any:

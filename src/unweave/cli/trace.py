@@ -152,13 +152,10 @@ def trace(
     named_by_us, out = out is None, out or Path("graphs") / f"{name_of_question(prompt, question)}.graph.safetensors"
     check_writable(check_graph_name(out))
     with progress(f"loading {model}") as report:
-        from ..attribution.attribution import answer
-        from ..attribution.promoted import with_promoted
         from ..attribution.work import bounded
-        from ..explanation.summary import summarize, with_effects
-        from ..features.graphs import with_labels
+        from ..explanation.summary import summarize
+        from ..explanation.traced import traced
         from ..features.pages import pages_of
-        from ..graphs.pruning import prune
         from ..many.lines import TraceOptions
         from ..transcoders.replacement import load
         from .show_trace import show
@@ -176,14 +173,10 @@ def trace(
         if estimate:
             report(0.0, "estimating")
             return _print_estimate(loaded, asked, time.perf_counter() - begin, as_json)
-        report(0.0, "tracing")
-        graph = answer(loaded, asked, partial=out.parent / f".{out.name}.partial", progress=report)
-        report(None, "pruning")
-        pruned = with_promoted(prune(graph, node_threshold, edge_threshold), loaded)
-        if pages is not None:
-            pruned = with_labels(pruned, pages)
-        report(None, "measuring effects")
-        pruned = with_effects(pruned, loaded)
+        graph, pruned = traced(
+            loaded, asked, node_threshold, edge_threshold,
+            pages=pages, partial=out.parent / f".{out.name}.partial", progress=report,
+        )  # fmt: skip
         (write_json if out.suffix == ".json" else _save)(pruned, out)
         report(None, "summing up")
         facts = summarize(graph, pruned, loaded)

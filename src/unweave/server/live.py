@@ -150,13 +150,17 @@ def decoder_details(live: Live, layer: int, index: int) -> dict[str, Any]:
     return {"promoted": promoted, "suppressed": suppressed}
 
 
-def steer(live: Live, graph: Graph, wanted: SteerRequest, labels: effects.Labels | None = None) -> dict[str, Any]:
-    """Run the model on the graph's prompt with features changed; the facts of `effects.describe`.
+def steer(
+    live: Live, asked: Graph | str | list[int], wanted: SteerRequest, labels: effects.Labels | None = None
+) -> dict[str, Any]:
+    """Run the model with features changed, on a prompt or on the graph's; the facts of `effects.describe`.
 
     Raises:
         GraphError: the graph lacks a node.
         InterventionError: a change that cannot be made.
     """
+    graph = asked if isinstance(asked, Graph) else None
+    prompt = _prompt_of(asked) if isinstance(asked, Graph) else asked
     names = Names(live.model, {}, graph)
     changes: list[edits.Change] = []
     for change in wanted.changes:
@@ -167,7 +171,7 @@ def steer(live: Live, graph: Graph, wanted: SteerRequest, labels: effects.Labels
         )
     watched = [feature for node in wanted.watch for feature in names.features(_own_id(graph, node))[0]]
     with live.lock:
-        recording = interventions.record(live.model, _prompt_of(graph))
+        recording = interventions.record(live.model, prompt)
         if wanted.swap_from is not None:
             changes += edits.dosed(steering.swap(live.model, recording, wanted.swap_from), wanted.swap_factor)
         if not changes:
@@ -184,9 +188,9 @@ def steer(live: Live, graph: Graph, wanted: SteerRequest, labels: effects.Labels
         )
 
 
-def _own_id(graph: Graph, name: str) -> str:
+def _own_id(graph: Graph | None, name: str) -> str:
     """A node's own id; other names (with `*` for all positions) as they are."""
-    if name.endswith(("_*", "_+")):
+    if graph is None or name.endswith(("_*", "_+")):
         return name
     node = graph.nodes.find(name)
     if node.kind != NodeKind.FEATURE:
