@@ -226,7 +226,7 @@ def label(
         pages = open_pages(features, loaded.transcoders)
         places = [feature_of(name) for name in feature]
         for place in places:
-            pages.checkfeature_of(*place)
+            pages.check_feature(*place)
         blocks = _held_out(loaded, pages, text, tokens, context) if text else None
         rows = ask_for_labels(service, loaded, pages, blocks, places, report=lambda share: report(share, "asking"))
         if save:
