@@ -1,13 +1,15 @@
-"""Speed of the page in headless Chromium: first screen, first paint of the whole graph, hover, filter slider, memory,
-on a large random graph.
+"""Speed of the page in headless Chromium: first screen, first paint of the whole graph, click, hover, filter
+slider, memory, on a large random graph; and the list of many graphs, at a first and a second start.
 
-    python benchmarks/page_browser.py [--nodes 5000] [--edges 1000000]
+    python benchmarks/page_browser.py [--nodes 5000] [--edges 1000000] [--listed 1000]
 
 Prints JSON: wall times (least, median, 90th percentile) and CPU time of the page's main thread.
 """
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -18,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from browsing import CHROMIUM, FLAGS, OPENS_ON_THE_GRAPH
-from playwright.sync_api import CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 from serving import large_graph, listening
 
 from unweave.page.template import STATIC
@@ -60,6 +62,28 @@ HOVER = """async () => {
     await new Promise(requestAnimationFrame);
   }
   return times;
+}"""
+
+CLICK = """async ids => {
+  const canvas = document.querySelector('.link-canvas'), times = [];
+  for (const id of ids) {
+    const place = canvas.nodeAt(id);
+    if (!place) continue;
+    const at = {clientX: place[0] ?? place.x, clientY: place[1] ?? place.y, bubbles: true};
+    canvas.dispatchEvent(new MouseEvent('mousemove', at));
+    await new Promise(requestAnimationFrame);
+    const start = performance.now();
+    canvas.dispatchEvent(new MouseEvent('click', at));
+    await new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
+    times.push(performance.now() - start);
+  }
+  return times;
+}"""
+
+LISTED = """async () => {
+  const start = performance.now();
+  const found = await fetch('/api/graphs').then(answer => answer.json());
+  return [performance.now() - start, found.graphs.length];
 }"""
 
 SLIDE = """async name => {
@@ -117,7 +141,7 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def measure(page: Page, session: CDPSession, address: str, edges: int, tries: int) -> dict[str, object]:
+def measure(page: Page, session: CDPSession, address: str, ids: list[str], edges: int, tries: int) -> dict[str, object]:
     """Wall times, and beside them the CPU time of the main thread, which a busy machine does not stretch."""
     first, worked, told = [], [], []
     for _ in range(tries):
@@ -141,6 +165,10 @@ def measure(page: Page, session: CDPSession, address: str, edges: int, tries: in
     start = busy(session)
     hover = page.evaluate(HOVER)
     facts["hover_ms"] = {**spread(hover), "cpu": round((busy(session) - start) / len(hover), 1)}
+    start = busy(session)
+    clicks = page.evaluate(CLICK, ids)
+    selected = page.locator(".pane-connections .selected-head").count()
+    facts["click_ms"] = {**spread(clicks), "cpu": round((busy(session) - start) / len(clicks), 1), "selected": selected}
     facts["memory"] = memory(page, session)
     page.keyboard.press("f")
     page.wait_for_selector(".slider")
@@ -151,21 +179,44 @@ def measure(page: Page, session: CDPSession, address: str, edges: int, tries: in
     return facts | {"shown": page.locator(".status").inner_text()}
 
 
+def listing(browser: Browser, count: int) -> dict[str, float]:
+    """Milliseconds of `GET /api/graphs` over `count` files at a first and a second start of the server."""
+    facts: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+        os.environ["UNWEAVE_CACHE"] = cache
+        large_graph(2000, 20_000).save(Path(folder) / "0.graph.safetensors")
+        for number in range(1, count):
+            shutil.copyfile(Path(folder) / "0.graph.safetensors", Path(folder) / f"{number}.graph.safetensors")
+        for start in ("first_start", "second_start"):
+            with listening(Server(open_library([Path(folder)]))) as port:
+                page = browser.new_page()
+                page.goto(f"http://127.0.0.1:{port}/icon.svg")  # the page itself would ask for the list first
+                taken, found = page.evaluate(LISTED)
+                assert found == count, f"{found} of {count} are listed"
+                facts[start] = round(taken, 1)
+                page.close()
+    return facts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--edges", type=int, default=1_000_000)
     parser.add_argument("--tries", type=int, default=4)
+    parser.add_argument("--listed", type=int, default=1000)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        large_graph(wanted.nodes, wanted.edges).save(Path(folder) / "large.graph.safetensors")
+        graph = large_graph(wanted.nodes, wanted.edges)
+        graph.save(Path(folder) / "large.graph.safetensors")
+        ids = [graph.nodes[row].id for row in range(0, min(400, len(graph.nodes)), 20)]
         with listening(Server(open_library([Path(folder)]))) as port, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(WAIT)
             session = page.context.new_cdp_session(page)
             session.send("Performance.enable", {"timeDomain": "threadTicks"})
-            facts = measure(page, session, f"http://127.0.0.1:{port}/", wanted.edges, wanted.tries)
+            facts = measure(page, session, f"http://127.0.0.1:{port}/", ids, wanted.edges, wanted.tries)
+            facts["list_ms"] = listing(browser, wanted.listed)
             facts["load"] = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else None
             browser.close()
     bundle = sum((STATIC / name).stat().st_size for name in ("app.js", "app.css"))
