@@ -176,7 +176,7 @@ def test_prompts_of_two_lengths_are_matched_where_they_agree(tiny, caplog):
         ({"units": "features"}, unweave.UnweaveError, "dictionary"),
         ({"units": "heads"}, unweave.UnweaveError, "use 'neurons' or 'features'"),
         ({"baseline": "mean"}, unweave.UnweaveError, "no tokenizer"),
-        ({"baseline": "none"}, unweave.UnweaveError, "use 'auto', 'zero' or 'mean'"),
+        ({"baseline": "none"}, unweave.UnweaveError, "use 'auto', 'zero', 'mean' or 'resampled'"),
         ({"target": (3, 3)}, unweave.UnweaveError, "itself"),
         ({"target": "9_0_0"}, unweave.UnweaveError, "outside the model"),
         ({"target": "0_999_1"}, unweave.UnweaveError, "layer 0 has 40 neurons"),

@@ -62,6 +62,8 @@ def _target(path: Path) -> Path:
         if "\0" in str(path):
             raise ValueError("a name of a file holds no zero byte")
         real = path.resolve() if path.is_symlink() else path
+        if real.is_symlink():  # from Python 3.13 on, a circle is no error
+            raise ValueError("its links form a circle")
         if real.is_dir():
             raise FileError(f"cannot write {path}: it is a folder; give a file name")
         system = Path("/dev"), Path("/proc")
