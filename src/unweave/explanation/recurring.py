@@ -16,7 +16,7 @@ def parts_of(group: Facts) -> frozenset[str]:
     """What a group is made of, without the tokens it sits on: `23.h4` (a head), `2.mlp`, `12_345` (a neuron).
 
     >>> sorted(parts_of({"parts": ["0-1.mlp@4", "23.h4@5", "12_345_5"]}))
-    ['0.mlp', '12_345', '1.mlp', '23.h4']
+    ['0.mlp', '1.mlp', '12_345', '23.h4']
     """
     part = Part.parse(group["parts"])
     heads = {f"{layer}.h{head}" for layer, head, _ in part.heads}
