@@ -53,6 +53,7 @@ test("cards say share, sign and what they push for", () => {
   assert.equal(shortName({ place: "heads 23.1 and 23.4 at ' is'" })[0], "heads 23.1 + 23.4 at “is”");
   assert.deepEqual(story.cards[2].short, ["neuron 4_7_2 at “c”", "pushes e, f"]);
   assert.deepEqual(story.rest, { name: "Not explained: 10%", line: "50% needs other neurons" });
+  assert.equal(storyOf({ ...facts, together: { share: 1.36, kept: 0.5 } }, graph).rest.name, "Too much: 36%");
   assert.equal(story.arrows.length, 4); // what random parts match is not drawn
   assert.match(story.arrows[0].heads, /3\.1/);
 });

@@ -224,14 +224,24 @@ def _verb_of(count: int) -> str:
     return "helps" if count == 1 else "help"
 
 
+def _left_over(left: float) -> str:
+    """What the groups together leave of the difference, or by how much they go beyond it.
+
+    >>> _left_over(0.12), _left_over(-0.36)
+    ('12% is not explained', '36% is too much: what holds it back is in no group')
+    """
+    if left > -0.005:
+        return f"{percent(max(0.0, left))} is not explained"
+    return f"{percent(-left)} is too much: what holds it back is in no group"
+
+
 def _together(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     if not groups:
         return []
     whole = Part()
     for group in groups:
         whole = whole.join(group.part)
-    left = 1 - measured.together
-    rest = f"{percent(left)} is not explained" if left > 0 else "nothing is left unexplained"
+    rest = _left_over(1 - measured.together)
     text = (
         f"All {len(groups)} groups swapped together take {percent(measured.together)} of the difference (random parts: "
         f"at most {percent(measured.random_together)}), so {rest}. The other way round, with every neuron swapped but "

@@ -161,7 +161,7 @@ export function storyOf(facts: Facts, graph: Graph): Story {
           heads: by,
         };
       }),
-    rest: { name: `Not explained: ${share(Math.max(0, left))}`, line: `${share(Math.max(0, 1 - facts.together.kept))} needs other neurons` },
+    rest: { name: left > -0.005 ? `Not explained: ${share(Math.max(0, left))}` : `Too much: ${share(-left)}`, line: `${share(Math.max(0, 1 - facts.together.kept))} needs other neurons` },
   };
 }
 
