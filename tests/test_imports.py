@@ -16,7 +16,6 @@ SOURCE = Path(unweave.__file__).parent
 ENGINE = ("errors", "version", "base", "graphs", "models", "transcoders", "attribution", "response", "interventions")
 SCIENCE = (
     "corpus",
-    "page",
     "features",
     "evaluation",
     "training",
@@ -28,7 +27,7 @@ SCIENCE = (
     "benchmark",
     "compat",
 )
-FLOORS = (*ENGINE, *SCIENCE, "server", "mcp", "cli")
+FLOORS = (*ENGINE, *SCIENCE, "page", "server", "mcp", "cli")
 """Each may import from those before it, none from those after."""
 NOT_IN_THE_ENGINE = ("typer", "rich", "pydantic", "duckdb", "fastapi", "uvicorn", "orjson", "matplotlib", "ray", "mcp")
 FILES = {

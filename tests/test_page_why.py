@@ -15,6 +15,7 @@ from serving import HOSTILE, document, listening
 import unweave
 from unweave.explanation.explaining import explain
 from unweave.explanation.stored import graph_of, write_explanation
+from unweave.features.foreign import open_pages
 from unweave.server import explain_api
 from unweave.server.library import open_library
 from unweave.server.live import Live
@@ -75,13 +76,13 @@ def site(browser, told, tmp_path, model):
     assert made.complaints == []
 
 
-def first_screen(site, slug, **options):
+def first_screen(site, slug, address=None, **options):
     """A new reader's tab: nothing is remembered, so it opens on why."""
     context = site.context(**options)
     context.add_init_script(f"try {{ {FOLDED} }} catch {{}}")
     page = context.new_page()
     page.on("pageerror", lambda error: site.complaints.append(str(error)))
-    page.goto(f"{site.address}#{slug}")
+    page.goto(address or f"{site.address}#{slug}")
     page.wait_for_selector(".why-drawing svg")
     return page
 
@@ -192,6 +193,34 @@ def test_a_graph_of_another_tool_is_grouped_and_says_that_nothing_was_measured(s
     assert "nothing can be tried" in page.locator(".why-off").inner_text()
     assert page.get_by_role("button", name="Explain", exact=True).count() == 0
     assert "nothing was tried in the model" in page.locator(".why-said").inner_text()
+
+
+@pytest.mark.parametrize("name", ["dallas-austin", "opposite-of"])
+def test_a_graph_of_gemma_is_grouped_by_its_edges(site, name):
+    file = SHARED / "graphs" / f"gemma-2-2b-{name}.json"
+    if not file.exists():
+        pytest.skip("the shared graphs are not here")
+    shutil.copy(file, site.folder)
+    page = first_screen(site, file.stem)
+    kept = json.loads((site.folder / f"{file.stem}.groups.json").read_text())
+    assert 6 <= page.locator(".why-card").count() == len(kept["groups"]) <= 10
+    assert sum(", against" in label for label in shares(page)) == sum(one["effect"] < 0 for one in kept["groups"])
+    assert "Nothing here was measured" in page.locator(".why-notice").inner_text()
+    assert "edges in and out are alike" in page.locator(".why-notice").inner_text()
+    member = kept["groups"][0]["members"][0]
+    layer, index, _ = member.split("_")
+    link = page.locator(".why-evidence a").first
+    assert link.get_attribute("href") == f"https://www.neuronpedia.org/gemma-2-2b/{layer}-clt-hp/{index}"
+    (site.folder / "names.jsonl").write_text(json.dumps({"layer": layer, "index": index, "label": "say a place"}))
+    pages = open_pages(site.folder / "names.jsonl")
+    with listening(Server(open_library([site.folder]), pages=pages)) as port:
+        named = first_screen(Site(site.browser, port, site.folder), file.stem)
+        assert any(label.startswith("say a place") for label in shares(named))
+        document = named.request.get(f"http://127.0.0.1:{port}/api/graphs/{file.stem}/export.html").body()
+    (site.folder / "offline.html").write_bytes(document)
+    offline = first_screen(site, "", address=(site.folder / "offline.html").as_uri())
+    assert any(label.startswith("say a place") for label in shares(offline))
+    assert "Nothing here was measured" in offline.locator(".why-notice").inner_text()
 
 
 def test_text_of_files_stays_text(site):

@@ -1,7 +1,7 @@
 // Everything the page asks the server, or the data inlined in an exported file.
 import { edgesAt, type Graph } from "./graph.ts";
 import { complete } from "./merge.ts";
-import type { ExplanationAnswer, Facts, Off } from "./panes/why/facts.ts";
+import type { ExplanationAnswer, Facts, Off, ReadOff } from "./panes/why/facts.ts";
 import type { Annotations, Comparison, EdgePage, FeatureDetails, GraphList, SteerFacts, SteerRequest, StudyFacts, View } from "./types.ts";
 
 /** A refusal of the server in its own words. */
@@ -20,6 +20,7 @@ export interface Inlined {
   annotations?: Partial<Annotations>;
   features?: Record<string, FeatureDetails>;
   explanation?: Facts | null;
+  groups?: ReadOff[];
 }
 
 function inlinedData(): Inlined | null {
@@ -229,7 +230,7 @@ export function explain(slug: string, progress: (now: Progress) => void): Promis
 }
 
 export async function loadExplanation(slug: string): Promise<ExplanationAnswer> {
-  return inlined ? { explanation: inlined.explanation ?? null, error: null, live: false } : ask(at(slug, "/explanation"));
+  return inlined ? { explanation: inlined.explanation ?? null, error: null, live: false, groups: inlined.groups ?? [] } : ask(at(slug, "/explanation"));
 }
 
 export function switchOff(slug: string, groups: number[], to: string): Promise<Off> {

@@ -60,6 +60,13 @@ export function featureName(graph: Graph, row: number): string {
   return `L${layer[row]}/${index[row]}`;
 }
 
+/** A feature's page on Neuronpedia, where the graph is theirs. */
+export function featureAddress(graph: Graph, row: number): string | null {
+  const { kind, layer, index } = graph.view.nodes;
+  if (kind[row] !== Kind.Feature) return null;
+  return graph.view.feature_address?.replace("{layer}", String(layer[row])).replace("{index}", String(index[row])) ?? null;
+}
+
 /** What a node is called: its label if there is one, else what it promotes, else its number. */
 export function nodeName(graph: Graph, annotations: Annotations, row: number): string {
   return plain(nameGiven(graph, annotations, row));

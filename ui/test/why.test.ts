@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import golden from "../../tests/data/page-golden.json";
-import { buildGraph } from "../src/graph.ts";
+import { buildGraph, edgesAt } from "../src/graph.ts";
 import { nothing } from "../src/merge.ts";
-import { derived, groupsOf, importance } from "../src/panes/why/derive.ts";
+import { derived, groupsOf, importance, outputs, pushedOutputs } from "../src/panes/why/derive.ts";
 import type { Facts } from "../src/panes/why/facts.ts";
 import { arrowKey, arrowWidth, type Box, placeStory, rowsOfCards, wrapped } from "../src/panes/why/place.ts";
 import { siblingOf } from "../src/panes/why/kind.ts";
@@ -106,21 +106,33 @@ test("thickness is in proportion, and texts are cut at words", () => {
   assert.deepEqual(wrapped("one two three four", 7, 2), ["one two", "three…"]);
 });
 
-test("a graph that nobody explained is told by supernodes, else by token and band of layers", () => {
-  const told = derived(graph, nothing);
+test("a graph that nobody explained is told by supernodes, and by groups read off its edges", () => {
+  const features = [...Array(graph.size).keys()].filter((row) => graph.view.nodes.kind[row] === Kind.Feature);
+  const readOff = [{ rows: features.slice(0, 3), effect: 0.5 }, { rows: features.slice(3, 4), effect: -0.1 }, { rows: [graph.size + 5], effect: 1 }];
+  const told = derived(graph, nothing, readOff);
   assert.equal(told.measured, false);
-  assert.ok(told.cards.length > 0 && told.cards.length <= 9);
-  const weight = importance(graph);
-  for (const card of told.cards) {
-    assert.equal(new Set(card.rows.map((row) => graph.view.nodes.position[row])).size, 1);
-    for (const row of card.rows) assert.ok(graph.view.nodes.kind[row] === Kind.Feature && weight[row] > 0);
-  }
+  assert.deepEqual(told.cards.map((card) => card.rows), readOff.slice(0, 2).map(({ rows }) => rows));
+  assert.deepEqual(told.cards.map((card) => [card.against, card.line.endsWith(", against")]), [[false, false], [true, true]]);
   assert.match(told.sentences.at(-1)!.full, /nothing was tried in the model/);
+  assert.match(told.how!, /edges in and out are alike/);
   for (const one of told.arrows) assert.ok(one.target === ANSWER || told.cards.some((card) => card.id === one.target));
-  const features = graph.view.nodes.id.filter((_, row) => graph.view.nodes.kind[row] === Kind.Feature).slice(0, 3);
-  const own = { ...nothing, supernodes: [{ id: "s", name: "mine", members: features }] };
-  assert.deepEqual(groupsOf(graph, own), [{ name: "mine", rows: features.map((id) => graph.row.get(id)!) }]);
-  assert.equal(derived(graph, own).cards[0].name, "mine");
+  const own = { ...nothing, supernodes: [{ id: "s", name: "mine", members: features.slice(1, 4).map((row) => graph.view.nodes.id[row]) }] };
+  assert.deepEqual(groupsOf(graph, own, readOff), [{ name: "mine", rows: features.slice(1, 4), against: false }, { name: null, rows: features.slice(0, 1), against: false }]);
+  assert.equal(derived(graph, own, readOff).cards[0].name, "mine");
+  assert.match(derived(graph, own, readOff).how!, /^1 supernode, and/);
+});
+
+test("a group that nobody named is called by its place, and by the outputs it pushes for", () => {
+  const view = structuredClone(golden.view) as unknown as View;
+  view.nodes.label = view.nodes.label.map((label, row) => (view.nodes.kind[row] === Kind.Feature ? "" : label));
+  view.nodes.promotes = null;
+  const plain = buildGraph(view);
+  const output = outputs(plain)[0];
+  const pushing = edgesAt(plain, output, "in").find(([row, weight]) => weight > 0 && plain.view.nodes.kind[row] === Kind.Feature)![0];
+  const [card] = derived(plain, nothing, [{ rows: [pushing], effect: 1 }]).cards;
+  assert.equal(card.name, card.place);
+  assert.match(card.place, /^1 feature on “.*”, layer \d+$/);
+  if (pushedOutputs(plain, [pushing]).includes(output)) assert.ok(card.short[1]!.startsWith("pushes "));
 });
 
 test("effects take the place of influence where the graph has them", () => {

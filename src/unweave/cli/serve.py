@@ -26,7 +26,10 @@ def serve(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     features: Annotated[
         Path | None,
-        typer.Option(help="Folder with feature pages: ours, or index.json.gz with layer_N.bin, or CANTOR.json."),
+        typer.Option(
+            help="Feature pages: a folder (ours, index.json.gz with layer_N.bin, or CANTOR.json), or a file of labels "
+            "(.json, .jsonl, .csv)."
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option(help="Port on 127.0.0.1; 0: any free one. Default: the first free one from 8230 on.")

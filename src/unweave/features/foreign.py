@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from ..errors import FileError
 from ..graphs.provenance import Provenance
 from ..graphs.spelling import cantor
 from .details import feature_pages
+from .label_files import read_labels
 from .packed import INDEX, read_index, read_record
 from .pages import Pages
 from .pages import open_pages as open_ours
@@ -56,12 +57,14 @@ BRIEFS_READ = 1024
 
 def open_pages(folder: str | Path) -> FeaturePages:
     """Feature pages of a folder: ours, circuit-tracer's `index.json.gz` with `layer_N.bin`, or a `CANTOR.json` for
-    each feature.
+    each feature; or the names alone that a file of labels gives (`label_files.py`).
 
     Raises:
-        FileError: the folder holds none of these, or its index cannot be read.
+        FileError: it is none of these, or cannot be read.
     """
     folder = Path(folder).expanduser()
+    if folder.is_file():
+        return named(read_labels(folder))
     if (folder / META).is_file():
         return served(open_ours(folder))
     for place in (folder, folder / "features"):
@@ -103,6 +106,18 @@ def served(pages: Pages, shipped: bool = False) -> FeaturePages:
         return {key: (labels.get(key, ""), float(known[key[0]][key[1]])) for key in wanted}
 
     return FeaturePages(several, briefs, pages.facts["sha256"], shipped)
+
+
+def named(labels: Mapping[Key, str]) -> FeaturePages:
+    """Pages that hold a name and nothing else."""
+
+    def several(features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+        return {key: {"label": labels[key]} for key in features if key in labels}
+
+    def briefs(features: Sequence[Key]) -> dict[Key, tuple[str, float | None]]:
+        return {key: (labels[key], None) for key in features if key in labels}
+
+    return FeaturePages(several, briefs)
 
 
 def _one_by_one(page: Callable[[int, int], dict[str, Any] | None]) -> FeaturePages:

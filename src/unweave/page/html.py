@@ -1,7 +1,9 @@
 """A graph as one HTML file: the page, its styles and all data inside; opens from disk, offline."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from ..explanation.read_off import groups_of
 from ..graphs.graph import Graph
 from .template import to_bytes, whole_page
 from .view import MOST_EDGES, view
@@ -12,9 +14,13 @@ def html_document(
     annotations: dict[str, Any],
     features: dict[str, Any],
     explanation: dict[str, Any] | None = None,
+    groups: Sequence[dict[str, Any]] = (),
 ) -> bytes:
-    """The document of a view, annotations, feature details by `LAYER_INDEX`, and why, see docs/server.md."""
-    data = {"view": view, "annotations": annotations, "features": features, "explanation": explanation}
+    """The document of a view, annotations, feature details by `LAYER_INDEX`, and why: an explanation, or groups
+    (rows, effect) that were read off the graph; see docs/server.md."""
+    data = {
+        "view": view, "annotations": annotations, "features": features, "explanation": explanation, "groups": groups,
+    }  # fmt: skip
     return whole_page(f"{view['title']} · unweave", to_bytes(data))
 
 
@@ -31,4 +37,5 @@ def to_html(
     Args:
         edges: at most so many edges, the strongest by share, beside the 8 strongest into every node.
     """
-    return html_document(view(graph, slug, edges=edges), annotations or {}, features or {})
+    groups = [group.facts for group in groups_of(graph)]
+    return html_document(view(graph, slug, edges=edges), annotations or {}, features or {}, groups=groups)

@@ -14,6 +14,7 @@ from ..explanation.stored import SUFFIX, write_explanation
 from ..interventions.naming import check_model
 from ..page.template import to_bytes
 from .answers import StrictRoute, answer
+from .explanations import read_off_groups
 from .graphs_api import PROBLEMS
 from .library import beside
 from .live import Live, PromptText, Token
@@ -43,10 +44,13 @@ class OffRequest(BaseModel):
 
 @router.get("/explanation")
 def show_explanation(request: Request, server: Shared, asked: Asked) -> Response:
-    """Why the model says what it says, if that was explained; else null, or what is wrong with the file."""
+    """Why the model says what it says, if that was explained; else null, or what is wrong with the file, and rows of
+    groups that are read off the graph."""
     found = server.explanations.of(server.library, asked.path, asked.graph)
     live = server.live is not None and _fits(server.live, asked)
-    return answer(request, to_bytes({"explanation": found.facts, "error": found.error, "live": live}))
+    groups = [] if found.facts is not None else read_off_groups(asked.path, asked.graph)
+    told = {"explanation": found.facts, "error": found.error, "live": live, "groups": groups}
+    return answer(request, to_bytes(told))
 
 
 @router.post("/explain")

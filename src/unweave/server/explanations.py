@@ -1,16 +1,23 @@
 """Explanations beside graphs: the one of a graph's own prompt and model, whichever graph of the folder it was stored
-with."""
+with; where there is none, groups that are read off the graph."""
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import FileError
+import orjson
+
+from ..base.files import write_atomically
+from ..base.jsontext import parse_json
+from ..errors import FileError, GraphError
+from ..explanation.read_off import groups_of
 from ..explanation.stored import SUFFIX, read_explanation
 from ..graphs.graph import Graph
 from .library import Library, Stamp, beside, regular_file, stamp_of
 
+GROUPS, GROUPS_VERSION = "unweave groups", 1
 MOST_SEARCHED = 200
 """Explanations in a folder that are looked into for one of another graph's prompt, the newest first."""
 
@@ -64,3 +71,26 @@ class Explanations:
 
 def _is_of(facts: dict[str, Any], graph: Graph) -> bool:
     return facts["model"] == graph.provenance.model and facts["ids"] == list(graph.provenance.input_ids)
+
+
+def read_off_groups(path: Path, graph: Graph) -> list[dict[str, Any]]:
+    """Groups that are read off a graph, as rows and signed effect: those kept beside it, else made now and kept where
+    that is possible."""
+    file, size = beside(path, ".groups.json"), (stamp_of(path) or Stamp(0, 0)).size
+    head = {"format": GROUPS, "version": GROUPS_VERSION, "bytes": size, "nodes": len(graph.nodes)}
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, GraphError):
+        kept = parse_json(regular_file(file))
+        if {name: kept[name] for name in head} == head:
+            return [
+                {
+                    "rows": [graph.nodes.find(str(name)).row for name in one["members"]],
+                    "effect": float(one["effect"]),
+                }
+                for one in kept["groups"]
+            ]
+    groups = groups_of(graph)
+    told = [{"members": [graph.nodes[row].id for row in one.rows], "effect": one.effect} for one in groups]
+    body = orjson.dumps(head | {"groups": told})
+    with suppress(FileError, OSError):
+        write_atomically(file, lambda name: Path(name).write_bytes(body))
+    return [one.facts for one in groups]

@@ -22,7 +22,7 @@ from .summaries import Summaries, summary_of, summary_of_file
 logger = logging.getLogger(__name__)
 
 GRAPH_SUFFIXES = (".graph.safetensors", ".safetensors", ".json")
-BESIDE = (".annotations.json", ".validation.json", ".study.json", ".explanation.json")
+BESIDE = (".annotations.json", ".validation.json", ".study.json", ".explanation.json", ".groups.json")
 """Endings of files that lie beside graphs and are none."""
 GRAPHS_IN_MEMORY = 6
 

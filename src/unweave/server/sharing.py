@@ -12,6 +12,7 @@ from ..graphs.interchange import to_json, with_annotations
 from ..page.html import html_document
 from ..page.template import to_bytes
 from . import annotations as notes
+from .explanations import read_off_groups
 from .library import Library, open_library, stem_of
 from .showing import view_of
 from .state import Opened, Server
@@ -28,7 +29,8 @@ def shared_html(server: Server, path: Path, graph: Graph, shown: dict[str, Any])
     keys = notes.mentioned(graph, saved, MOST_DETAILS)
     details = {f"{layer}_{index}": found for (layer, index), found in server.details(graph, keys).items()}
     why = server.explanations.of(server.library, path, graph).facts
-    return html_document({**shown, "live": False}, saved, details, why)
+    groups = [] if why is not None else read_off_groups(path, graph)
+    return html_document({**shown, "live": False}, saved, details, why, groups)
 
 
 def shared_json(path: Path, graph: Graph, slug: str, scan: str | None = None) -> bytes:

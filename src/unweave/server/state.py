@@ -57,11 +57,14 @@ class Server:
         )
         live = self.live is not None and self.live.fits(graph)
         for layer, index in features:
-            words = named.get(f"{layer}_{index}")
-            if (layer, index) in found:
+            words, page = named.get(f"{layer}_{index}"), found.get((layer, index))
+            if page is not None and "promoted" in page:
                 continue
             if self.live is not None and live:
-                found[layer, index] = {"source": "decoder"} | decoder_details(self.live, layer, index)
+                of_decoder = decoder_details(self.live, layer, index)
+                found[layer, index] = (page or {}) | of_decoder | {"source": "decoder"}
+            elif page is not None and words is not None:
+                page["promoted"] = [[word, None] for word in words]
             elif words is not None:
                 found[layer, index] = {"source": "graph", "promoted": [[word, None] for word in words]}
         return {key: NOTHING | {"layer": key[0], "index": key[1]} | page for key, page in found.items()}

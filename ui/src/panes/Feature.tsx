@@ -1,7 +1,7 @@
 // The feature pane: what the hovered or selected node is, how active it is here, and what it does elsewhere.
 import { useEffect, useState } from "preact/hooks";
 import { label as setLabel } from "../edits.ts";
-import { featureName, kindName, nameSource, nodeName, number, percent, quoted } from "../format.ts";
+import { featureAddress, featureName, kindName, nameSource, nodeName, number, percent, quoted } from "../format.ts";
 import { featureKey, type Graph, isResponse } from "../graph.ts";
 import * as store from "../store.ts";
 import { Kind } from "../types.ts";
@@ -42,7 +42,7 @@ function Node({ graph, row }: { graph: Graph; row: number }) {
   const name = nodeName(graph, store.annotations.value, row);
   const known = typeof details === "object" ? details : null;
   const source = nameSource(graph, store.annotations.value, row);
-  const address = feature ? addressOf(graph, row) : null;
+  const address = feature ? featureAddress(graph, row) : null;
   return (
     <div class="scroll feature" tabIndex={0} role="group" aria-label="Node details">
       <div class="feature-head">
@@ -116,10 +116,4 @@ function Elsewhere({ graph, row }: { graph: Graph; row: number }) {
       ))}
     </p>
   );
-}
-
-/** A feature's page on Neuronpedia, where the graph is theirs. */
-function addressOf(graph: Graph, row: number): string | null {
-  const { layer, index } = graph.view.nodes;
-  return graph.view.feature_address?.replace("{layer}", String(layer[row])).replace("{index}", String(index[row])) ?? null;
 }

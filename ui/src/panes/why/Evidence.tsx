@@ -1,12 +1,12 @@
 // What the chosen group rests on: texts first, then what it pushes for, then numbers; and what is said without it.
 import { group as makeGroup } from "../../edits.ts";
-import { nodeName, percent, token } from "../../format.ts";
+import { featureAddress, featureName, nodeName, percent, token } from "../../format.ts";
 import { type Graph, isResponse } from "../../graph.ts";
 import * as store from "../../store.ts";
 import { type FeatureDetails, Kind } from "../../types.ts";
 import { Context } from "../FeatureDetails.tsx";
 import { Heads, routable } from "../Routes.tsx";
-import { importance } from "./derive.ts";
+import { importance, pushedOutputs } from "./derive.ts";
 import type { Facts } from "./facts.ts";
 import * as why from "./state.ts";
 import { ANSWER, type Card, share, type Story, tokenCard } from "./story.ts";
@@ -14,6 +14,8 @@ import { ANSWER, type Card, share, type Story, tokenCard } from "./story.ts";
 /** Features whose texts are shown, and texts of each. */
 const FEATURES = 2;
 const TEXTS = 3;
+/** Features whose pages elsewhere are linked. */
+const LINKED = 5;
 /** Features that are active on more tokens than this tell little, and come last. */
 const OFTEN = 0.1;
 
@@ -158,19 +160,43 @@ function Texts({ graph, card }: { graph: Graph; card: Card }) {
         );
       })}
       {told.length === 0 && <p class="hint">{known.some((one) => one.details === undefined) ? "Looking them up…" : noTexts(graph, card)}</p>}
+      <Elsewhere graph={graph} rows={strongest(graph, card).slice(0, LINKED)} />
     </section>
+  );
+}
+
+/** Where else features of the group are described. */
+function Elsewhere({ graph, rows }: { graph: Graph; rows: number[] }) {
+  const links = rows.flatMap((row) => {
+    const address = featureAddress(graph, row);
+    return address ? [{ row, address }] : [];
+  });
+  if (!links.length) return null;
+  return (
+    <p class="hint">
+      On Neuronpedia:{" "}
+      {links.map(({ row, address }, place) => (
+        <span key={row}>
+          {place > 0 && ", "}
+          <a href={address} target="_blank" rel="noreferrer noopener">
+            {featureName(graph, row)}
+          </a>
+        </span>
+      ))}
+    </p>
   );
 }
 
 function noTexts(graph: Graph, card: Card): string {
   if (graph.view.provenance.units === "neurons") return "Neurons have no pages of texts. In an attribution graph of this prompt, features at the same place have some.";
-  return card.rows.length ? "No texts are known of these features: give unweave serve their pages with --features, or load the model." : "The graph has no node at its place.";
+  return card.rows.length ? `No texts are known of these features: give unweave serve their pages with --features${graph.view.provenance.origin === "json" ? "" : ", or load the model"}.` : "The graph has no node at its place.";
 }
 
 function Promoted({ graph, card, facts }: { graph: Graph; card: Card; facts: Facts | null }) {
   const group = facts?.groups[Number(card.id.split("-")[1])];
   const pushed = group?.pushes?.length ? group.pushes : null;
   const rows = strongest(graph, card).slice(0, FEATURES);
+  const outputs = facts ? [] : pushedOutputs(graph, card.rows);
   const words = rows.map((row) => ({ row, words: graph.view.nodes.promotes?.[row] ?? [] })).filter((one) => one.words.length);
   return (
     <section aria-label="What it pushes for">
@@ -199,7 +225,17 @@ function Promoted({ graph, card, facts }: { graph: Graph; card: Card; facts: Fac
           ))}
         </p>
       ))}
-      {!pushed && words.length === 0 && <p class="hint">{facts ? "no token surely by most members, in other contexts" : "not known"}</p>}
+      {outputs.length > 0 && (
+        <p class="chips">
+          <span class="hint">by its edges:</span>
+          {outputs.map((row) => (
+            <span class="chip" key={row}>
+              {token(graph.view.nodes.label[row])}
+            </span>
+          ))}
+        </p>
+      )}
+      {!pushed && outputs.length === 0 && words.length === 0 && <p class="hint">{facts ? "no token surely by most members, in other contexts" : "none of the outputs directly"}</p>}
     </section>
   );
 }

@@ -146,7 +146,7 @@ function NotMeasured({ graph, story }: { graph: Graph; story: Story }) {
     <div class="why-notice">
       {error && <p class="error">{error}</p>}
       <span>
-        <b>Nothing here was measured in the model.</b> {graph.view.provenance.origin === "json" ? "This graph came from another tool; groups and shares are read off it." : "Groups and shares are read off the graph."}
+        <b>Nothing here was measured in the model.</b> {graph.view.provenance.origin === "json" && "This graph came from another tool. "}Groups and shares are read off the graph: {story.how}.
       </span>
       {job ? (
         <span class="progress" aria-live="polite">

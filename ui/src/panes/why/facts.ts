@@ -60,6 +60,14 @@ export interface ExplanationAnswer {
   error: string | null;
   /** The graph's model is loaded, so it can be explained and groups can be put to other values. */
   live: boolean;
+  /** Without an explanation: groups that the server read off the graph's edges. */
+  groups?: ReadOff[];
+}
+
+/** Rows of a group, those that count most first, and its signed effect on the answer, as the graph has it. */
+export interface ReadOff {
+  rows: number[];
+  effect: number;
 }
 
 export interface OffToken {

@@ -45,7 +45,7 @@ export const story = computed<Story | null>(() => {
   const graph = store.graph.value;
   if (!graph || answer.value === undefined) return null;
   const facts = answer.value.explanation;
-  return facts ? storyOf(facts, graph) : derived(graph, { ...nothing, supernodes: supernodes.value, labels: labels.value });
+  return facts ? storyOf(facts, graph) : derived(graph, { ...nothing, supernodes: supernodes.value, labels: labels.value }, answer.value.groups ?? []);
 });
 
 export const cardOf = (id: string | null): Card | null => story.value?.cards.find((card) => card.id === id) ?? null;

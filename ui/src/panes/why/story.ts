@@ -43,6 +43,8 @@ export interface Sentence {
 export interface Story {
   /** Measured in the model, or read off the graph. */
   measured: boolean;
+  /** What groups are that were not measured, in words. */
+  how?: string;
   tokens: string[];
   answer: { text: string; probability: number | null };
   rival: { text: string; probability: number | null } | null;
