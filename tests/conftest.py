@@ -30,7 +30,7 @@ FAMILIES = (
 MORE_FAMILIES = (
     "smollm3", "olmo3", "exaone4", "ministral", "ministral3", "mistral3", "seed_oss", "hunyuan_v1_dense", "arcee",
     "apertus", "glm4", "vaultgemma", "stablelm", "phi", "phi-normed", "cohere", "cohere2", "gptj", "qwen2_moe",
-    "qwen3_moe", "mixtral", "olmoe", "granitemoe", "phimoe",
+    "qwen3_moe", "mixtral", "olmoe", "granitemoe", "phimoe", "lfm2", "lfm2-plain", "qwen3_next", "qwen3_5_text",
 )  # fmt: skip
 """The other rows. Each differs from one above by names, or by one thing that only its own code does, so one compact
 test a family (test_families.py: both engines against autograd in float64) stands for the whole cross product, which
@@ -146,6 +146,10 @@ def more_config(family: str, common: dict, windows: dict) -> object:
         "attention_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 2.5, "residual_multiplier": 0.7,
     }  # fmt: skip
     grown = {"rope_parameters": rope | {"llama_4_scaling_beta": 0.4, "original_max_position_embeddings": 2}}
+    delta = {
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 5, "linear_value_head_dim": 6,
+        "linear_conv_kernel_dim": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    }  # fmt: skip
     match family:
         case "smollm3":
             return t.SmolLM3Config(
@@ -212,6 +216,17 @@ def more_config(family: str, common: dict, windows: dict) -> object:
         case "phimoe":
             experts = {"num_experts_per_tok": 2, "num_local_experts": 4}
             return t.PhimoeConfig(**several, **experts, sliding_window=3, attention_bias=True, lm_head_bias=True)
+        case "lfm2" | "lfm2-plain":
+            biased = family == "lfm2"
+            return t.Lfm2Config(
+                **several, layer_types=["conv", "full_attention", "conv"], conv_bias=biased, conv_L_cache=3 + biased,
+                block_auto_adjust_ff_dim=biased, block_multiple_of=4, block_ffn_dim_multiplier=1.5,
+            )  # fmt: skip
+        case "qwen3_next":
+            shared = {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 20}
+            return t.Qwen3NextConfig(**common, **routed, **shared, **delta, **partial)
+        case "qwen3_5_text":
+            return t.Qwen3_5TextConfig(**common, **delta)
         case _:
             raise ValueError(family)
 

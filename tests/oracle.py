@@ -6,6 +6,7 @@ detached, each MLP's output is a constant plus its skip path, and sources are le
 
 from pathlib import Path
 
+import hybrids
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -24,10 +25,11 @@ NORMS = {
     "vaultgemma": ("input_layernorm", None, "pre_feedforward_layernorm", None),
     "gpt2": ("ln_1", None, "ln_2", None),
     "gptj": ("ln_1", None, "ln_1", None),
+    "lfm2": ("operator_norm", None, "ffn_norm", None),
     **dict.fromkeys(("phi", "cohere", "cohere2"), ("input_layernorm", None, "input_layernorm", None)),
 }  # fmt: skip
 LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "gptj", "phimoe")
-PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma")
+PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma", "qwen3_next", "qwen3_5_text")
 PLACES = {
     "gpt2": ("transformer.h", "attn"),
     "gpt_neox": ("gpt_neox.layers", "attention"),
@@ -36,7 +38,7 @@ PLACES = {
     "gptj": ("transformer.h", "attn"),
 }
 """Blocks, and attention in a block."""
-MLP = {"granitemoe": "block_sparse_moe"}
+MLP = {"granitemoe": "block_sparse_moe", "lfm2": "feed_forward"}
 
 
 def _norm(part, x: Tensor, family: str, gain: bool = True) -> Tensor:
@@ -138,7 +140,10 @@ def attribution(
 
     handles.append(blocks[0].register_forward_pre_hook(on_input, with_kwargs=True))
     for number, block in enumerate(blocks):
-        handles += _detached_queries_and_keys(block.get_submodule(attention), family)
+        if hasattr(block, "conv") or hasattr(block, "linear_attn") or family.startswith("qwen3_"):
+            saved |= hybrids.hold(block)
+        if hasattr(block, "self_attn") or family not in ("lfm2", "qwen3_next", "qwen3_5_text"):
+            handles += _detached_queries_and_keys(block.get_submodule(attention), family)
         before = block.get_submodule(before_mlp) if before_mlp else None
         mlp = block.get_submodule(MLP.get(family, "mlp"))
         skip = dictionary.layers[number].get("W_skip")

@@ -1,5 +1,6 @@
 """Families whose rows differ by little: both engines against autograd in float64, one tiny model each."""
 
+import hybrids
 import pytest
 import torch
 from conftest import MORE_FAMILIES, PROMPT
@@ -23,6 +24,7 @@ def in_float64(monkeypatch):
     def wide(x, dim=None, _stacklevel=3, dtype=None):
         return softmax(x, dim=dim, dtype=x.dtype if x.dtype == torch.float64 else dtype)
 
+    hybrids.in_float64(monkeypatch)
     monkeypatch.setattr(torch.nn.functional, "softmax", wide)
     monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else single(x))
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unweave.models.frozen import FrozenAttention, FrozenLayer, FrozenNorm, Workspace
+from unweave.models.frozen import FrozenAttention, FrozenLayer, FrozenNorm
 from unweave.models.weights import Linear, NormWeights
+from unweave.models.workspace import Workspace
 
 sizes = st.fixed_dictionaries({
     "n": st.integers(1, 6), "d": st.integers(2, 9), "kv": st.integers(1, 3), "groups": st.integers(1, 3),

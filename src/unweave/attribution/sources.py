@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.frozen import FrozenModel, Workspace
+from ..models.frozen import FrozenModel
+from ..models.workspace import Workspace
 from ..transcoders.replacement import LocalReplacement
 
 COLUMNS_PER_SWEEP = 6144

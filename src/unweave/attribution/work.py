@@ -13,7 +13,7 @@ from ..base.choices import Precision
 from ..base.devices import usable_device
 from ..base.progress import Progress
 from ..errors import OptionError
-from ..models.frozen import Workspace
+from ..models.workspace import Workspace
 from ..transcoders.replacement import LocalReplacement, ReplacementModel, check_model
 from ..transcoders.transcoders import Transcoders
 from .budget import MemoryPlan, make_plan

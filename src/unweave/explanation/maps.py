@@ -134,7 +134,8 @@ def leading_heads(contrast: Contrast, attention: Map) -> tuple[Head, ...]:
     for row, position in enumerate(attention.positions):
         for column, span in enumerate(attention.layers):
             if abs(float(attention.share[row, column])) >= NOTABLE:
-                cells += [(layer, head, position) for layer in span for head in range(count)]
+                patterned = [layer for layer in span if contrast.model.has_pattern(layer)]
+                cells += [(layer, head, position) for layer in patterned for head in range(count)]
     variants = [[contrast.there.put_head(layer, [position], head, count)] for layer, head, position in cells]
     share = contrast.share(run(contrast.model, contrast.ids, contrast.question, variants).lead)
     found = [

@@ -86,7 +86,7 @@ def carrying_heads(
     last = n_layers if target is None else groups[target].part.layers.stop
     taken = {head for number, group in enumerate(groups) if number != source for head in group.part.heads}
     names, gauges = list[tuple[int, int]](), list[Gauge]()
-    for layer in range(first + 1, last):
+    for layer in filter(contrast.model.has_pattern, range(first + 1, last)):
         slope = predicted.slopes.at["heads", layer]
         line = -slope[0, 0, row] / contrast.whole if target is None else slope[1, 1 + target, row]
         values = contrast.here.at["heads", layer][at]

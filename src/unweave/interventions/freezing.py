@@ -1,6 +1,6 @@
 """Hooks that hold attention patterns and norms of the real model as they were on the unchanged prompt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.frozen import FrozenNorm
 from ..models.language_model import LanguageModel
+from ..models.mixers import Step, affine
 from ..models.recording import Recording, first_of, with_first
 from ..models.weights import value_channels
 
@@ -43,9 +44,13 @@ class Hooks:
 
 
 def freeze_pattern(hooks: Hooks, model: LanguageModel, recording: Recording, layer: int) -> None:
-    """Mix the values of this pass by the recorded pattern, whatever pattern the module computes."""
-    attention = model.blocks[layer].get_submodule(model.architecture.attention)
-    pattern, values = recording.patterns[layer], {}
+    """Mix the values of this pass by the recorded pattern, whatever pattern the module computes; where a layer is not
+    plain attention, by its recorded gates and coefficients."""
+    attention, pattern = model.mixing(layer), recording.patterns[layer]
+    if pattern is None or model.mixer_kind(layer) is not None:
+        _freeze_mixer(hooks, attention, model.mixer_steps(recording, layer, pattern), model.engine_dtype)
+        return
+    values: dict[str, Tensor] = {}
     channels = value_channels(model.architecture, attention)
 
     def save(args: tuple, output: Tensor) -> None:
@@ -60,6 +65,21 @@ def freeze_pattern(hooks: Hooks, model: LanguageModel, recording: Recording, lay
 
     hooks.after(attention.get_submodule(model.architecture.value), save)
     hooks.before(attention.get_submodule(model.architecture.output), mix)
+
+
+def _freeze_mixer(hooks: Hooks, module: Any, steps: Sequence[Step], dtype: torch.dtype) -> None:
+    """Put a chain of linear parts in the place of a module."""
+    seen: dict[str, Tensor] = {}
+
+    def save(x: Tensor) -> None:
+        seen["read"] = x
+
+    def replaced(args: tuple, output: Tensor) -> Tensor:
+        read = seen.pop("read")
+        return torch.stack([affine(steps, x.to("cpu", dtype)) for x in read]).to(output)
+
+    hooks.before(module, save)
+    hooks.after(module, replaced)
 
 
 def freeze_norms(hooks: Hooks, model: LanguageModel, recording: Recording, layer: int) -> None:

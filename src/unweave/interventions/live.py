@@ -203,7 +203,7 @@ def run_logits(
     model: LanguageModel, prompts: Int[Tensor, "row pos"], variants: Sequence[Variant]
 ) -> Float[Tensor, "row vocab"]:
     """The logits at the last position of several prompts of one length, each in its own variant."""
-    start = first_touched(variants, prompts.shape[1])
+    start = first_touched(model, variants, prompts.shape[1])
     flat = flat_puts(variants, start)
     past = prefix(model, prompts, start)
     with torch.no_grad(), hooked(model, lambda place, layer, x: put_in(flat.get((place, layer)), x)):
@@ -221,7 +221,7 @@ def run(
     """Run a prompt in many variants, everything live; what comes before all that is put or read runs once."""
     read = NeuronPlaces.of([]) if read is None else read
     looked = [*read.position.tolist(), *(reading.position for gauge in gauges for reading in gauge)]
-    start = first_touched(variants, len(ids), looked)
+    start = first_touched(model, variants, len(ids), looked)
     each = max(1, TOKENS_PER_PASS // (len(ids) - start))
     parts = [
         _one_pass(model, ids, question, variants[at : at + each], read, gauges, start)
@@ -258,8 +258,11 @@ def _one_pass(
     return Ran(question.lead(logits), answer, rival, rank, logits.argmax(-1), seen, shown)
 
 
-def first_touched(variants: Sequence[Variant], length: int, looked: Sequence[int] = ()) -> int:
-    """The first position where anything is put or looked at; the last, if nothing is."""
+def first_touched(model: LanguageModel, variants: Sequence[Variant], length: int, looked: Sequence[int] = ()) -> int:
+    """The first position where anything is put or looked at; the last, if nothing is; the very first in a model whose
+    state cannot be kept and copied (recurrences, convolutions)."""
+    if not all(model.has_pattern(layer) for layer in range(model.n_layers)):
+        return 0
     puts = [int(put.position.min()) for variant in variants for put in variant if len(put.position)]
     return min([length - 1, *puts, *looked])
 
@@ -370,7 +373,7 @@ def hooked(model: LanguageModel, change: Callable[[Place, int, Tensor], Tensor |
         for layer, block in enumerate(model.blocks):
             modules = {
                 "stream": block,
-                "heads": block.get_submodule(row.attention).get_submodule(row.output),
+                "heads": model.mixed(layer),
                 "neurons": block.get_submodule(row.mlp).get_submodule(row.down),
             }
             for place in PLACES:

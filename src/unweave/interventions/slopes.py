@@ -30,9 +30,9 @@ class Slopes:
     """Derivatives of some numbers of each variant by the values at some places."""
 
     value: Float[Tensor, "number variant"]
-    inside: dict[tuple[Place, int], Float[Tensor, "variant place width"]]
+    inside: dict[tuple[Place, int], Float[Tensor, "variant place _"]]
     """What is at each place, at the positions that were asked for, after what was put there."""
-    at: dict[tuple[Place, int], Float[Tensor, "number variant place width"]]
+    at: dict[tuple[Place, int], Float[Tensor, "number variant place _"]]
 
 
 Numbers = Callable[
@@ -52,7 +52,7 @@ def slopes(
 ) -> Slopes:
     """Derivatives in the live model, a variant a row; what is put at a place counts as a value that may change."""
     looked = [*positions, *(reading.position for gauge in gauges for reading in gauge)]
-    start = first_touched(variants, prompts.shape[1], looked)
+    start = first_touched(model, variants, prompts.shape[1], looked)
     each = max(1, TOKENS_PER_PASS // (prompts.shape[1] - start))
     spans = [range(at, min(at + each, len(variants))) for at in range(0, len(variants), each)]
     parts = [_slopes(model, prompts, variants, span, places, positions, numbers, gauges, start) for span in spans]

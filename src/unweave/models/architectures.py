@@ -13,9 +13,10 @@ from ..errors import UnsupportedModel
 from .row import Architecture, mask_kinds, one_of
 from .rows import DENSE
 from .rows_of_experts import EXPERTS
+from .rows_of_hybrids import HYBRIDS
 from .unread import unread
 
-ARCHITECTURES: dict[str, Architecture] = {row.family: row for row in (*DENSE, *EXPERTS)}
+ARCHITECTURES: dict[str, Architecture] = {row.family: row for row in (*DENSE, *EXPERTS, *HYBRIDS)}
 
 _BOOKKEEPING = frozenset(
     (
@@ -60,7 +61,7 @@ _NOT_YET = {
     "gemma3n_text": "it has several residual streams and embeddings of each layer's own",
     "gemma4_text": "it has embeddings of each layer's own",
     **dict.fromkeys(
-        "qwen3_next qwen3_5_text lfm2 mamba mamba2 nemotron_h falcon_h1 granitemoehybrid jamba bamba zamba2 "
+        "mamba mamba2 nemotron_h falcon_h1 granitemoehybrid jamba bamba zamba2 "
         "recurrent_gemma rwkv olmo_hybrid".split(),
         "some of its layers have no attention pattern to hold (recurrence or convolution)",
     ),

@@ -18,16 +18,16 @@ norms' gains in W_V and W_O,
 and `mix[kv, q, p, g]` is A n[q] m[p], laid out so that for each (kv, q) the sum over (p, g) is one row of a product.
 """
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .weights import Linear, NormWeights
+from .workspace import Workspace, add_product, moved
 
 POSITIONS_PER_BLOCK = 256
 """Positions whose products with a pattern are made together; what they cannot see is left out."""
@@ -69,11 +69,11 @@ class FrozenNorm:
         """The norm before its gain and bias."""
         return FrozenNorm(self.scale, torch.ones_like(self.gain), None, self.centred)
 
-    def linear(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
+    def linear(self, x: Float[Tensor, "*batch pos d"]) -> Float[Tensor, "*batch pos d"]:
         """The norm without its bias."""
         return self._centre(x) * self.scale[:, None] * self.gain
 
-    def forward(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
+    def forward(self, x: Float[Tensor, "*batch pos d"]) -> Float[Tensor, "*batch pos d"]:
         """The norm as the model applies it."""
         return self.linear(x) if self.bias is None else self.linear(x) + self.bias
 
@@ -91,6 +91,42 @@ class FrozenNorm:
 
     def _centre(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centred else x
+
+
+@runtime_checkable
+class TokenMixing(Protocol):
+    """What carries tokens to later ones in one layer, held fixed: attention, or what stands in its place."""
+
+    @property
+    def value(self) -> Float[Tensor, "values d"]:
+        """The projection that comes first, with what can be folded into it."""
+        ...
+
+    @property
+    def output(self) -> Float[Tensor, "d mixed"]:
+        """The projection that comes last."""
+        ...
+
+    @property
+    def constant(self) -> Float[Tensor, "pos d"]:
+        """What the layer adds whatever its input."""
+        ...
+
+    def forward(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
+        """What the layer adds to the residual stream `x`, without `constant`."""
+        ...
+
+    def cut(self, position: int) -> "TokenMixing":
+        """The same map on positions 0 to `position` alone; no later position can matter to one of these."""
+        ...
+
+    def add_transpose(self, g: Float[Tensor, "batch pos d"], work: Workspace, multiply: torch.dtype | None) -> None:
+        """Add the adjoint of `forward` to gradients, in place."""
+        ...
+
+    def start(self, r: Float[Tensor, "batch d"], positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch pos d"]:
+        """The adjoint of gradients that are zero but at one position each, plus those gradients themselves."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -154,7 +190,7 @@ class FrozenAttention:
         """The adjoint of `forward`, for a batch of gradients at all positions."""
         return (self.values_transpose(g, Workspace()) @ self.value).view_as(g)
 
-    def values_transpose(self, g: Float[Tensor, "batch pos d"], work: "Workspace") -> Float[Tensor, "batchpos kvc"]:
+    def values_transpose(self, g: Float[Tensor, "batch pos d"], work: Workspace) -> Float[Tensor, "batchpos kvc"]:
         """The gradient at the values: all of `transpose` but the last product.
 
         A product writes into contiguous memory and is copied to its place from there: writing with a stride is slow. No
@@ -178,6 +214,14 @@ class FrozenAttention:
                 mixed[:, begin:end, head] = torch.bmm(back, heads[:, begin * groups :], out=made)
         return mixed.view(batch * n, -1)
 
+    def add_transpose(self, g: Float[Tensor, "batch pos d"], work: Workspace, multiply: torch.dtype | None) -> None:
+        """Add the transpose to the gradients, in place."""
+        if multiply is None:
+            add_product(g, self.values_transpose(g, work), self.value, None)
+            return
+        rounded = FrozenAttention(*(t.to(multiply) for t in (self.value, self.output, self.mix, self.constant)))
+        add_product(g, rounded.values_transpose(g.to(multiply), work), rounded.value, multiply)
+
     def start(self, r: Float[Tensor, "batch d"], positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch pos d"]:
         """`transpose` of gradients that are zero but at one position each, plus those gradients themselves."""
         kv, n, _, groups = self.mix.shape
@@ -198,7 +242,7 @@ class FrozenLayer:
     block the MLP reads what enters the block; wherever a residual stream before the MLP is meant, it is that one.
     """
 
-    attention: FrozenAttention
+    attention: TokenMixing
     read: FrozenNorm | None
     write: FrozenNorm | None
     skip: Float[Tensor, "d d"] | None
@@ -208,7 +252,7 @@ class FrozenLayer:
 
     @staticmethod
     def freeze(
-        attention: FrozenAttention,
+        attention: TokenMixing,
         read: FrozenNorm | None,
         write: FrozenNorm | None,
         skip: Float[Tensor, "d d"] | None,
@@ -217,7 +261,7 @@ class FrozenLayer:
         """Fold the skip matrix [out, in] (None: no skip path) with the norms around it."""
         if skip is None:
             return FrozenLayer(attention, read, write, None, None, None, parallel)
-        folded, scale = skip.to(attention.mix.dtype), torch.ones_like(attention.constant[:, 0])
+        folded, scale = skip.to(attention.constant.dtype), torch.ones_like(attention.constant[:, 0])
         constant = None
         if read is not None:
             constant = None if read.bias is None else folded @ read.bias
@@ -285,7 +329,7 @@ class FrozenModel:
         self,
         positions: Int[Tensor, " target"],
         starts: dict[int, Float[Tensor, "_ d"]],
-        work: "Workspace",
+        work: Workspace,
         multiply: torch.dtype | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "_ pos d"]]]:
         """The transposed pass for a batch of targets.
@@ -317,14 +361,14 @@ class FrozenModel:
                 yield number, g
                 if layer.parallel:
                     through = _through_skip(g, layer, work)  # before attention changes g
-                    _add_attention(g, attention, work, multiply)
-                    _add_product(g, through, layer.skip, multiply)
+                    attention.add_transpose(g, work, multiply)
+                    add_product(g, through, layer.skip, multiply)
                 else:
                     for part in g.split(
                         max(1, COLUMNS_IN_CACHE // g.shape[1])
                     ):  # so few that the scaled copy stays in the cache
-                        _add_product(part, _through_skip(part, layer, work), layer.skip, multiply)
-                    _add_attention(g, attention, work, multiply)
+                        add_product(part, _through_skip(part, layer, work), layer.skip, multiply)
+                    attention.add_transpose(g, work, multiply)
             joining = starts.get(number)
             if joining is not None:
                 part, here = whole[batch : batch + len(joining)], places[batch : batch + len(joining)]
@@ -336,57 +380,8 @@ class FrozenModel:
         yield -1, whole
 
 
-def _through_skip(g: Tensor, layer: FrozenLayer, work: "Workspace") -> Tensor:
+def _through_skip(g: Tensor, layer: FrozenLayer, work: Workspace) -> Tensor:
     """Gradients with the scales of a layer's skip path; without such a path, themselves."""
     if layer.skip_scale is None:
         return g
     return torch.mul(g, layer.skip_scale[: g.shape[1], None], out=work.take("scaled", tuple(g.shape), g))
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """Frozen tensors (or a tuple or dataclass of them) on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(moved(part, device) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
-    return value
-
-
-def _add_product(g: Tensor, x: Tensor, weight: Tensor | None, multiply: torch.dtype | None) -> None:
-    """`g += x @ weight`, if there is one, in place; the operands rounded to `multiply` if given, the sum kept in g's
-    dtype."""
-    if weight is None:
-        return
-    rows, x = g.view(-1, g.shape[-1]), x.view(-1, len(weight))
-    if multiply is None:
-        rows.addmm_(x, weight)
-    else:
-        rows.add_(torch.mm(x.to(multiply), weight.to(multiply)))
-
-
-def _add_attention(g: Tensor, attention: FrozenAttention, work: "Workspace", multiply: torch.dtype | None) -> None:
-    """Add the transpose of one attention layer to the gradients, in place."""
-    if multiply is None:
-        _add_product(g, attention.values_transpose(g, work), attention.value, None)
-        return
-    rounded = FrozenAttention(
-        *(t.to(multiply) for t in (attention.value, attention.output, attention.mix, attention.constant))
-    )
-    _add_product(g, rounded.values_transpose(g.to(multiply), work), rounded.value, multiply)
-
-
-class Workspace:
-    """Buffers that outlive a step, so that large products do not pay for fresh memory each time."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """A tensor of `shape` over the named buffer, which grows when it must; its content is undefined."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype or buffer.device != like.device:
-            buffer = self._buffers[name] = like.new_empty(size)
-        return buffer[:size].view(shape)

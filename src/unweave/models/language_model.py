@@ -12,9 +12,11 @@ from torch import Tensor
 from ..base.parsing import checked_prompt
 from ..errors import ModelError, PromptError
 from .architectures import unread_keys
-from .frozen import FrozenAttention, FrozenNorm
+from .frozen import FrozenAttention, FrozenNorm, TokenMixing
+from .mixers import FrozenMixer, Step
 from .recording import Recording, WatchPoint, watching
-from .row import Architecture
+from .recurrence import mixer_steps
+from .row import Architecture, MixerKind
 from .tokens import Kind
 from .weights import NormWeights, attention_weights, norm_weights
 
@@ -38,7 +40,7 @@ class LanguageModel:
     def config(self) -> Any:
         """The Hugging Face config of the language model."""
         config = self.module.config
-        return config if self.architecture.text is None else getattr(config, self.architecture.text)
+        return config if self.architecture.text is None else getattr(config, self.architecture.text, config)
 
     @cached_property
     def unread_keys(self) -> tuple[str, ...]:
@@ -228,7 +230,7 @@ class LanguageModel:
         return Recording(
             input_ids=ids,
             embeddings=saved["input", 0],
-            patterns=series("pattern"),
+            patterns=tuple(saved.get(("pattern", layer)) for layer in range(self.n_layers)),
             attention_inputs=series("input"),
             attention_outputs=series("attention"),
             resid_mid=series("mid"),
@@ -241,10 +243,11 @@ class LanguageModel:
     def _record_points(self) -> Iterator[WatchPoint]:
         row = self.architecture
         for layer, block in enumerate(self.blocks):
-            attention, mlp = block.get_submodule(row.attention), block.get_submodule(row.mlp)
+            attention, mlp = self.mixing(layer), block.get_submodule(row.mlp)
             yield WatchPoint(("input", layer), block, "in")
             yield WatchPoint(("attention", layer), attention, "out")
-            yield WatchPoint(("pattern", layer), attention, "out", lambda output: output[1])
+            if self.has_pattern(layer):
+                yield WatchPoint(("pattern", layer), attention, "out", lambda output: output[1])
             yield WatchPoint(("mid", layer), block.get_submodule(row.mlp_norm or row.mlp), "in")
             yield WatchPoint(("mlp_in", layer), mlp, "in")
             yield WatchPoint(("mlp_out", layer), mlp, "out")
@@ -256,13 +259,42 @@ class LanguageModel:
         """What the norms add to the variance."""
         return getattr(self.config, self.architecture.epsilon)
 
+    def mixing(self, layer: int) -> Any:
+        """The module that carries tokens to later ones in one layer."""
+        block, row = self.blocks[layer], self.architecture
+        return block.get_submodule(next((name for name in row.mixers if hasattr(block, name)), row.attention))
+
+    def mixed(self, layer: int) -> Any:
+        """The last projection of that module: what enters it was carried there, head by head where there are heads."""
+        return self.mixing(layer).get_submodule(self.architecture.output if self.has_pattern(layer) else "out_proj")
+
+    def mixer_kind(self, layer: int) -> MixerKind | None:
+        """What that module is; None: attention."""
+        block = self.blocks[layer]
+        return next((kind for name, kind in self.architecture.mixers.items() if hasattr(block, name)), None)
+
+    def has_pattern(self, layer: int) -> bool:
+        """Whether one layer mixes tokens by attention patterns."""
+        return self.mixer_kind(layer) in (None, "gated attention")
+
     def frozen_attention(
-        self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"]
-    ) -> FrozenAttention:
-        """One layer's attention, frozen as it was in the recording, with this pattern."""
-        value, output = attention_weights(self.architecture, self.blocks[layer])
+        self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"] | None
+    ) -> TokenMixing:
+        """One layer's attention (or what stands in its place), frozen as it was in the recording, with this pattern."""
         norm, post = self.frozen_attention_norms(recording, layer)
+        if self.mixer_kind(layer) is not None:
+            return FrozenMixer.freeze(norm, self.mixer_steps(recording, layer, pattern), post)
+        assert pattern is not None
+        value, output = attention_weights(self.architecture, self.blocks[layer])
         return FrozenAttention.freeze(norm, value, pattern, output, post)
+
+    def mixer_steps(
+        self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"] | None
+    ) -> tuple[Step, ...]:
+        """A module that is not plain attention as a chain of linear parts, frozen as it was in the recording."""
+        kind, (norm, _) = self.mixer_kind(layer), self.frozen_attention_norms(recording, layer)
+        assert kind is not None
+        return mixer_steps(kind, self.mixing(layer), norm.forward(recording.attention_inputs[layer]), pattern)
 
     def frozen_attention_norms(self, recording: Recording, layer: int) -> tuple[FrozenNorm, FrozenNorm | None]:
         """What stands before and (if anything does) after one layer's attention, frozen as it was in the recording."""

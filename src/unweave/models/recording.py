@@ -16,7 +16,8 @@ class Recording:
     input_ids: Int[Tensor, " pos"]
     embeddings: Float[Tensor, "pos d"]
     """What enters layer 0: token (and learned position) embeddings, scaled as the model scales them."""
-    patterns: tuple[Float[Tensor, "heads pos pos"], ...]
+    patterns: tuple[Float[Tensor, "heads pos pos"] | None, ...]
+    """None where a layer has none."""
     attention_inputs: tuple[Float[Tensor, "pos d"], ...]
     attention_outputs: tuple[Float[Tensor, "pos d"], ...]
     resid_mid: tuple[Float[Tensor, "pos d"], ...]

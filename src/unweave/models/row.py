@@ -7,6 +7,9 @@ from typing import Any, Literal
 NormKind = Literal["rms", "rms_plus_one", "layer"]
 """`rms`: gain w; `rms_plus_one`: gain 1 + w (Gemma); `layer`: LayerNorm, centred, gain w and bias."""
 
+MixerKind = Literal["gated attention", "convolution", "delta rule"]
+"""What carries tokens to later ones, where that is not plain attention; see `recurrence.py`."""
+
 SIZES = frozenset(
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings".split()
 )
@@ -76,6 +79,8 @@ class Architecture:
     query_scale: bool = False
     """Whether queries grow with their position, as Llama 4's do (`llama_4_scaling_beta` of the rotary embeddings)."""
     output: str = "o_proj"
+    mixers: Mapping[str, MixerKind] = field(default_factory=dict)
+    """Modules that a block may have where others have attention (or as their attention), and their kinds."""
     mlp: str = "mlp"
     mlp_norm: str | None = "post_attention_layernorm"
     mlp_post_norm: str | None = None
@@ -87,7 +92,7 @@ class Architecture:
     gate: str | None = "gate_proj"
     """The MLP's linear map that is behind the activation function, where there are two."""
     activation: str = "act_fn"
-    """The activation function's name in the MLP."""
+    """The activation function's name in the MLP, or in `torch.nn.functional`."""
     down: str = "down_proj"
     experts: Literal["interleaved", "halves"] | None = None
     """How experts keep gate and up in one tensor, where an MLP is several experts and a router."""

@@ -6,10 +6,10 @@ from .row import DECODER, WINDOWS, Architecture, mxfp4, one_of
 
 _NONE: dict[str, Any] = {"up": None, "gate": None}
 """Neurons are the experts' own; see `experts`."""
-_ROUTED = frozenset("num_experts_per_tok output_router_logits router_aux_loss_coef".split())
-_LOCAL = _ROUTED | frozenset("num_local_experts num_experts router_jitter_noise".split())
+ROUTED = frozenset("num_experts_per_tok output_router_logits router_aux_loss_coef".split())
+_LOCAL = ROUTED | frozenset("num_local_experts num_experts router_jitter_noise".split())
 _QWEN = (
-    _ROUTED
+    ROUTED
     | WINDOWS
     | frozenset(
         "num_experts num_local_experts moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers "

@@ -10,6 +10,7 @@ from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
+from .attention import TangentAttention
 from .routes import setting_of
 from .setting import Setting
 from .tangents import Cut, Starts
@@ -59,7 +60,7 @@ def attend(model: ReplacementModel | LanguageModel, graph: Graph, most: int = 5)
     if most < 1:
         raise OptionError(f"most is {most}; it must be at least 1")
     setting = setting_of(model, graph)
-    found = []
+    found: list[tuple[float, int, int, int, int, float]] = []
     for layer, carried in carried_by_heads(setting).items():
         carried[:, :, 0] = 0
         size = carried.abs().flatten()
@@ -77,14 +78,18 @@ def carried_by_heads(setting: Setting) -> dict[int, Float[Tensor, "head query ke
     """By layer, the first-order effect on the target of what each head moves from each key to each query."""
     tangent, found = setting.asked.tangent, {}
     for number, g, _ in tangent.walk(setting.start, Cut()):
-        found[number] = tangent.layers[number].attention.cut(g.shape[1]).carried(g[0])
+        attention = tangent.layers[number].attention
+        if isinstance(attention, TangentAttention):
+            found[number] = attention.cut(g.shape[1]).carried(g[0])
+    if not found:
+        model = setting.asked.model
+        raise OptionError(f"{model.name}: no layer of a {model.architecture.family} has plain attention to look into")
     return found
 
 
 def looked_at(setting: Setting, layer: int, head: int, query: int, key: int, carried: float = 0.0) -> Looked:
     """What made one head look from a query at a key."""
     tangent, chosen = setting.asked.tangent, setting.chosen
-    attention = tangent.layers[layer].attention
     starts = pattern_starts(setting, layer, head, query, key)
     below = replace(tangent, layers=tangent.layers[:layer])
     sides = torch.zeros(2, len(chosen) + setting.rests.shape[0] * len(setting.tokens) + len(setting.tokens))
@@ -116,13 +121,20 @@ def looked_at(setting: Setting, layer: int, head: int, query: int, key: int, car
         token = (entered[side] * setting.tokens[:seen]).sum(-1)
         sides[side, len(chosen) + len(rest) : len(chosen) + len(rest) + seen] = token
     sides = torch.cat([-sides, sides.new_zeros(2, 1)], dim=1)  # and the target itself
-    pattern = float(attention.pattern[head, query, key])
+    pattern = float(_attention(setting, layer).pattern[head, query, key])
     return Looked(layer, head, query, key, pattern, carried, sides[0], sides[1])
+
+
+def _attention(setting: Setting, layer: int) -> TangentAttention:
+    attention = setting.asked.tangent.layers[layer].attention
+    if not isinstance(attention, TangentAttention):
+        raise OptionError(f"layer {layer} has no plain attention to look into")
+    return attention
 
 
 def pattern_starts(setting: Setting, layer: int, head: int, query: int, key: int) -> Starts:
     """The gradients of one entry of a pattern in what enters its layer: by the query, then by each key it sees."""
-    attention = setting.asked.tangent.layers[layer].attention
+    attention = _attention(setting, layer)
     n, (heads, _, channels) = query + 1, attention.queries.shape
     pattern = attention.pattern[head, query, :n]
     score = -pattern * pattern[key]

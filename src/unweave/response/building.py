@@ -15,6 +15,7 @@ from ..models.recording import Recording
 from ..models.weights import Linear, attention_weights, linear, norm_weights, query_key_weights
 from .attention import Rotary, Side, TangentAttention
 from .experts import activation_at, check_experts, experts
+from .mixing import TangentMixer, as_called
 from .mlps import Neurons, TangentMLP
 from .norms import TangentNorm
 
@@ -34,6 +35,8 @@ class Seen:
     rotations: dict[int, tuple[Tensor, Tensor]]
     routed: dict[int, tuple[Tensor, Tensor]]
     """By layer: the weights and the numbers of each position's experts."""
+    called: dict[int, dict[str, Any]]
+    """By layer: the keyword arguments of what is not plain attention."""
 
 
 def watch(model: LanguageModel, ids: Int[Tensor, " pos"]) -> Seen:
@@ -45,9 +48,13 @@ def watch(model: LanguageModel, ids: Int[Tensor, " pos"]) -> Seen:
     row, dtype = model.architecture, model.engine_dtype
     rotations: dict[int, tuple[Tensor, Tensor]] = {}
     routed: dict[int, tuple[Tensor, Tensor]] = {}
+    called: dict[int, dict[str, Any]] = {}
 
     def rotation(layer: int) -> Callable:
         def keep(module: Any, args: Any, kwargs: Any) -> None:
+            if model.mixer_kind(layer) is not None:
+                called[layer] = dict(kwargs)
+                return
             given = kwargs.get("position_embeddings")
             if given is not None:
                 cos, sin = (part.detach().to("cpu", dtype).reshape(-1, part.shape[-1]) for part in given)
@@ -62,27 +69,29 @@ def watch(model: LanguageModel, ids: Int[Tensor, " pos"]) -> Seen:
 
     with ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
-            attention = block.get_submodule(row.attention)
+            attention = model.mixing(layer)
             stack.callback(attention.register_forward_pre_hook(rotation(layer), with_kwargs=True).remove)
             if row.up is None:
                 chosen = block.get_submodule(row.mlp).get_submodule(row.router)
                 stack.callback(chosen.register_forward_hook(router(layer)).remove)
         recording = model.record(ids)
-    return Seen(recording, rotations, routed)
+    return Seen(recording, rotations, routed, called)
 
 
-def tangent_attention(model: LanguageModel, seen: Seen, layer: int) -> TangentAttention:
-    """The derivative of one layer's attention."""
+def tangent_attention(model: LanguageModel, seen: Seen, layer: int) -> TangentAttention | TangentMixer:
+    """The derivative of one layer's attention, or of what stands in its place."""
     row, recording = model.architecture, seen.recording
-    x = recording.attention_inputs[layer]
-    block = model.blocks[layer]
-    module = block.get_submodule(row.attention)
+    x, pattern = recording.attention_inputs[layer], recording.patterns[layer]
+    block, module = model.blocks[layer], model.mixing(layer)
     norm = None if row.attention_norm is None else norm_weights(row, block.get_submodule(row.attention_norm))
     before = TangentNorm.at(norm, x, model.epsilon)
     after = _after(model, layer, row.attention_post_norm, recording.attention_outputs[layer])
+    if model.mixer_kind(layer) is not None or pattern is None:
+        steps = model.mixer_steps(recording, layer, pattern)
+        run = as_called(module, seen.called[layer])
+        return TangentMixer(before, after, run, before.frozen.forward(x), steps)
     value, output = (_cast(part, x) for part in attention_weights(row, block))
     query, key = (_cast(part, x) for part in query_key_weights(row, block))
-    pattern = recording.patterns[layer]
     heads = pattern.shape[0]
     channels = output.weight.shape[1] // heads
     groups = heads // (len(value.weight) // channels)
@@ -214,7 +223,7 @@ def _plain(model: LanguageModel, mlp: Any, x: Tensor) -> tuple[tuple[Neurons, ..
     row = model.architecture
     assert row.up is not None
     up, down = _cast(linear(mlp.get_submodule(row.up)), x), _cast(linear(mlp.get_submodule(row.down)), x)
-    act = getattr(mlp, row.activation)
+    act = getattr(mlp, row.activation, None) or getattr(torch.nn.functional, row.activation)
     if row.gate is None:
         value, slope = activation_at(act, _apply(up, x))
         reads = ((up.weight, slope),)

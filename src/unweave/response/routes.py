@@ -13,6 +13,7 @@ from ..graphs.nodes import Node, NodeKind
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .asking import ask, target_start, target_unit
+from .mixing import TangentMixer
 from .setting import Setting
 from .tangents import Starts
 from .targets import ResponseTargetSpec
@@ -36,6 +37,8 @@ class Routes:
     """By a head's values, keys or queries."""
     rests: Float[Tensor, " layer"]
     """By the rest of each MLP."""
+    mixers: Float[Tensor, " layer"]
+    """By each layer whose mixing of tokens is not plain attention: a recurrence, a convolution, gated attention."""
 
     def __repr__(self) -> str:
         routes = ", ".join(f"{name} {weight:+.3g}" for name, weight in self.strongest(3))
@@ -44,12 +47,13 @@ class Routes:
     @property
     def total(self) -> float:
         """The edge's weight."""
-        return self.straight + self.norms + float(self.heads.sum()) + float(self.rests.sum())
+        return self.straight + self.norms + float(self.heads.sum() + self.rests.sum() + self.mixers.sum())
 
     def strongest(self, most: int = 5) -> list[tuple[str, float]]:
         """The largest routes by name, such as `L12H3 value`."""
         found = [("straight", self.straight), ("norms", self.norms)]
         found += [(f"MLP {layer}", float(weight)) for layer, weight in enumerate(self.rests.tolist())]
+        found += [(f"mixer {layer}", float(weight)) for layer, weight in enumerate(self.mixers.tolist())]
         for layer, head, way in self.heads.nonzero().tolist():
             found.append((f"L{layer}H{head} {WAYS[way]}", float(self.heads[layer, head, way])))
         return sorted((route for route in found if route[1]), key=lambda route: -abs(route[1]))[:most]
@@ -70,12 +74,12 @@ class Router:
         setting = self.setting
         tangent, position = setting.asked.tangent, source.position
         start, held = self._start(target)
-        depth, heads = len(tangent.layers), tangent.layers[0].attention.pattern.shape[0]
+        depth, heads = len(tangent.layers), int(setting.asked.model.config.num_attention_heads)
         found = torch.zeros(depth, heads, len(WAYS), dtype=torch.float64)
-        rests, straight, norms = torch.zeros(depth, dtype=torch.float64), 0.0, 0.0
+        (rests, mixers), straight, norms = torch.zeros(2, depth, dtype=torch.float64), 0.0, 0.0
         entries = self._entries(source)
         if position >= int(start.position[0]) + 1:
-            return Routes(0.0, 0.0, found, rests)
+            return Routes(0.0, 0.0, found, rests, mixers)
         for entry, plain, signal in entries:
             if position == int(start.position[0]) and entry < int(start.layer[0]):
                 direct = float(held @ plain)
@@ -88,6 +92,11 @@ class Router:
                 continue
             signal = torch.stack(live).sum(0)
             layer = tangent.layers[number].attention
+            if through is not None:
+                rests[number] += float(through[0, position] @ signal)
+            if isinstance(layer, TangentMixer):
+                mixers[number] += float(layer.transpose(g, held=tangent.held)[0, position] @ signal)
+                continue
             inner = layer.cut(g.shape[1]).inner(g, held=tangent.held)
             read = layer.before.forward(signal[None], at)
             groups = heads // layer.key.heads
@@ -97,9 +106,7 @@ class Router:
                 key = layer.key.forward(read, at)[0].repeat_interleave(groups, 0)
                 found[number, :, 1] += (inner.key[0, position] * key).sum(-1)
                 found[number, :, 2] += (inner.query[0, position] * layer.query.forward(read, at)[0]).sum(-1)
-            if through is not None:
-                rests[number] += float(through[0, position] @ signal)
-        return Routes(straight, norms, found, rests)
+        return Routes(straight, norms, found, rests, mixers)
 
     def _start(self, target: Node) -> tuple[Starts, Float[Tensor, " d"]]:
         """Where the target's sweep begins, and the same with its norm held."""

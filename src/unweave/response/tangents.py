@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.frozen import moved
 from ..models.language_model import LanguageModel
 from ..models.recording import Recording
+from ..models.workspace import moved
 from .attention import TangentAttention
 from .building import Seen, check_supported, tangent_attention, tangent_final, tangent_mlp, watch
+from .mixing import TangentMixer
 from .mlps import NEURONS_AT_ONCE, Neurons, TangentMLP
 from .norms import TangentNorm
 
@@ -21,7 +22,7 @@ from .norms import TangentNorm
 class TangentLayer:
     """One transformer block."""
 
-    attention: TangentAttention
+    attention: TangentAttention | TangentMixer
     mlp: TangentMLP
     parallel: bool
 

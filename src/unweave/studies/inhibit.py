@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attribution.sources import Sources, TargetRows
 from ..errors import StudyError
 from ..interventions.interventions import intervene_each
-from ..models.frozen import Workspace
+from ..models.workspace import Workspace
 from ..transcoders.replacement import LocalReplacement
 from .batch import share
 from .bench import Bench, Variant

@@ -163,7 +163,7 @@ def check_model(model: object) -> ReplacementModel:
 
 
 def _freeze(
-    model: LanguageModel, transcoders: Transcoders, recording: Recording, patterns: list[Tensor]
+    model: LanguageModel, transcoders: Transcoders, recording: Recording, patterns: list[Tensor | None]
 ) -> tuple[FrozenModel, list[Tensor]]:
     """The frozen model, and what each MLP adds to the residual stream beyond its skip path; empties `patterns` as it
     goes.

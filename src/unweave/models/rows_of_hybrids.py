@@ -1,0 +1,76 @@
+"""The families in which some layers have a recurrence or a convolution in place of attention, a row each."""
+
+from typing import Any
+
+from .row import DECODER, Architecture, one_of
+from .rows_of_experts import ROUTED
+
+_LINEAR = frozenset(
+    "linear_conv_kernel_dim linear_key_head_dim linear_value_head_dim linear_num_key_heads linear_num_value_heads "
+    "layer_types full_attention_interval".split()
+)
+_DELTA: dict[str, Any] = {
+    "norm": "rms_plus_one",
+    "query_norm": "q_norm",
+    "key_norm": "k_norm",
+    "mixers": {"self_attn": "gated attention", "linear_attn": "delta rule"},
+}
+_DELTA_LIMITS: dict[str, Any] = {
+    "hidden_act": one_of("silu"),
+    "layer_types": lambda value: value is None or set(value) <= {"full_attention", "linear_attention"},
+}
+
+HYBRIDS: tuple[Architecture, ...] = (
+    Architecture(
+        "lfm2",
+        keys=DECODER
+        | frozenset(
+            "norm_eps conv_bias conv_L_cache block_multiple_of block_ffn_dim_multiplier block_auto_adjust_ff_dim "
+            "full_attn_idxs layer_types block_dim block_ff_dim block_norm_eps block_use_swiglu "
+            "block_use_xavier_init conv_dim conv_dim_out conv_use_xavier_init num_heads tie_embedding theta "
+            "block_mlp_init_scale block_out_init_scale".split()
+        ),
+        epsilon="norm_eps",
+        final_norm="model.embedding_norm",
+        attention_norm="operator_norm",
+        mlp_norm="ffn_norm",
+        output="out_proj",
+        query_norm="q_layernorm",
+        key_norm="k_layernorm",
+        mixers={"conv": "convolution"},
+        mlp="feed_forward",
+        up="w3",
+        gate="w1",
+        activation="silu",
+        down="w2",
+        limits={"layer_types": lambda value: value is None or set(value) <= {"full_attention", "conv"}},
+    ),
+    Architecture(
+        "qwen3_next",
+        keys=DECODER
+        | _LINEAR
+        | ROUTED
+        | frozenset(
+            "num_experts num_local_experts moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers "
+            "shared_expert_intermediate_size".split()
+        ),
+        experts="halves",
+        up=None,
+        gate=None,
+        router="gate",
+        limits=_DELTA_LIMITS,
+        **_DELTA,
+    ),
+    Architecture("qwen3_5_text", keys=DECODER | _LINEAR, limits=_DELTA_LIMITS, **_DELTA),
+    Architecture(
+        "qwen3_5",  # transformers loads its language model alone
+        keys=DECODER
+        | _LINEAR
+        | frozenset(
+            "text_config vision_config image_token_id video_token_id vision_start_token_id vision_end_token_id".split()
+        ),
+        text="text_config",
+        limits=_DELTA_LIMITS | {"model_type": one_of("qwen3_5_text")},
+        **_DELTA,
+    ),
+)
