@@ -31,6 +31,7 @@ MORE_FAMILIES = (
     "smollm3", "olmo3", "exaone4", "ministral", "ministral3", "mistral3", "seed_oss", "hunyuan_v1_dense", "arcee",
     "apertus", "glm4", "vaultgemma", "stablelm", "phi", "phi-normed", "cohere", "cohere2", "gptj", "qwen2_moe",
     "qwen3_moe", "mixtral", "olmoe", "granitemoe", "phimoe", "lfm2", "lfm2-plain", "qwen3_next", "qwen3_5_text",
+    "bamba", "granitemoehybrid",
 )  # fmt: skip
 """The other rows. Each differs from one above by names, or by one thing that only its own code does, so one compact
 test a family (test_families.py: both engines against autograd in float64) stands for the whole cross product, which
@@ -150,6 +151,10 @@ def more_config(family: str, common: dict, windows: dict) -> object:
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 5, "linear_value_head_dim": 6,
         "linear_conv_kernel_dim": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     }  # fmt: skip
+    state = {
+        "mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 5, "mamba_d_conv": 3, "mamba_chunk_size": 4,
+        "mamba_proj_bias": True, "time_step_limit": [0.2, 1.5],
+    }  # fmt: skip
     match family:
         case "smollm3":
             return t.SmolLM3Config(
@@ -222,6 +227,13 @@ def more_config(family: str, common: dict, windows: dict) -> object:
                 **several, layer_types=["conv", "full_attention", "conv"], conv_bias=biased, conv_L_cache=3 + biased,
                 block_auto_adjust_ff_dim=biased, block_multiple_of=4, block_ffn_dim_multiplier=1.5,
             )  # fmt: skip
+        case "bamba":
+            return t.BambaConfig(**several, **state, attn_layer_indices=[1], mlp_bias=True, attention_bias=True)
+        case "granitemoehybrid":
+            kinds = ["linear_attention", "full_attention", "linear_attention"]
+            return t.GraniteMoeHybridConfig(
+                **several, **factors, **state, num_local_experts=0, shared_intermediate_size=40, layer_types=kinds
+            )
         case "qwen3_next":
             shared = {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 20}
             return t.Qwen3NextConfig(**common, **routed, **shared, **delta, **partial)

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 
-def hold(block) -> dict:
-    """Put coefficients of a block's recurrence, convolution or gated attention out of autograd's sight; the forwards
-    that were there."""
-    module, forward = next(
-        (getattr(block, name), forward)
-        for name, forward in (("conv", _convolution), ("linear_attn", _delta), ("self_attn", _attention))
-        if hasattr(block, name)
-    )
+def mixer(block, family: str):
+    """A block's recurrence, convolution or gated attention; None where it has plain attention."""
+    names = ("conv", "linear_attn", "mamba", *(("self_attn",) if family in ("qwen3_next", "qwen3_5_text") else ()))
+    return next((getattr(block, name) for name in names if getattr(block, name, None) is not None), None)
+
+
+def hold(module) -> dict:
+    """Put such a module's coefficients out of autograd's sight; the forward that was there."""
+    kinds = {"ShortConv": _convolution, "DeltaNet": _delta, "Attention": _attention}
+    forward = next((one for word, one in kinds.items() if type(module).__name__.endswith(word)), _state_space)
     saved = {module: module.forward}
     module.forward = MethodType(forward, module)
     return saved
@@ -93,8 +95,32 @@ def delta_rule(query, key, value, rates, write):
     return torch.stack(rows, 1)
 
 
+def _state_space(self, hidden_states, **kwargs):
+    """Mamba 2, position by position."""
+    inner, state, heads = self.intermediate_size, self.n_groups * self.ssm_state_size, self.num_heads
+    gate, mixed, step = self.in_proj(hidden_states).split([inner, inner + 2 * state, heads], -1)
+    mixed = _convolved(self.conv1d, mixed)
+    value, write, look = (mixed * mixed.sigmoid().detach()).split([inner, state, state], -1)
+    n, shared = value.shape[1], heads // self.n_groups
+    write, look = (part.detach().view(1, n, self.n_groups, -1).repeat_interleave(shared, 2) for part in (write, look))
+    step = torch.nn.functional.softplus(step + self.dt_bias).clamp(*self.time_step_limit).detach()
+    value = value.view(1, n, heads, -1)
+    memory, rows = 0.0, []
+    for t in range(n):
+        memory = memory * (step[:, t] * -self.A_log.exp()).exp()[..., None, None]
+        memory = memory + (step[:, t][..., None] * write[:, t])[..., None] * value[:, t][..., None, :]
+        rows.append((memory * look[:, t][..., None]).sum(-2) + self.D[:, None] * value[:, t])
+    made = torch.stack(rows, 1).flatten(2) * torch.nn.functional.silu(gate).detach()
+    grouped = made.view(1, n, self.n_groups, -1)
+    scale = (grouped.square().mean(-1, keepdim=True) + self.norm.variance_epsilon).rsqrt().detach()
+    return self.out_proj((grouped * scale).flatten(2) * self.norm.weight)
+
+
 def in_float64(monkeypatch) -> None:
-    """The delta rule and its norm in their inputs' own dtype; transformers computes them in float32."""
+    """The delta rule, and the norms of recurrences, in their inputs' own dtype; transformers computes them in
+    float32."""
+    from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
+    from transformers.models.granitemoehybrid.modeling_granitemoehybrid import GraniteMoeHybridRMSNormGated
     from transformers.models.qwen3_5 import modeling_qwen3_5
     from transformers.models.qwen3_next import modeling_qwen3_next
 
@@ -105,6 +131,12 @@ def in_float64(monkeypatch) -> None:
         scale = (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
         return x * scale * self.weight * torch.nn.functional.silu(gate)
 
+    def grouped(self, x, gate):
+        x = (x * torch.nn.functional.silu(gate)).unflatten(-1, (-1, self.group_size))
+        return (x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()).flatten(-2) * self.weight
+
+    for kind in (BambaRMSNormGated, GraniteMoeHybridRMSNormGated):
+        monkeypatch.setattr(kind, "forward", grouped)
     for module in (modeling_qwen3_next, modeling_qwen3_5):
         monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", rule)
     monkeypatch.setattr(modeling_qwen3_next.Qwen3NextRMSNormGated, "forward", norm)

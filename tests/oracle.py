@@ -26,6 +26,7 @@ NORMS = {
     "gpt2": ("ln_1", None, "ln_2", None),
     "gptj": ("ln_1", None, "ln_1", None),
     "lfm2": ("operator_norm", None, "ffn_norm", None),
+    "bamba": ("input_layernorm", None, "pre_ff_layernorm", None),
     **dict.fromkeys(("phi", "cohere", "cohere2"), ("input_layernorm", None, "input_layernorm", None)),
 }  # fmt: skip
 LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "gptj", "phimoe")
@@ -38,7 +39,9 @@ PLACES = {
     "gptj": ("transformer.h", "attn"),
 }
 """Blocks, and attention in a block."""
-MLP = {"granitemoe": "block_sparse_moe", "lfm2": "feed_forward"}
+MLP = {
+    "granitemoe": "block_sparse_moe", "lfm2": "feed_forward", "bamba": "feed_forward", "granitemoehybrid": "shared_mlp",
+}  # fmt: skip
 
 
 def _norm(part, x: Tensor, family: str, gain: bool = True) -> Tensor:
@@ -140,9 +143,9 @@ def attribution(
 
     handles.append(blocks[0].register_forward_pre_hook(on_input, with_kwargs=True))
     for number, block in enumerate(blocks):
-        if hasattr(block, "conv") or hasattr(block, "linear_attn") or family.startswith("qwen3_"):
-            saved |= hybrids.hold(block)
-        if hasattr(block, "self_attn") or family not in ("lfm2", "qwen3_next", "qwen3_5_text"):
+        if mixer := hybrids.mixer(block, family):
+            saved |= hybrids.hold(mixer)
+        else:
             handles += _detached_queries_and_keys(block.get_submodule(attention), family)
         before = block.get_submodule(before_mlp) if before_mlp else None
         mlp = block.get_submodule(MLP.get(family, "mlp"))

@@ -15,7 +15,7 @@ from unweave.models.mixers import Convolve, FrozenMixer, Mix, Normed, Project, S
 from unweave.models.recurrence import delta_matrix
 from unweave.models.workspace import Workspace
 
-HYBRIDS = ("lfm2", "qwen3_next", "qwen3_5_text")
+HYBRIDS = ("lfm2", "qwen3_next", "qwen3_5_text", "bamba", "granitemoehybrid")
 OTHER = [0, 7, 3, 40, 7, 12]
 
 

@@ -60,9 +60,10 @@ _NOT_YET = {
     "llama4_text": "its experts weigh what they read",
     "gemma3n_text": "it has several residual streams and embeddings of each layer's own",
     "gemma4_text": "it has embeddings of each layer's own",
+    "nemotron_h": "its layers are attention, a recurrence or an MLP, one each",
+    "falcon_h1": "its layers have attention and a recurrence side by side, and factors inside their MLPs",
     **dict.fromkeys(
-        "mamba mamba2 nemotron_h falcon_h1 granitemoehybrid jamba bamba zamba2 "
-        "recurrent_gemma rwkv olmo_hybrid".split(),
+        "mamba mamba2 jamba zamba2 recurrent_gemma rwkv olmo_hybrid".split(),
         "some of its layers have no attention pattern to hold (recurrence or convolution)",
     ),
 }

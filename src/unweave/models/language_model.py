@@ -261,8 +261,7 @@ class LanguageModel:
 
     def mixing(self, layer: int) -> Any:
         """The module that carries tokens to later ones in one layer."""
-        block, row = self.blocks[layer], self.architecture
-        return block.get_submodule(next((name for name in row.mixers if hasattr(block, name)), row.attention))
+        return self.blocks[layer].get_submodule(self._mixer_name(layer) or self.architecture.attention)
 
     def mixed(self, layer: int) -> Any:
         """The last projection of that module: what enters it was carried there, head by head where there are heads."""
@@ -270,8 +269,12 @@ class LanguageModel:
 
     def mixer_kind(self, layer: int) -> MixerKind | None:
         """What that module is; None: attention."""
+        name = self._mixer_name(layer)
+        return None if name is None else self.architecture.mixers[name]
+
+    def _mixer_name(self, layer: int) -> str | None:
         block = self.blocks[layer]
-        return next((kind for name, kind in self.architecture.mixers.items() if hasattr(block, name)), None)
+        return next((name for name in self.architecture.mixers if getattr(block, name, None) is not None), None)
 
     def has_pattern(self, layer: int) -> bool:
         """Whether one layer mixes tokens by attention patterns."""

@@ -40,7 +40,7 @@ def _gated_attention(module: Any, read: Tensor, pattern: Tensor | None) -> tuple
 
 def _convolution(module: Any, read: Tensor, pattern: Tensor | None) -> tuple[Step, ...]:
     """LFM2's short convolution between two gates."""
-    before, after, value = _split(linear(module.in_proj), 3)
+    before, after, value = _rows(linear(module.in_proj), [read.shape[1]] * 3)
     gates = [affine([Project.of(part, read)], read) for part in (before, after)]
     kernel, bias = _kernel(module.conv, read)
     return (
@@ -74,6 +74,48 @@ def _delta_rule(module: Any, read: Tensor, pattern: Tensor | None) -> tuple[Step
     scale = torch.rsqrt(made.square().mean(-1, keepdim=True) + module.norm.variance_epsilon)
     gain = module.norm.weight.detach().to(read) * (gate * gate.sigmoid()).unflatten(-1, (heads, -1))
     return *steps, Scale((scale * gain).flatten(1)), Project.of(linear(module.out_proj), read)
+
+
+def _state_space(module: Any, read: Tensor, pattern: Tensor | None) -> tuple[Step, ...]:
+    """The state-space recurrence of Mamba 2 (Dao and Gu 2024), its gate and grouped norm after it."""
+    inner, state = module.intermediate_size, module.n_groups * module.ssm_state_size
+    joint, sizes = linear(module.in_proj), [inner, inner, state, state, module.num_heads]
+    kernel, bias = _kernel(module.conv1d, read)
+    kernels, biases = kernel.split(sizes[1:4]), [None] * 3 if bias is None else bias.split(sizes[1:4])
+    gate, *carried, step = _rows(joint, sizes)
+    parts = [
+        (Project.of(part, read), Convolve(kernel, bias))
+        for part, kernel, bias in zip(carried, kernels, biases, strict=True)
+    ]
+    value, write, look = (affine(part, read) for part in parts)
+    write, look = (
+        (x * x.sigmoid()).unflatten(-1, (module.n_groups, -1)).repeat_interleave(module.num_heads // module.n_groups, 1)
+        for x in (write, look)
+    )
+    width = softplus(affine([Project.of(step, read)], read) + module.dt_bias.detach().to(read))
+    width = width.clamp(*module.time_step_limit)
+    matrix = state_matrix(look, write, width, -module.A_log.detach().to(read).exp())
+    matrix = matrix + torch.eye(len(read)).to(read) * module.D.detach().to(read)[:, None, None]
+    steps: tuple[Step, ...] = (*parts[0], Scale(value.sigmoid()), Mix(matrix))
+    opening = affine([Project.of(gate, read)], read)
+    opening = opening * opening.sigmoid()
+    made = (affine(steps, read) * opening).unflatten(-1, (-1, module.norm.group_size))
+    scale = torch.rsqrt(made.square().mean(-1, keepdim=True) + module.norm.variance_epsilon).expand_as(made)
+    gain = opening * scale.flatten(1) * module.norm.weight.detach().to(read)
+    return *steps, Scale(gain), Project.of(linear(module.out_proj), read)
+
+
+def state_matrix(
+    look: Float[Tensor, "pos heads k"],
+    write: Float[Tensor, "pos heads k"],
+    width: Float[Tensor, "pos heads"],
+    rate: Float[Tensor, " heads"],
+) -> Float[Tensor, "heads p q"]:
+    """What each position's output takes of each earlier value: the state decays by `exp(rate width)` at every step, and
+    takes `width write` times the value."""
+    passed = (width * rate).cumsum(0).T
+    decay = (passed[:, :, None] - passed[:, None, :]).tril().exp().tril()
+    return torch.einsum("phk,qhk->hpq", look, write) * decay * width.T[:, None, :]
 
 
 def delta_matrix(
@@ -122,13 +164,14 @@ def _kernel(convolution: Any, like: Tensor) -> tuple[Float[Tensor, "c width"], F
     return convolution.weight.detach()[:, 0].cpu().to(like), None if bias is None else bias.detach().cpu().to(like)
 
 
-def _split(map_: Linear, parts: int) -> list[Linear]:
-    biases = [None] * parts if map_.bias is None else list(map_.bias.chunk(parts))
-    return [Linear(weight, bias) for weight, bias in zip(map_.weight.chunk(parts), biases, strict=True)]
+def _rows(map_: Linear, sizes: list[int]) -> list[Linear]:
+    biases = [None] * len(sizes) if map_.bias is None else map_.bias.split(sizes)
+    return [Linear(weight, bias) for weight, bias in zip(map_.weight.split(sizes), biases, strict=True)]
 
 
 _KINDS: Mapping[MixerKind, Callable[[Any, Tensor, Tensor | None], tuple[Step, ...]]] = {
     "gated attention": _gated_attention,
     "convolution": _convolution,
     "delta rule": _delta_rule,
+    "state space": _state_space,
 }

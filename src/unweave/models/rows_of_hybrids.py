@@ -20,6 +20,12 @@ _DELTA_LIMITS: dict[str, Any] = {
     "layer_types": lambda value: value is None or set(value) <= {"full_attention", "linear_attention"},
 }
 
+_STATE = frozenset(
+    "mamba_n_heads mamba_d_head mamba_n_groups mamba_d_state mamba_d_conv mamba_expand mamba_chunk_size "
+    "mamba_conv_bias mamba_proj_bias time_step_limit".split()
+)
+_SILU: dict[str, Any] = {"hidden_act": one_of("silu")}
+
 HYBRIDS: tuple[Architecture, ...] = (
     Architecture(
         "lfm2",
@@ -44,6 +50,40 @@ HYBRIDS: tuple[Architecture, ...] = (
         activation="silu",
         down="w2",
         limits={"layer_types": lambda value: value is None or set(value) <= {"full_attention", "conv"}},
+    ),
+    Architecture(
+        "bamba",
+        keys=DECODER | _STATE | frozenset("attn_layer_indices num_logits_to_keep z_loss_coefficient".split()),
+        final_norm="model.final_layernorm",
+        mixers={"mamba": "state space"},
+        mlp="feed_forward",
+        mlp_norm="pre_ff_layernorm",
+        limits=_SILU,
+    ),
+    Architecture(
+        "granitemoehybrid",
+        keys=DECODER
+        | _STATE
+        | frozenset(
+            "attention_multiplier embedding_multiplier logits_scaling residual_multiplier num_local_experts "
+            "num_experts_per_tok output_router_logits router_aux_loss_coef shared_intermediate_size "
+            "position_embedding_type layer_types rope_type init_method normalization_function".split()
+        ),
+        mixers={"mamba": "state space"},
+        mlp="shared_mlp",
+        up="input_linear",
+        up_part="tail",
+        gate="input_linear",
+        activation="activation",
+        down="output_linear",
+        residual_multiplier="residual_multiplier",
+        logit_divisor="logits_scaling",
+        limits=_SILU
+        | {
+            # with experts, two modules side by side are the MLP
+            "num_local_experts": one_of(0, None),
+            "layer_types": lambda value: value is None or set(value) <= {"linear_attention", "full_attention"},
+        },
     ),
     Architecture(
         "qwen3_next",
