@@ -31,7 +31,8 @@ MORE_FAMILIES = (
     "smollm3", "olmo3", "exaone4", "ministral", "ministral3", "mistral3", "seed_oss", "hunyuan_v1_dense", "arcee",
     "apertus", "glm4", "vaultgemma", "stablelm", "phi", "phi-normed", "cohere", "cohere2", "gptj", "qwen2_moe",
     "qwen3_moe", "mixtral", "olmoe", "granitemoe", "phimoe", "lfm2", "lfm2-plain", "qwen3_next", "qwen3_5_text",
-    "bamba", "granitemoehybrid",
+    "bamba", "granitemoehybrid", "qwen3_5_moe_text", "deepseek_v2", "deepseek_v3", "glm4_moe",
+    "lfm2_moe",
 )  # fmt: skip
 """The other rows. Each differs from one above by names, or by one thing that only its own code does, so one compact
 test a family (test_families.py: both engines against autograd in float64) stands for the whole cross product, which
@@ -155,6 +156,10 @@ def more_config(family: str, common: dict, windows: dict) -> object:
         "mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 5, "mamba_d_conv": 3, "mamba_chunk_size": 4,
         "mamba_proj_bias": True, "time_step_limit": [0.2, 1.5],
     }  # fmt: skip
+    latent = {
+        "kv_lora_rank": 10, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 5, "num_key_value_heads": 4,
+        "moe_intermediate_size": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1,
+    }  # fmt: skip
     match family:
         case "smollm3":
             return t.SmolLM3Config(
@@ -227,12 +232,27 @@ def more_config(family: str, common: dict, windows: dict) -> object:
                 **several, layer_types=["conv", "full_attention", "conv"], conv_bias=biased, conv_L_cache=3 + biased,
                 block_auto_adjust_ff_dim=biased, block_multiple_of=4, block_ffn_dim_multiplier=1.5,
             )  # fmt: skip
+        case "qwen3_5_moe_text":
+            shared = {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 20}
+            return t.Qwen3_5MoeTextConfig(**common, **routed, **shared, **delta)
+        case "deepseek_v2":
+            return t.DeepseekV2Config(**several | latent, q_lora_rank=None, attention_bias=True)
+        case "deepseek_v3":
+            return t.DeepseekV3Config(**several | latent, q_lora_rank=9, n_group=2, topk_group=1)
+        case "glm4_moe":
+            shared = {key: latent[key] for key in ("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok")}
+            return t.Glm4MoeConfig(**common, **shared, use_qk_norm=True, attention_bias=True)
         case "bamba":
             return t.BambaConfig(**several, **state, attn_layer_indices=[1], mlp_bias=True, attention_bias=True)
         case "granitemoehybrid":
             kinds = ["linear_attention", "full_attention", "linear_attention"]
             return t.GraniteMoeHybridConfig(
                 **several, **factors, **state, num_local_experts=0, shared_intermediate_size=40, layer_types=kinds
+            )
+        case "lfm2_moe":
+            kinds = ["full_attention", "conv", "conv"]
+            return t.Lfm2MoeConfig(
+                **several, **routed, layer_types=kinds, num_dense_layers=1, moe_intermediate_size=12, conv_bias=True
             )
         case "qwen3_next":
             shared = {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 20}

@@ -6,17 +6,21 @@ from types import MethodType
 import torch
 from torch import Tensor
 
+OTHER_ATTENTION = ("qwen3_next", "qwen3_5", "deepseek")
+
 
 def mixer(block, family: str):
     """A block's recurrence, convolution or gated attention; None where it has plain attention."""
-    names = ("conv", "linear_attn", "mamba", *(("self_attn",) if family in ("qwen3_next", "qwen3_5_text") else ()))
+    names = ("conv", "linear_attn", "mamba", *(("self_attn",) if family.startswith(OTHER_ATTENTION) else ()))
     return next((getattr(block, name) for name in names if getattr(block, name, None) is not None), None)
 
 
 def hold(module) -> dict:
     """Put such a module's coefficients out of autograd's sight; the forward that was there."""
     kinds = {"ShortConv": _convolution, "DeltaNet": _delta, "Attention": _attention}
-    forward = next((one for word, one in kinds.items() if type(module).__name__.endswith(word)), _state_space)
+    name = type(module).__name__
+    forward = next((one for word, one in kinds.items() if name.endswith(word)), _state_space)
+    forward = _latent if name.startswith("Deepseek") else forward
     saved = {module: module.forward}
     module.forward = MethodType(forward, module)
     return saved
@@ -52,6 +56,16 @@ def _attention(self, hidden_states, position_embeddings, attention_mask, **kwarg
     pattern = (query @ key.transpose(2, 3) * d**-0.5).masked_fill(hidden, -torch.inf).softmax(-1).detach()
     mixed = (pattern @ value).transpose(1, 2).reshape(1, n, -1)
     return self.o_proj(mixed * gate.reshape(1, n, -1).sigmoid().detach()), pattern
+
+
+def _latent(self, hidden_states, **kwargs):
+    """Latent attention, its pattern and the denominator of its norm detached."""
+    pattern = type(self).forward(self, hidden_states, **kwargs)[1].detach()
+    latent = self.kv_a_proj_with_mqa(hidden_states)[..., : self.kv_lora_rank]
+    scale = (latent.square().mean(-1, keepdim=True) + self.kv_a_layernorm.variance_epsilon).rsqrt().detach()
+    both = self.kv_b_proj(latent * scale * self.kv_a_layernorm.weight)
+    value = both.unflatten(-1, (pattern.shape[1], -1))[..., self.qk_nope_head_dim :].transpose(1, 2)
+    return self.o_proj((pattern @ value).transpose(1, 2).flatten(2)), pattern
 
 
 def _delta(self, hidden_states, **kwargs):
@@ -122,6 +136,7 @@ def in_float64(monkeypatch) -> None:
     from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
     from transformers.models.granitemoehybrid.modeling_granitemoehybrid import GraniteMoeHybridRMSNormGated
     from transformers.models.qwen3_5 import modeling_qwen3_5
+    from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
     from transformers.models.qwen3_next import modeling_qwen3_next
 
     def rule(query, key, value, g, beta, **kwargs):
@@ -137,7 +152,8 @@ def in_float64(monkeypatch) -> None:
 
     for kind in (BambaRMSNormGated, GraniteMoeHybridRMSNormGated):
         monkeypatch.setattr(kind, "forward", grouped)
-    for module in (modeling_qwen3_next, modeling_qwen3_5):
+    for module in (modeling_qwen3_next, modeling_qwen3_5, modeling_qwen3_5_moe):
         monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", rule)
     monkeypatch.setattr(modeling_qwen3_next.Qwen3NextRMSNormGated, "forward", norm)
     monkeypatch.setattr(modeling_qwen3_5.Qwen3_5RMSNormGated, "forward", norm)
+    monkeypatch.setattr(modeling_qwen3_5_moe.Qwen3_5MoeRMSNormGated, "forward", norm)

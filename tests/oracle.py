@@ -25,12 +25,12 @@ NORMS = {
     "vaultgemma": ("input_layernorm", None, "pre_feedforward_layernorm", None),
     "gpt2": ("ln_1", None, "ln_2", None),
     "gptj": ("ln_1", None, "ln_1", None),
-    "lfm2": ("operator_norm", None, "ffn_norm", None),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), ("operator_norm", None, "ffn_norm", None)),
     "bamba": ("input_layernorm", None, "pre_ff_layernorm", None),
     **dict.fromkeys(("phi", "cohere", "cohere2"), ("input_layernorm", None, "input_layernorm", None)),
 }  # fmt: skip
 LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "phi", "cohere", "cohere2", "gptj", "phimoe")
-PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma", "qwen3_next", "qwen3_5_text")
+PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "gemma3", "vaultgemma", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 PLACES = {
     "gpt2": ("transformer.h", "attn"),
     "gpt_neox": ("gpt_neox.layers", "attention"),
@@ -40,7 +40,8 @@ PLACES = {
 }
 """Blocks, and attention in a block."""
 MLP = {
-    "granitemoe": "block_sparse_moe", "lfm2": "feed_forward", "bamba": "feed_forward", "granitemoehybrid": "shared_mlp",
+    "granitemoe": "block_sparse_moe", "lfm2": "feed_forward", "lfm2_moe": "feed_forward", "bamba": "feed_forward",
+    "granitemoehybrid": "shared_mlp",
 }  # fmt: skip
 
 

@@ -278,7 +278,7 @@ class LanguageModel:
 
     def has_pattern(self, layer: int) -> bool:
         """Whether one layer mixes tokens by attention patterns."""
-        return self.mixer_kind(layer) in (None, "gated attention")
+        return self.mixer_kind(layer) in (None, "gated attention", "latent attention")
 
     def frozen_attention(
         self, recording: Recording, layer: int, pattern: Float[Tensor, "heads pos pos"] | None

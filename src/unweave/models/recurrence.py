@@ -38,6 +38,20 @@ def _gated_attention(module: Any, read: Tensor, pattern: Tensor | None) -> tuple
     return value, Mix(pattern.to(read), groups), Scale(gate), Project.of(linear(module.o_proj), read)
 
 
+def _latent_attention(module: Any, read: Tensor, pattern: Tensor | None) -> tuple[Step, ...]:
+    """Attention whose values come from a short latent vector that passes a norm (DeepSeek-V2, section 2.1)."""
+    assert pattern is not None
+    latent, _ = _rows(linear(module.kv_a_proj_with_mqa), [module.kv_lora_rank, module.qk_rope_head_dim])
+    down = Project.of(latent, read)
+    made, norm = affine([down], read), module.kv_a_layernorm
+    scale = torch.rsqrt(made.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+    each = linear(module.kv_b_proj).weight.unflatten(0, (len(pattern), -1))[:, module.qk_nope_head_dim :]
+    return (
+        down, Scale(scale * norm.weight.detach().to(read)), Project(each.flatten(0, 1).to(read)), Mix(pattern.to(read)),
+        Project.of(linear(module.o_proj), read),
+    )  # fmt: skip
+
+
 def _convolution(module: Any, read: Tensor, pattern: Tensor | None) -> tuple[Step, ...]:
     """LFM2's short convolution between two gates."""
     before, after, value = _rows(linear(module.in_proj), [read.shape[1]] * 3)
@@ -171,6 +185,7 @@ def _rows(map_: Linear, sizes: list[int]) -> list[Linear]:
 
 _KINDS: Mapping[MixerKind, Callable[[Any, Tensor, Tensor | None], tuple[Step, ...]]] = {
     "gated attention": _gated_attention,
+    "latent attention": _latent_attention,
     "convolution": _convolution,
     "delta rule": _delta_rule,
     "state space": _state_space,

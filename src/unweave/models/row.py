@@ -7,7 +7,7 @@ from typing import Any, Literal
 NormKind = Literal["rms", "rms_plus_one", "layer"]
 """`rms`: gain w; `rms_plus_one`: gain 1 + w (Gemma); `layer`: LayerNorm, centred, gain w and bias."""
 
-MixerKind = Literal["gated attention", "convolution", "delta rule", "state space"]
+MixerKind = Literal["gated attention", "latent attention", "convolution", "delta rule", "state space"]
 """What carries tokens to later ones, where that is not plain attention; see `recurrence.py`."""
 
 SIZES = frozenset(

@@ -55,6 +55,19 @@ EXPERTS: tuple[Architecture, ...] = (
         **_HALVES,
     ),
     Architecture(
+        "glm4_moe",
+        keys=DECODER
+        | ROUTED
+        | frozenset(
+            "moe_intermediate_size n_shared_experts n_routed_experts routed_scaling_factor n_group topk_group "
+            "first_k_dense_replace norm_topk_prob use_qk_norm num_local_experts num_mtp_layers "
+            "num_nextn_predict_layers".split()
+        ),
+        query_norm="q_norm",
+        key_norm="k_norm",
+        **_NONE,
+    ),
+    Architecture(
         "phimoe",
         keys=DECODER | _LOCAL | {"sliding_window", "input_jitter_noise", "lm_head_bias"},
         norm="layer",

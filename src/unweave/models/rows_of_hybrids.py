@@ -1,4 +1,5 @@
-"""The families in which some layers have a recurrence or a convolution in place of attention, a row each."""
+"""The families in which some layers have a recurrence, a convolution or attention of another kind in place of plain
+attention, a row each."""
 
 from typing import Any
 
@@ -26,30 +27,65 @@ _STATE = frozenset(
 )
 _SILU: dict[str, Any] = {"hidden_act": one_of("silu")}
 
+_LATENT: dict[str, Any] = {"mixers": {"self_attn": "latent attention"}, "up": None, "gate": None}
+_LATENT_KEYS = ROUTED | frozenset(
+    "moe_intermediate_size n_shared_experts n_routed_experts routed_scaling_factor kv_lora_rank q_lora_rank "
+    "qk_rope_head_dim v_head_dim qk_nope_head_dim qk_head_dim n_group topk_group first_k_dense_replace norm_topk_prob "
+    "num_local_experts num_experts pretraining_tp num_mtp_layers num_nextn_predict_layers".split()
+)
+_EXPERTS_OF_QWEN = frozenset(
+    "num_experts num_local_experts moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers "
+    "shared_expert_intermediate_size".split()
+)
+_HALVES: dict[str, Any] = {"experts": "halves", "up": None, "gate": None, "router": "gate"}
+_MEDIA = frozenset(
+    "text_config vision_config image_token_id video_token_id vision_start_token_id vision_end_token_id".split()
+)
+
+_LFM2_KEYS = frozenset(
+    "norm_eps conv_bias conv_L_cache layer_types block_norm_eps conv_dim conv_dim_out conv_use_xavier_init num_heads "
+    "tie_embedding theta".split()
+)
+_LFM2: dict[str, Any] = {
+    "epsilon": "norm_eps",
+    "final_norm": "model.embedding_norm",
+    "attention_norm": "operator_norm",
+    "mlp_norm": "ffn_norm",
+    "output": "out_proj",
+    "query_norm": "q_layernorm",
+    "key_norm": "k_layernorm",
+    "mixers": {"conv": "convolution"},
+    "mlp": "feed_forward",
+    "limits": {"layer_types": lambda value: value is None or set(value) <= {"full_attention", "conv"}},
+}
+
 HYBRIDS: tuple[Architecture, ...] = (
     Architecture(
         "lfm2",
         keys=DECODER
+        | _LFM2_KEYS
         | frozenset(
-            "norm_eps conv_bias conv_L_cache block_multiple_of block_ffn_dim_multiplier block_auto_adjust_ff_dim "
-            "full_attn_idxs layer_types block_dim block_ff_dim block_norm_eps block_use_swiglu "
-            "block_use_xavier_init conv_dim conv_dim_out conv_use_xavier_init num_heads tie_embedding theta "
-            "block_mlp_init_scale block_out_init_scale".split()
+            "block_multiple_of block_ffn_dim_multiplier block_auto_adjust_ff_dim full_attn_idxs block_dim "
+            "block_ff_dim block_use_swiglu block_use_xavier_init block_mlp_init_scale block_out_init_scale".split()
         ),
-        epsilon="norm_eps",
-        final_norm="model.embedding_norm",
-        attention_norm="operator_norm",
-        mlp_norm="ffn_norm",
-        output="out_proj",
-        query_norm="q_layernorm",
-        key_norm="k_layernorm",
-        mixers={"conv": "convolution"},
-        mlp="feed_forward",
         up="w3",
         gate="w1",
         activation="silu",
         down="w2",
-        limits={"layer_types": lambda value: value is None or set(value) <= {"full_attention", "conv"}},
+        **_LFM2,
+    ),
+    Architecture(
+        "lfm2_moe",
+        keys=DECODER
+        | _LFM2_KEYS
+        | ROUTED
+        | frozenset(
+            "moe_intermediate_size num_dense_layers num_experts num_local_experts use_expert_bias "
+            "routed_scaling_factor norm_topk_prob".split()
+        ),
+        up=None,
+        gate=None,
+        **_LFM2,
     ),
     Architecture(
         "bamba",
@@ -87,30 +123,39 @@ HYBRIDS: tuple[Architecture, ...] = (
     ),
     Architecture(
         "qwen3_next",
-        keys=DECODER
-        | _LINEAR
-        | ROUTED
-        | frozenset(
-            "num_experts num_local_experts moe_intermediate_size norm_topk_prob decoder_sparse_step mlp_only_layers "
-            "shared_expert_intermediate_size".split()
-        ),
-        experts="halves",
-        up=None,
-        gate=None,
-        router="gate",
+        keys=DECODER | _LINEAR | ROUTED | _EXPERTS_OF_QWEN,
         limits=_DELTA_LIMITS,
+        **_HALVES,
+        **_DELTA,
+    ),
+    Architecture(
+        "qwen3_5_moe_text",
+        keys=DECODER | _LINEAR | ROUTED | _EXPERTS_OF_QWEN,
+        limits=_DELTA_LIMITS,
+        **_HALVES,
+        **_DELTA,
+    ),
+    Architecture(
+        "qwen3_5_moe",
+        keys=DECODER | _LINEAR | ROUTED | _EXPERTS_OF_QWEN | _MEDIA,
+        text="text_config",
+        limits=_DELTA_LIMITS | {"model_type": one_of("qwen3_5_moe_text")},
+        **_HALVES,
         **_DELTA,
     ),
     Architecture("qwen3_5_text", keys=DECODER | _LINEAR, limits=_DELTA_LIMITS, **_DELTA),
     Architecture(
         "qwen3_5",  # transformers loads its language model alone
-        keys=DECODER
-        | _LINEAR
-        | frozenset(
-            "text_config vision_config image_token_id video_token_id vision_start_token_id vision_end_token_id".split()
-        ),
+        keys=DECODER | _LINEAR | _MEDIA,
         text="text_config",
         limits=_DELTA_LIMITS | {"model_type": one_of("qwen3_5_text")},
         **_DELTA,
+    ),
+    Architecture("deepseek_v2", keys=DECODER | _LATENT_KEYS | {"topk_method"}, **_LATENT),
+    Architecture(
+        "deepseek_v3",
+        keys=DECODER | _LATENT_KEYS | {"rope_interleave"},
+        limits={"rope_interleave": one_of(True, False, None)},
+        **_LATENT,
     ),
 )
