@@ -99,25 +99,26 @@ def test_edges_travel_through_mixers(tiny, family):
             unweave.attend(model, graph)
 
 
-def test_the_language_model_of_a_model_of_several_media(tiny_folders, tmp_path):
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_the_language_model_of_a_model_of_several_media(tiny_folders, tmp_path, family):
     """Published Qwen3.5 folders hold a vision tower beside the language model."""
     import transformers
 
-    text = transformers.AutoModelForCausalLM.from_pretrained(tiny_folders("qwen3_5_text", "skip")[0])
+    folder = str(tiny_folders(f"{family}_text", "skip")[0])
+    text = transformers.AutoModelForCausalLM.from_pretrained(folder)
     vision = {
-        "model_type": "qwen3_5_vision", "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+        "model_type": f"{family}_vision", "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
         "out_hidden_size": 24, "num_position_embeddings": 16,
     }  # fmt: skip
     tokens = dict.fromkeys(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), 49)
-    config = transformers.Qwen3_5Config(text_config=text.config.to_dict(), vision_config=vision, **tokens)
-    both = transformers.Qwen3_5ForConditionalGeneration(config)
+    name = "Qwen3_5" if family == "qwen3_5" else "Qwen3_5Moe"
+    config = getattr(transformers, f"{name}Config")(text_config=text.config.to_dict(), vision_config=vision, **tokens)
+    both = getattr(transformers, f"{name}ForConditionalGeneration")(config)
     both.model.language_model.load_state_dict(text.model.state_dict())
     both.lm_head.load_state_dict(text.lm_head.state_dict())
     both.save_pretrained(tmp_path)
     graph = unweave.response_graph(unweave.load_model(str(tmp_path)), PROMPT, baseline="zero", most=4)
-    alone = unweave.response_graph(
-        unweave.load_model(str(tiny_folders("qwen3_5_text", "skip")[0])), PROMPT, baseline="zero", most=4
-    )
+    alone = unweave.response_graph(unweave.load_model(folder), PROMPT, baseline="zero", most=4)
     assert torch.equal(graph.effect, alone.effect)
 
 

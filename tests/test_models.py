@@ -105,7 +105,7 @@ def test_what_is_not_frozen_is_refused_by_name(change, words):
 
 
 def test_rows_are_complete():
-    media = {"qwen3_5", "qwen3_5_moe"}  # their language models alone are loaded, with rows of their own (test_hybrids.py)
+    media = {"qwen3_5", "qwen3_5_moe"}  # loaded as their language models, which have rows (test_hybrids.py)
     assert set(ARCHITECTURES) == media | {family.partition("-")[0] for family in (*FAMILIES, *MORE_FAMILIES)}
 
 
