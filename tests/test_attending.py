@@ -8,6 +8,7 @@ from conftest import PROMPT
 
 import unweave
 from unweave.response.attending import looked_at, pattern_starts
+from unweave.response.pairs import channel_effects, pair_terms
 from unweave.response.ranking import neurons_changed
 from unweave.response.routes import setting_of
 from unweave.validation.putting import changed_of
@@ -106,3 +107,30 @@ def test_what_is_said_of_a_look_is_checked_in_the_real_model(tiny):
     assert float(found.predicted[0]) == pytest.approx(float(looked.effect[row]))
     with pytest.raises(unweave.UnweaveError, match="most is 0"):
         unweave.check_look(model, graph, looked, most=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "gpt2"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_pairs_are_made_of_the_same_parts_as_the_sides(tiny, family, layer):
+    model = tiny(family, "jumprelu", "float64").language_model
+    graph = unweave.response_graph(model, PROMPT, most=10, baseline="zero")
+    setting, head, query, key = setting_of(model, graph), 1, 4, 3
+    looked = looked_at(setting, layer, head, query, key)
+    attention = setting.asked.tangent.layers[layer].attention
+    pattern = attention.pattern[head, query, : query + 1]
+    slope = -pattern * pattern[key]
+    slope[key] += pattern[key]
+    if attention.slope is not None:
+        slope = slope * attention.slope[head, query, : query + 1]
+    by_query = channel_effects(setting, layer, head, query, 0)
+    by_key = [channel_effects(setting, layer, head, at, 1) for at in range(query + 1)]
+    assert torch.allclose((slope @ attention.keys[head, : query + 1]) @ by_query, looked.by_query, atol=1e-12)
+    told = sum(slope[at] * (attention.queries[head, query] @ by_key[at]) for at in range(query + 1))
+    assert torch.allclose(told, looked.by_key, atol=1e-12)
+    terms = pair_terms(model, graph, layer, head, query, key)
+    assert terms.shape == (len(graph.nodes), len(graph.nodes))
+    assert torch.allclose(terms, attention.factor * torch.einsum("cs,ct->st", by_query, by_key[key]), atol=1e-12)
+    wrong = ((9, head, query, key), (layer, 99, query, key), (layer, head, 99, key), (layer, head, key, query))
+    for place in wrong:
+        with pytest.raises(unweave.UnweaveError, match=r"no head|does not see"):
+            pair_terms(model, graph, *place)

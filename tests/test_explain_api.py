@@ -173,7 +173,7 @@ def test_what_cannot_be_explained_or_put_is_said(page, tmp_path, traced):
 
 
 def test_a_neuron_is_not_described_by_the_page_of_a_feature(page):
-    told = FeaturePages(lambda keys: {key: {"label": "a feature"} for key in keys}, lambda keys: {})
+    told = FeaturePages(lambda keys: {key: {"label": "a feature", "promoted": []} for key in keys}, lambda keys: {})
     page.server.__dict__["pages"] = told
     sources = [page.get(f"/api/graphs/{slug}/features/0/1").json()["source"] for slug in ("why.response", "features")]
     assert sources == ["none", "page"]
@@ -206,3 +206,29 @@ def test_edges_of_a_response_graph_travel_by_routes(page, model):
         refused = page.get(f"/api/graphs/{address}")
         assert (refused.status_code, list(refused.json())) == (status, ["error"]), refused.text
         assert words in refused.json()["error"]
+
+
+def test_a_head_tells_its_row_pairs_and_sides(page, explained):
+    listed = page.get("/api/graphs/why.response/heads").json()["heads"]
+    assert listed and all(len(one["row"]) == one["query"] + 1 for one in listed)
+    none = [not one["by_query"] and not one["by_key"] for one in listed]
+    assert none == sorted(none), "heads that hang on no node come last"
+    one = listed[0]
+    asked = f"/api/graphs/why.response/heads/{one['layer']}/{one['head']}?query={one['query']}"
+    told = page.get(f"{asked}&key={one['key']}").json()
+    assert {name: told[name] for name in ("by_query", "by_key", "row", "pattern")} == {
+        name: one[name] for name in ("by_query", "by_key", "row", "pattern")
+    }
+    sizes = [abs(value) for *_, value in told["pairs"]]
+    assert sizes == sorted(sizes, reverse=True)
+    free = page.get(asked).json()
+    assert free["row"][free["key"]] == max(free["row"][1:] or free["row"])
+    for wrong in (
+        "heads/99/0?query=1",
+        "heads/0/99?query=1",
+        f"heads/0/0?query={len(PROMPT)}",
+        "heads/0/0?query=1&key=2",
+    ):
+        refused = page.get(f"/api/graphs/why.response/{wrong}")
+        assert refused.status_code == 422 and "\n" not in refused.json()["error"]
+    assert page.get("/api/graphs/features/heads/0/0?query=1").status_code == 409

@@ -256,6 +256,8 @@ def test_anyone_can_read_it(site, options):
         if slug == "neurons":
             page.get_by_role("button", name="What if it were off?").click()
             page.locator(".why-result").wait_for()
+            page.get_by_role("button", name=re.compile("Why did head")).click()
+            page.locator(".pattern button").first.wait_for()
         page.wait_for_timeout(250)
         page.evaluate(AXE.read_text())
         for screen in ("why", "graph"):
@@ -302,13 +304,41 @@ def test_a_response_graph_reads_as_one(site):
     assert "against one backward pass" in trust and "Replacement" not in trust
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Why", exact=True).click()
-    page.locator(".heads summary").click()
-    page.locator(".heads li").first.wait_for()
-    assert "of its attention" in page.locator(".heads li").first.inner_text()
     page.locator("a.kind-other").click()
     page.wait_for_function("() => location.hash.startsWith('#features')")
     page.locator(".kind", has_text="attribution graph").wait_for()
     page.locator(".why-drawing svg").wait_for()
+
+
+def test_a_head_says_why_it_looked_there(site):
+    page = first_screen(site, "neurons")
+    page.get_by_role("button", name=re.compile("Why did head")).click()
+    row = page.locator(".pattern button")
+    row.first.wait_for()
+    parts = [float(text.rstrip("%")) for text in page.locator(".pattern .value").all_inner_texts()]
+    assert sum(parts) == pytest.approx(100, abs=len(parts))
+    assert page.locator('.pattern [aria-pressed="true"]').count() == 1
+    page.locator(".pairs li").first.wait_for()
+    told = page.locator(".attention").inner_text()
+    assert "Largest terms" in told and "by the query" in told and "by the keys" in told
+    other = page.locator('.pattern [aria-pressed="false"]').first
+    name = other.locator(".name").inner_text()
+    other.click()
+    page.locator(".attention h3", has_text=f"looks at “{name.strip('·')}”").wait_for()
+    page.locator(".attention .chip").last.click()
+    page.locator('.attention .chip.current[aria-pressed="true"]').last.wait_for()
+    node = page.locator(".pairs li button.link").first
+    if node.count():
+        node.hover()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="The whole graph").click()
+    page.locator(".pane-connections .row").first.click()
+    page.locator(".route-button").first.click()
+    page.locator(".routes .value").first.wait_for()
+    head = page.locator(".routes button.link").first
+    if head.count():
+        head.click()
+        page.locator(".pattern button").first.wait_for()
 
 
 def test_an_address_carries_pins_groups_and_view(site):

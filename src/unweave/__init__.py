@@ -76,6 +76,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .organism.instances import instances as instances
     from .page.notebook import show as show
     from .response.attending import attend as attend
+    from .response.pairs import pair_terms as pair_terms
     from .response.response import response_graph as response_graph
     from .response.routes import routes as routes
     from .response.several import ContrastPair as ContrastPair
@@ -165,6 +166,7 @@ _HOMES = {
     "read_claims": "validation.claimfile",
     "read_study": "studies.studyfile",
     "read_transcoders": "transcoders.formats",
+    "pair_terms": "response.pairs",
     "response_graph": "response.response",
     "ContrastPair": "response.several",
     "mean_effects": "response.several",

@@ -5,6 +5,7 @@ import { inlined } from "./api.ts";
 import { cycleTheme, toggleDrawer } from "./commands.ts";
 import { token } from "./format.ts";
 import type { Graph } from "./graph.ts";
+import { Attention } from "./panels/Attention.tsx";
 import { Compare, OtherGraph } from "./panels/Compare.tsx";
 import { Export } from "./panels/Export.tsx";
 import { Filters } from "./panels/Filters.tsx";
@@ -27,8 +28,8 @@ import { Start } from "./Start.tsx";
 import * as store from "./store.ts";
 import { CTRL, IconButton, maximised } from "./widgets.tsx";
 
-const DRAWERS = { study: Study, filters: Filters, steer: Steer, trust: Trust, notes: Notes, compare: Compare, export: Export };
-const TITLES = { study: "Study", filters: "Filters", steer: "Steer", trust: "How far to trust this", notes: "Notes", compare: "Compare", export: "Export" };
+const DRAWERS = { study: Study, attention: Attention, filters: Filters, steer: Steer, trust: Trust, notes: Notes, compare: Compare, export: Export };
+const TITLES = { study: "Study", attention: "Why heads looked there", filters: "Filters", steer: "Steer", trust: "How far to trust this", notes: "Notes", compare: "Compare", export: "Export" };
 
 export function goTo(slug: string): void {
   location.hash = `#${encodeURIComponent(slug)}`;

@@ -2,6 +2,7 @@
 import { edgesAt, type Graph } from "./graph.ts";
 import { complete } from "./merge.ts";
 import type { ExplanationAnswer, Facts, Off, ReadOff } from "./panes/why/facts.ts";
+import type { HeadAt } from "./state/attention.ts";
 import type { Annotations, Comparison, EdgePage, FeatureDetails, GraphList, SteerFacts, SteerRequest, StudyFacts, View } from "./types.ts";
 
 /** A refusal of the server in its own words. */
@@ -253,6 +254,13 @@ export interface HeadFacts {
   /** Rows, and what the share of attention changes by without them. */
   by_query: [number, number][];
   by_key: [number, number][];
+  /** How much goes to each key that the query sees. */
+  row: number[];
+}
+
+/** Rows of a node of the query and one of the key, and what the two add to the score. */
+export interface LookFacts extends HeadFacts {
+  pairs: [number, number, number][];
 }
 
 export function loadRoutes(slug: string, target: number, source: number): Promise<RoutesAnswer> {
@@ -261,6 +269,10 @@ export function loadRoutes(slug: string, target: number, source: number): Promis
 
 export function loadHeads(slug: string): Promise<{ heads: HeadFacts[] }> {
   return ask(at(slug, "/heads"));
+}
+
+export function loadLook(slug: string, { layer, head, query, key }: HeadAt): Promise<LookFacts> {
+  return ask(at(slug, `/heads/${layer}/${head}?query=${query}${key === undefined ? "" : `&key=${key}`}`));
 }
 
 /** Starts long work on the server and follows it. */

@@ -1,4 +1,5 @@
 // The page's state, by concern: `import * as store` reads as one place, each file of `state/` holds one thing.
+export * from "./state/attention.ts";
 export * from "./state/filtering.ts";
 export * from "./state/graph.ts";
 export * from "./state/lookups.ts";

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import OptionError
@@ -35,6 +35,8 @@ class Looked:
     """The first-order effect on the graph's target of what the head moves from the key to the query."""
     by_query: Float[Tensor, " node"]
     by_key: Float[Tensor, " node"]
+    row: Float[Tensor, " key"]
+    """How much of the head's attention goes to each key that the query sees."""
 
     @property
     def effect(self) -> Float[Tensor, " node"]:
@@ -89,43 +91,49 @@ def carried_by_heads(setting: Setting) -> dict[int, Float[Tensor, "head query ke
 
 def looked_at(setting: Setting, layer: int, head: int, query: int, key: int, carried: float = 0.0) -> Looked:
     """What made one head look from a query at a key."""
-    tangent, chosen = setting.asked.tangent, setting.chosen
+    attention = plain_attention(setting, layer)
     starts = pattern_starts(setting, layer, head, query, key)
+    side = torch.tensor([0] + [1] * (len(starts.position) - 1))
+    by_query, by_key = node_effects(setting, layer, starts, side)
+    row = attention.pattern[head, query, : query + 1]
+    return Looked(layer, head, query, key, float(row[key]), carried, by_query, by_key, row)
+
+
+def node_effects(setting: Setting, layer: int, starts: Starts, row: Int[Tensor, " start"]) -> Float[Tensor, "row node"]:
+    """What taking each node away does to directions in what enters a layer; starts of one row are added up."""
+    tangent, chosen = setting.asked.tangent, setting.chosen
+    count, n, d = int(row.max()) + 1, len(setting.tokens), setting.tokens.shape[1]
+    seen = int(starts.position.max()) + 1
     below = replace(tangent, layers=tangent.layers[:layer])
-    sides = torch.zeros(2, len(chosen) + setting.rests.shape[0] * len(setting.tokens) + len(setting.tokens))
-    sides = sides.to(setting.tokens)
+    gradient = setting.tokens.new_zeros(count, len(tangent.layers), n, d)
+
+    def keep(number: int, g: Tensor, inside: Tensor, mlp: object) -> None:
+        gradient[:, number, :seen].index_add_(0, row, g if setting.asked.basis.residual else inside)
+
+    entered = setting.tokens.new_zeros(count, seen, d)
     if layer:
-        writes: list[Tensor] = []
-
-        def keep(number: int, g: Tensor, inside: Tensor, mlp: object) -> None:
-            at = g if setting.asked.basis.residual else inside
-            writes.append(torch.stack([at[:1].sum(0), at[1:].sum(0)]))
-
-        entered = below.sweep(starts, Cut(), watcher=keep).tokens
-        at_writes = torch.stack(writes[::-1], dim=1)  # [side, layer, pos, d]
-        entered = torch.stack([entered[:1].sum(0), entered[1:].sum(0)])
+        entered.index_add_(0, row, below.sweep(starts, Cut(), watcher=keep).tokens)
     else:
-        at_writes = setting.tokens.new_zeros(2, 0, query + 1, setting.tokens.shape[1])
-        entered = setting.tokens.new_zeros(2, query + 1, setting.tokens.shape[1])
-        entered.index_put_((torch.tensor([0] + [1] * query + [1]), starts.position), starts.vector, accumulate=True)
-    n, seen = len(setting.tokens), query + 1
-    gradient = setting.tokens.new_zeros(2, len(tangent.layers), n, setting.tokens.shape[1])
-    gradient[:, :layer, :seen] = at_writes
-    for side in range(2):
-        for number in range(layer):
-            which = chosen.at(number)
-            part = chosen.select(which)
-            sides[side, which] = setting.asked.basis.gradients(part, number, gradient[side]) * part.taken
-        rest = (gradient[side] * setting.rests).sum(-1).flatten()
-        sides[side, len(chosen) : len(chosen) + len(rest)] = rest
-        token = (entered[side] * setting.tokens[:seen]).sum(-1)
-        sides[side, len(chosen) + len(rest) : len(chosen) + len(rest) + seen] = token
-    sides = torch.cat([-sides, sides.new_zeros(2, 1)], dim=1)  # and the target itself
-    pattern = float(_attention(setting, layer).pattern[head, query, key])
-    return Looked(layer, head, query, key, pattern, carried, sides[0], sides[1])
+        entered.index_put_((row, starts.position), starts.vector, accumulate=True)
+    effects = setting.tokens.new_zeros(count, len(chosen) + setting.rests.shape[0] * n + n)
+    parts = [chosen.at(number) for number in range(layer)]
+    for number, which in enumerate(parts):
+        part = chosen.select(which)
+        for at in range(count):
+            effects[at, which] = setting.asked.basis.gradients(part, number, gradient[at]) * part.taken
+    rest = (gradient * setting.rests).sum(-1).flatten(1)
+    effects[:, len(chosen) : len(chosen) + rest.shape[1]] = rest
+    tokens = len(chosen) + rest.shape[1]
+    effects[:, tokens : tokens + seen] = (entered * setting.tokens[:seen]).sum(-1)
+    return torch.cat([-effects, effects.new_zeros(count, 1)], dim=1)  # and the target itself
 
 
-def _attention(setting: Setting, layer: int) -> TangentAttention:
+def plain_attention(setting: Setting, layer: int) -> TangentAttention:
+    """A layer's attention.
+
+    Raises:
+        OptionError: it is of another kind.
+    """
     attention = setting.asked.tangent.layers[layer].attention
     if not isinstance(attention, TangentAttention):
         raise OptionError(f"layer {layer} has no plain attention to look into")
@@ -134,7 +142,7 @@ def _attention(setting: Setting, layer: int) -> TangentAttention:
 
 def pattern_starts(setting: Setting, layer: int, head: int, query: int, key: int) -> Starts:
     """The gradients of one entry of a pattern in what enters its layer: by the query, then by each key it sees."""
-    attention = _attention(setting, layer)
+    attention = plain_attention(setting, layer)
     n, (heads, _, channels) = query + 1, attention.queries.shape
     pattern = attention.pattern[head, query, :n]
     score = -pattern * pattern[key]

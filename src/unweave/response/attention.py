@@ -121,6 +121,8 @@ class TangentAttention:
     keys: Float[Tensor, "heads pos c"]
     """The same for what meets the queries."""
     values: Float[Tensor, "heads pos c"]
+    factor: float = 1.0
+    """On the scores."""
 
     def cut(self, n: int) -> "TangentAttention":
         """The same on the first `n` positions."""

@@ -113,7 +113,7 @@ def tangent_attention(model: LanguageModel, seen: Seen, layer: int) -> TangentAt
     _check_scores(model, layer, scores, pattern)
     return TangentAttention(
         before, after, query_side, key_side, value.weight, output.weight, pattern, slope,
-        (queries * factor).contiguous(), (keys * factor).contiguous(), values.contiguous(),
+        (queries * factor).contiguous(), (keys * factor).contiguous(), values.contiguous(), factor,
     )  # fmt: skip
 
 

@@ -4,11 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
 from ..errors import GraphError
 from ..interventions.naming import check_graph, check_model
 from ..page.template import to_bytes
-from ..response.attending import Looked, attend
+from ..response.attending import Looked, attend, looked_at
+from ..response.pairs import most_looked_at, terms_of
+from ..response.routes import setting_of
 from ..version import __version__
 from .answers import StrictRoute, answer, tag_of
 from .graphs_api import PROBLEMS, Place
@@ -16,8 +19,10 @@ from .live import Live
 from .live_api import waiting
 from .state import Asked, Model, Opened, Shared
 
-ROUTES, SOURCES = 8, 6
-"""Routes of an edge, and sources of each side of a head, that are told."""
+ROUTES, SOURCES, PAIRS = 8, 6, 12
+"""Routes of an edge, sources of each side of a head, and pairs of them, that are told."""
+LOOKED_THROUGH = 3
+"""So many times the heads wanted are found: those that hang on no node of the graph come last."""
 router = APIRouter(prefix="/api/graphs/{slug}", route_class=StrictRoute, responses=PROBLEMS)
 
 
@@ -45,9 +50,37 @@ def show_heads(
         with waiting(live), live.lock:
             graph = server.set_up.of(asked.path, asked.stamp, asked.graph, live)
             model = live.model if graph.provenance.units == "features" else live.model.language_model
-            return to_bytes({"heads": [_told(looked) for looked in attend(model, graph, most)]})
+            heads = sorted(attend(model, graph, LOOKED_THROUGH * most), key=lambda head: not bool(head.effect.any()))
+            return to_bytes({"heads": [_told(looked) for looked in heads[:most]]})
 
     return server.kept.answer(request, tag_of(__version__, "heads", asked.slug, asked.stamp, most), made)
+
+
+@router.get("/heads/{layer}/{head}")
+def show_head(
+    request: Request, server: Shared, live: Model, asked: Asked, layer: int, head: int, query: Place,
+    key: Place | None = None,
+) -> Response:  # fmt: skip
+    """Why one head looked from a token at another (or at the one it looks at most beside the first): its row of the
+    pattern, which pairs of nodes made the score, and which nodes made it on either side."""
+    _check(live, asked)
+
+    def made() -> bytes:
+        with waiting(live), live.lock:
+            graph = server.set_up.of(asked.path, asked.stamp, asked.graph, live)
+            setting = setting_of(live.model.language_model, graph)
+            at = most_looked_at(setting, layer, head, query) if key is None else key
+            terms = terms_of(setting, layer, head, query, at)
+            return to_bytes(_told(looked_at(setting, layer, head, query, at)) | {"pairs": _pairs(terms)})
+
+    return server.kept.answer(request, tag_of(__version__, asked.slug, asked.stamp, layer, head, query, key), made)
+
+
+def _pairs(terms: Tensor) -> list[list[int | float]]:
+    """The largest entries, as [query's node, key's node, what they add to the score]."""
+    flat = terms.flatten()
+    top = flat.abs().topk(min(PAIRS, len(flat))).indices.tolist()
+    return [[place // len(terms), place % len(terms), float(flat[place])] for place in top if float(flat[place])]
 
 
 def _told(looked: Looked) -> dict[str, Any]:
@@ -58,7 +91,7 @@ def _told(looked: Looked) -> dict[str, Any]:
         sides[side] = [[row, float(effects[row])] for row in rows]
     return {
         "layer": looked.layer, "head": looked.head, "query": looked.query, "key": looked.key,
-        "pattern": looked.pattern, "carried": looked.carried, **sides,
+        "pattern": looked.pattern, "carried": looked.carried, "row": looked.row.tolist(), **sides,
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-// How an edge of a response graph travels, and why heads looked where they did; both are worked out by the loaded model.
-import { useEffect, useState } from "preact/hooks";
+// How an edge of a response graph travels, and the way to why heads looked where they did; the loaded model works both out.
+import { useState } from "preact/hooks";
 import * as api from "../api.ts";
-import { nodeName, quoted, weight } from "../format.ts";
+import { nodeName, weight } from "../format.ts";
 import { type Graph, isResponse } from "../graph.ts";
 import * as store from "../store.ts";
 import { answer } from "./why/state.ts";
@@ -26,20 +26,31 @@ export function RouteButton({ graph, target, source }: { graph: Graph; target: n
       </button>
       {open && (
         <div class="routes" role="status">
-          {told === null ? <span class="muted">Working it out…</span> : typeof told === "string" ? <span class="error">{told}</span> : <RouteList told={told} />}
+          {told === null ? <span class="muted">Working it out…</span> : typeof told === "string" ? <span class="error">{told}</span> : <RouteList told={told} at={graph.view.nodes.position[target]} />}
         </div>
       )}
     </>
   );
 }
 
-function RouteList({ told }: { told: api.RoutesAnswer }) {
+/** The routes of an edge; a head leads to why it looked there, from the token of the edge's target. */
+function RouteList({ told, at }: { told: api.RoutesAnswer; at: number }) {
+  const name = (route: string) => {
+    const head = store.headNamed(route, at);
+    return head ? (
+      <button type="button" class="link" title="Why did it look there?" onClick={() => store.askHead(head)}>
+        {route}
+      </button>
+    ) : (
+      route
+    );
+  };
   const rest = told.weight - told.routes.reduce((sum, [, value]) => sum + value, 0);
   return (
     <ul>
-      {told.routes.map(([name, value]) => (
-        <li key={name}>
-          <span class="name">{name}</span> <span class="value">{weight(value)}</span>
+      {told.routes.map(([route, value]) => (
+        <li key={route}>
+          <span class="name">{name(route)}</span> <span class="value">{weight(value)}</span>
         </li>
       ))}
       {Math.abs(rest) > 1e-4 * Math.abs(told.weight) && (
@@ -51,64 +62,14 @@ function RouteList({ told }: { told: api.RoutesAnswer }) {
   );
 }
 
-/** The heads that carry most, each with its place in the pattern and the nodes that made it look there. */
-export function Heads({ graph }: { graph: Graph }) {
-  const [heads, setHeads] = useState<api.HeadFacts[] | string | null>(null);
-  const [open, setOpen] = useState(false);
-  useEffect(() => {
-    setHeads(null);
-    setOpen(false);
-  }, [graph]);
-  const load = (): void => {
-    if (heads === null || typeof heads === "string") void api.loadHeads(graph.view.slug).then(({ heads: found }) => setHeads(found), (error: Error) => setHeads(error.message));
-  };
-  const { tokens } = graph.view;
+/** The way to the pane that says why heads looked where they did. */
+export function WhyLooked({ parts }: { parts: readonly string[] }) {
+  const own = parts.map((part) => store.headNamed(part, 0)).find((head) => head !== null) ?? null;
   return (
-    <details
-      class="heads"
-      open={open}
-      onToggle={(event) => {
-        setOpen(event.currentTarget.open);
-        if (event.currentTarget.open) load();
-      }}
-    >
-      <summary>Why did heads look where they did?</summary>
-      {heads === null ? (
-        <p class="muted" aria-busy="true">Following heads…</p>
-      ) : typeof heads === "string" ? (
-        <p class="error">{heads}</p>
-      ) : (
-        <ol>
-          {heads.map((head) => (
-            <li key={`${head.layer} ${head.head} ${head.query} ${head.key}`}>
-              <p>
-                <b>
-                  Head {head.layer}.{head.head}
-                </b>{" "}
-                at {quoted(tokens[head.query])} looks at {quoted(tokens[head.key])}: {Math.round(100 * head.pattern)}% of its attention; carries {weight(head.carried)}
-              </p>
-              <Terms graph={graph} title="without, by the query" terms={head.by_query} />
-              <Terms graph={graph} title="without, by the key" terms={head.by_key} />
-            </li>
-          ))}
-        </ol>
-      )}
-      <p class="hint">Figures of nodes: what the share of attention would lose or gain without them, to first order.</p>
-    </details>
-  );
-}
-
-function Terms({ graph, title, terms }: { graph: Graph; title: string; terms: [number, number][] }) {
-  const point = (row: number | null) => () => (store.hovered.value = row);
-  return (
-    <p class="chips">
-      <span class="hint">{title}:</span>
-      {terms.length === 0 && <span class="hint">none of the graph's nodes</span>}
-      {terms.map(([row, value]) => (
-        <button type="button" class="chip" key={row} onClick={() => store.select(graph.view.nodes.id[row])} onMouseEnter={point(row)} onMouseLeave={point(null)} onFocus={point(row)} onBlur={point(null)}>
-          {nodeName(graph, store.annotations.value, row)} {weight(value)}
-        </button>
-      ))}
+    <p>
+      <button type="button" class="tool" onClick={() => store.askHead(own)}>
+        {own ? `Why did head ${own.layer}.${own.head} look there?` : "Why did heads look where they did?"}
+      </button>
     </p>
   );
 }

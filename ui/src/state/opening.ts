@@ -3,6 +3,7 @@ import { batch, signal } from "@preact/signals";
 import * as api from "../api.ts";
 import { buildGraph, type Graph } from "../graph.ts";
 import type { Comparison, View } from "../types.ts";
+import { headAt } from "./attention.ts";
 import { failure, graph, hovered, loading } from "./graph.ts";
 import { forgetLookups } from "./lookups.ts";
 import { drawer, overlay, say } from "./messages.ts";
@@ -45,6 +46,7 @@ export async function open(slug: string, nodeId?: string): Promise<void> {
       hovered.value = null;
       gathering.value = null;
       pair.value = null;
+      headAt.value = null;
       beginWork(slug, name, own);
       selected.value = nodeId && built.row.has(nodeId) ? nodeId : null;
       if (view.has_study && !api.inlined) drawer.value = "study";

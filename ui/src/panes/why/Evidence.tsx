@@ -5,7 +5,7 @@ import { type Graph, isResponse } from "../../graph.ts";
 import * as store from "../../store.ts";
 import { type FeatureDetails, Kind } from "../../types.ts";
 import { Context } from "../FeatureDetails.tsx";
-import { Heads, routable } from "../Routes.tsx";
+import { routable, WhyLooked } from "../Routes.tsx";
 import { importance, pushedOutputs } from "./derive.ts";
 import type { Facts } from "./facts.ts";
 import * as why from "./state.ts";
@@ -22,7 +22,7 @@ const OFTEN = 0.1;
 export function Evidence({ graph, story }: { graph: Graph; story: Story }) {
   const card = why.subject.value;
   if (!card) return <p class="empty">No groups were found.</p>;
-  const facts = why.answer.value?.explanation ?? null;
+  const facts = why.facts.value;
   return (
     <div class="why-evidence">
       <h2>{story.measured ? card.place : card.name}</h2>
@@ -32,7 +32,7 @@ export function Evidence({ graph, story }: { graph: Graph; story: Story }) {
       <Promoted graph={graph} card={card} facts={facts} />
       <Numbers card={card} facts={facts} story={story} />
       <Members graph={graph} card={card} facts={facts} />
-      {routable(graph) && <Heads graph={graph} />}
+      {routable(graph) && <WhyLooked parts={facts?.groups[Number(card.id.split("-")[1])]?.parts ?? []} />}
       {facts?.legend && (
         <details>
           <summary>How to read the figures</summary>

@@ -5,7 +5,7 @@ import { nothing } from "../../merge.ts";
 import * as store from "../../store.ts";
 import { Kind } from "../../types.ts";
 import { derived } from "./derive.ts";
-import type { ExplanationAnswer, Off } from "./facts.ts";
+import type { ExplanationAnswer, Facts, Off } from "./facts.ts";
 import { type Card, type Story, storyOf } from "./story.ts";
 
 export type Put = "contrast" | "mean" | "zero";
@@ -41,11 +41,13 @@ export function show(next: Screen): void {
 const supernodes = computed(() => store.annotations.value.supernodes);
 const labels = computed(() => store.annotations.value.labels);
 
+/** The explanation of the open graph, if it was measured. */
+export const facts = computed<Facts | null>(() => answer.value?.explanation ?? null);
+
 export const story = computed<Story | null>(() => {
   const graph = store.graph.value;
   if (!graph || answer.value === undefined) return null;
-  const facts = answer.value.explanation;
-  return facts ? storyOf(facts, graph) : derived(graph, { ...nothing, supernodes: supernodes.value, labels: labels.value }, answer.value.groups ?? []);
+  return facts.value ? storyOf(facts.value, graph) : derived(graph, { ...nothing, supernodes: supernodes.value, labels: labels.value }, answer.value.groups ?? []);
 });
 
 export const cardOf = (id: string | null): Card | null => story.value?.cards.find((card) => card.id === id) ?? null;
