@@ -120,7 +120,7 @@ def main() -> None:
         os.environ["PYTHONPATH"] = source
         with tempfile.TemporaryDirectory() as folder:
             prompt = "The capital of France is"
-            answer = shell([sys.executable, "-m", "unweave", "trace", prompt, "--response"], folder)
+            answer = shell([str(Path(sys.executable).with_name("unweave")), "trace", prompt, "--response"], folder)
             alone = shell([sys.executable, "-c", LOAD], folder)
         print(f"shell to answer {answer:.1f} s, importing and loading alone {alone:.1f} s: {answer / alone:.2f}x")
 

@@ -10,9 +10,12 @@ import unweave
 from unweave.page.view import view
 from unweave.response.ranking import neurons_changed
 from unweave.validation.curves import CircuitCurve
+from unweave.validation.joint import JointEffect, adds_up_to, joint_effects, joint_sets
 from unweave.validation.putting import changed_of, mask_of
-from unweave.validation.responses import _attributed
-from unweave.validation.specificity import _elsewhere, _values
+from unweave.validation.response_verdict import judge_response
+from unweave.validation.responses import ResponseReport, _attributed
+from unweave.validation.specificity import Loss, Specificity, _elsewhere, _values
+from unweave.validation.statistics import Estimate
 
 OTHER = [0, 7, 3, 22, 7, 12]
 
@@ -57,6 +60,60 @@ def test_single_effects_are_the_models_own(contrast):
     assert report.joint[0].size == 1 and report.joint[0].measured == pytest.approx(changed, rel=1e-3, abs=1e-4)
 
 
+def test_sets_are_taken_away_together_and_put_to_zero(contrast):
+    model, graph = contrast
+    report = unweave.validate_response(model, graph, most=20)
+    assert [effect.size for effect in report.joint] == [1, 2, 4, 8, 16] == [effect.size for effect in report.ablated]
+    changed = changed_of(model, graph)
+    slope = changed.effect / changed.taken
+    some = (slope * changed.activation).abs().argsort(descending=True, stable=True)[:4]
+    assert report.ablated[2].predicted == pytest.approx(float((slope * changed.activation)[some].sum()), rel=1e-4)
+
+    def zeroed(layer, h):
+        h = h.clone()
+        for row in some.tolist():
+            if int(changed.layer[row]) == layer:
+                h[:, changed.position[row], changed.index[row]] = 0
+        return h
+
+    plus, minus = graph.provenance.target_tokens[0]
+    with neurons_changed(model, zeroed), torch.no_grad():
+        logits = model.module(input_ids=torch.tensor([PROMPT]), use_cache=False).logits[0, -1]
+    real = float(logits[plus] - logits[minus]) - float(graph.preactivation[-1])
+    assert report.ablated[2].measured == pytest.approx(real, rel=1e-3, abs=1e-4)
+    with pytest.raises(unweave.UnweaveError, match="most is 0"):
+        unweave.validate_response(model, graph, most=0)
+
+
+def test_sets_of_each_size_are_the_strongest_and_random_ones_of_twice_as_many():
+    order = torch.arange(40).flip(0)
+    sets = joint_sets(order)
+    assert [len(group[0]) for group in sets] == [1, 2, 4, 8, 16, 32] and torch.equal(sets[3][0], order[:8])
+    assert all(len(some.unique()) == 16 and int(some.min()) >= 40 - 32 for some in sets[4])
+    predicted = torch.arange(40.0)
+    changes = [torch.stack([predicted[some].sum() for some in group]).double() for group in sets]
+    exact = joint_effects(predicted, sets, changes)
+    assert adds_up_to(exact) == 32 and exact[2].ratio.value == pytest.approx(1)
+    halved = joint_effects(predicted, sets, [*changes[:2], *(part / 2 for part in changes[2:])])
+    assert adds_up_to(halved) == 2 and halved[3].ratio.high == pytest.approx(0.5)
+
+
+def test_verdicts_follow_the_figures():
+    def report(signed, on_unit, **more):
+        made = [Estimate(value, value - 0.1, value + 0.02, 64) for value in (signed, 1.0, on_unit)]
+        return ResponseReport(*made, **{"joint": (), **more})
+
+    for signed, on_unit, level in ((0.95, 0.9, "fair"), (0.95, 0.55, "poor"), (0.75, 0.9, "fair"), (0.3, 0.9, "poor")):
+        assert judge_response(report(signed, on_unit)).level == level
+    sure = Estimate(0.95, 0.92, 0.97, 64)
+    good = ResponseReport(sure, sure, sure, (JointEffect(1, -1.0, -3.0, sure), JointEffect(2, -1.0, -3.0, sure)))
+    assert judge_response(good).level == "good" and "for as many as 2 units" in judge_response(good).text
+    far = Loss(2.5, 0.4, 7.0)
+    assert "elsewhere too" in judge_response(good, None, Specificity(4, far, far, 20, 500)).reasons[-1]
+    near = Loss(2.5, 0.01, 1.0)
+    assert "above all" in judge_response(good, None, Specificity(4, near, far, 19, 500)).reasons[-1]
+
+
 def test_what_cannot_be_judged_is_refused(contrast, tiny):
     model, graph = contrast
     replacement = tiny("llama")
@@ -78,9 +135,12 @@ def test_the_command_judges_response_graphs(run, tiny_folders, tmp_path, contras
     model, _ = tiny_folders("llama", "jumprelu")
     graph.save(tmp_path / "a.graph.safetensors")
     code, out, _ = run("validate", "a.graph.safetensors", "--model", model, "--ablations", "10")
-    assert code == 0 and "rank correlation" in out and "random left out" in out
-    code, out, _ = run("validate", "a.graph.safetensors", "--model", model, "--ablations", "10", "--json")
-    assert code == 0 and json.loads(out)["signed"]["n"] == 10
+    assert code == 0 and "rank correlation" in out and "random left out" in out and "Verdict: " in out
+    words = ("--ablations", "10", "--json", "--no-control")
+    code, out, _ = run("validate", "a.graph.safetensors", "--model", model, *words)
+    found = json.loads(out)
+    assert code == 0 and found["signed"]["n"] == 10 and found["attribution"] is None
+    assert found["ablated"][0]["ratio"]["n"] == 9 and found["verdict"]["level"] in ("good", "fair", "poor")
 
 
 def test_other_commands_refuse_or_read_it(contrast, tiny):
@@ -104,8 +164,8 @@ def test_features_are_judged_too_with_the_attribution_graph_beside(tiny):
     curve = unweave.circuit_curve(model, graph, sizes=(4, 30))
     assert len(curve.restored) == 2 and curve.whole != curve.empty
     neurons = unweave.response_graph(model, PROMPT, baseline="zero", most=10)
-    with pytest.raises(unweave.UnweaveError, match="needs a response graph of features"):
-        unweave.validate_response(model, neurons, attribution=True)
+    beside = unweave.validate_response(model, neurons, attribution=True).attribution
+    assert beside is not None and beside.signed.n == 10 == beside.known and len(beside.joint) == 4
 
 
 def test_what_an_attribution_graph_says_is_its_total_effect(tiny):
@@ -113,7 +173,8 @@ def test_what_an_attribution_graph_says_is_its_total_effect(tiny):
     graph = unweave.response_graph(model, PROMPT, units="features", most=10)
     changed = changed_of(model, graph)
     order = torch.arange(10)
-    total, reached = _attributed(changed, order)
+    total, reached, known = _attributed(changed, order)
+    assert known == 10
     plus, minus = graph.provenance.target_tokens[0]
     attribution = unweave.attribute(model, PROMPT, targets=[unweave.Difference(plus, minus)])
     logit = attribution.nodes[attribution.nodes.logits.start]

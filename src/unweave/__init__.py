@@ -95,6 +95,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .validation.claims import check_claims as check_claims
     from .validation.curves import circuit_curve as circuit_curve
     from .validation.looking import check_look as check_look
+    from .validation.response_verdict import judge_response as judge_response
     from .validation.responses import validate_response as validate_response
     from .validation.specificity import Specificity as Specificity
     from .validation.specificity import specificity as specificity
@@ -192,6 +193,7 @@ _HOMES = {
     "train": "training.loop",
     "validate": "validation.validate",
     "check_look": "validation.looking",
+    "judge_response": "validation.response_verdict",
     "validate_response": "validation.responses",
     "Specificity": "validation.specificity",
     "specificity": "validation.specificity",

@@ -26,7 +26,11 @@ def validate(
         int, typer.Option(help="How many perturbations of each kind to follow through the replacement model; 0: none.")
     ] = 24,
     control: Annotated[
-        bool, typer.Option(help="Repeat with random transcoders of the same sparsity, as a control.")
+        bool,
+        typer.Option(
+            help="Repeat with random transcoders of the same sparsity, as a control; of response graphs: judge the "
+            "attribution graph of the same units beside."
+        ),
     ] = True,
     neurons: Annotated[bool, typer.Option(help="Repeat a third of it with the model's own neurons.")] = True,
     text: Annotated[
@@ -80,6 +84,7 @@ def validate(
                 transcoders=transcoders,
                 device=device,
                 ablations=ablations,
+                attribution=control,
                 seed=seed,
                 as_json=as_json,
             )

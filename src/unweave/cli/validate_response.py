@@ -1,7 +1,7 @@
 """`unweave validate` for response graphs: predicted beside measured effects, and what the strongest units carry."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ def validate_responses(
     transcoders: str | None,
     device: str,
     ablations: int,
+    attribution: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -26,6 +27,7 @@ def validate_responses(
         from ..models.loading import load_model
         from ..transcoders.replacement import load
         from ..validation.curves import circuit_curve
+        from ..validation.response_verdict import judge_response
         from ..validation.responses import validate_response
         from ..validation.specificity import specificity
 
@@ -45,24 +47,20 @@ def validate_responses(
             report(number / len(graphs), "taking units away")
             features = graph.provenance.units == "features"
             one = loaded[graph.provenance.dtype, features]
-            found = validate_response(one, graph, most=ablations, attribution=features, seed=seed)
+            found = validate_response(one, graph, most=ablations, attribution=attribution, seed=seed)
             report((number + 0.5) / len(graphs), "judging the circuit")
             curve = circuit_curve(one, graph, seed=seed)
             words = one.language_model if features else one
-            elsewhere = None if words.tokenizer is None else asdict(specificity(one, graph, seed=seed))
-            beside = found.attribution
+            elsewhere = None if words.tokenizer is None else specificity(one, graph, seed=seed)
+            verdict = judge_response(found, curve, elsewhere)
             reports.append(
                 {
                     "file": str(path), "target": graph.provenance.logit_labels[0],
                     "baseline": graph.provenance.baseline,
-                    "agreement": graph.agreement, "mediated": graph.mediated, "signed": found.signed._asdict(),
-                    "sign_share": found.sign_share._asdict(), "unit_on_unit": found.unit_on_unit._asdict(),
-                    "joint": [asdict(part) for part in found.joint],
+                    "agreement": graph.agreement, "mediated": graph.mediated, **_facts(found),
                     "curve": asdict(curve) | {"cpr": curve.cpr, "cmd": curve.cmd, "units_to_turn": curve.units_to_turn},
-                    "attribution": None if beside is None else {
-                        name: part._asdict() for name, part in vars(beside).items()
-                    },
-                    "specificity": elsewhere,
+                    "specificity": None if elsewhere is None else asdict(elsewhere),
+                    "verdict": asdict(verdict),
                 }
             )  # fmt: skip
     if as_json:
@@ -70,6 +68,17 @@ def validate_responses(
         return
     for facts in reports:
         _show(facts)
+
+
+def _facts(part: Any) -> Any:
+    """Plain data of a report: estimates by their fields' names."""
+    from ..validation.statistics import Estimate
+
+    if isinstance(part, Estimate):
+        return part._asdict()
+    if isinstance(part, tuple):
+        return [_facts(one) for one in part]
+    return {name: _facts(one) for name, one in vars(part).items()} if is_dataclass(part) else part
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -87,15 +96,31 @@ def _show(facts: dict[str, Any]) -> None:
         if facts["attribution"] is not None:
             told = spread(facts["attribution"][name])
             stdout.print(f"  [dim]{'  by the attribution graph':<42}[/] {told}", highlight=False)
-    stdout.print("\n[bold]The strongest together[/]", highlight=False)
-    for part in facts["joint"]:
-        stdout.print(
-            f"  {part['size']:>4} predicted {part['predicted']:+8.3f}   measured {part['measured']:+8.3f}",
-            highlight=False,
-        )
+    swapped = facts["baseline"] == "contrast"
+    _show_joint("swapped" if swapped else "taken away", facts["joint"], facts["attribution"])
+    if facts["ablated"]:
+        _show_joint("put to zero", facts["ablated"], None)
     _show_curve(facts["curve"])
     if facts["specificity"] is not None:
         _show_specificity(facts["specificity"])
+    verdict = facts["verdict"]
+    stdout.print(f"\n[bold]Verdict: {verdict['level']}.[/] {escaped(verdict['text'])}", highlight=False)
+    for reason in verdict["reasons"]:
+        stdout.print(f"  [dim]{escaped(reason)}[/]", highlight=False)
+
+
+def _show_joint(done: str, effects: list[dict[str, Any]], beside: dict[str, Any] | None) -> None:
+    """The strongest together, and measured over predicted by the strongest and random sets of their size."""
+    stdout.print(f"\n[bold]The strongest {done} together[/]", highlight=False)
+    also = "   by the attribution graph" if beside else ""
+    stdout.print(f"  units  predicted  measured  [dim]measured / predicted over sets{also}[/]", highlight=False)
+    for number, part in enumerate(effects):
+        ratio = part["ratio"]
+        over = "" if ratio["n"] < 3 else f"{ratio['value']:>6.2f} [dim]({ratio['low']:.2f} to {ratio['high']:.2f})[/]"
+        told = f"   [dim]predicted {beside['joint'][number]['predicted']:+.3f}[/]" if beside else ""
+        stdout.print(
+            f"  {part['size']:>5}  {part['predicted']:>+9.3f}  {part['measured']:>+8.3f}  {over}{told}", highlight=False
+        )
 
 
 def _show_curve(curve: dict[str, Any]) -> None:
@@ -108,6 +133,7 @@ def _show_curve(curve: dict[str, Any]) -> None:
             f"{shares[4]:>15.2f}",
             highlight=False,
         )
+    stdout.print(f"  CPR {curve['cpr']:.2f}, CMD {curve['cmd']:.2f} over these sizes, alone", highlight=False)
     if curve["units_to_turn"] is not None:
         stdout.print(f"  without {curve['units_to_turn']} units the answer falls behind its rival", highlight=False)
 

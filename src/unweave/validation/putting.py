@@ -1,7 +1,7 @@
 """Units put to given values in the real model, everything else live: what response graphs are judged by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -66,6 +66,16 @@ class ChangedNeurons:
     def own(self) -> Int[Tensor, " unit"]:
         """The graph's among them."""
         return self._place(self.index)
+
+    @property
+    def activation(self) -> Float[Tensor, " unit"]:
+        """What the graph's are in the prompt."""
+        return self.own_values.flatten()[self.own]
+
+    @property
+    def taken(self) -> Float[Tensor, " unit"]:
+        """What is taken away with each of the graph's."""
+        return self.activation - self.baseline.flatten()[self.own]
 
     def random(self, seed: int) -> Int[Tensor, " unit"]:
         """For each of the graph's, one drawn from its layer and position."""
@@ -137,6 +147,21 @@ class ChangedFeatures:
         """How many features there are."""
         return len(self.everything)
 
+    @property
+    def ids(self) -> Int[Tensor, " pos"]:
+        """The prompt."""
+        return self.recording.input_ids
+
+    @property
+    def activation(self) -> Float[Tensor, " unit"]:
+        """What the graph's are in the prompt."""
+        return self.everything.activation[self.own]
+
+    @property
+    def taken(self) -> Float[Tensor, " unit"]:
+        """What is taken away with each of the graph's."""
+        return self.everything.taken[self.own]
+
     def random(self, seed: int) -> Int[Tensor, " unit"]:
         """For each of the graph's, one drawn from its layer."""
         generator, places = torch.Generator().manual_seed(seed), torch.zeros_like(self.own)
@@ -188,6 +213,15 @@ def mask_of(changed: Changed, places: Tensor) -> Mask:
     mask = torch.zeros(changed.size, dtype=torch.bool)
     mask[places] = True
     return mask
+
+
+def put_to_zero(changed: Changed) -> Changed:
+    """The same units, taken away by being put to zero."""
+    if isinstance(changed, ChangedNeurons):
+        baseline = changed.baseline.clone()
+        baseline.view(-1)[changed.own] = 0
+        return replace(changed, baseline=baseline)
+    return replace(changed, everything=replace(changed.everything, taken=changed.everything.activation))
 
 
 def changed_of(model: ReplacementModel | LanguageModel, graph: Graph) -> Changed:

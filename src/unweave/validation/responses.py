@@ -5,28 +5,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..attribution.attribution import answer
+from ..attribution.question import Question
 from ..attribution.targets import Difference
 from ..errors import OptionError
-from ..features.attribute import attribute
 from ..graphs.graph import Graph
 from ..graphs.totals import removals, total_effects
 from ..models.language_model import LanguageModel
+from ..transcoders.neurons import most_neurons, neurons
 from ..transcoders.replacement import ReplacementModel
-from .putting import ChangedFeatures, changed_of, mask_of
+from .joint import JointEffect, joint_changes, joint_effects, joint_sets
+from .putting import Changed, ChangedFeatures, changed_of, mask_of, put_to_zero
 from .statistics import Estimate, estimate, same_sign, spearman
 
-JOINT = (1, 2, 4, 8, 16, 32, 64)
 STRONG = 0.02
 """Changes of an activation smaller than this are not compared."""
+NODES = 1000
+"""At most so many neurons in an attribution graph beside."""
 
 
 @dataclass(frozen=True)
-class JointEffect:
-    """The strongest units taken away together, beside the sum of their predicted effects."""
+class AttributionBeside:
+    """The same figures for predictions by an attribution graph of the same prompt, target and kind of unit.
 
-    size: int
-    predicted: float
-    measured: float
+    Its total effect of a unit, times the share of the activation that is taken away; 0 for units it left out.
+    """
+
+    signed: Estimate
+    sign_share: Estimate
+    unit_on_unit: Estimate
+    joint: tuple[JointEffect, ...]
+    known: int
+    """How many of the units taken away it has."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +50,11 @@ class ResponseReport:
     unit_on_unit: Estimate
     """Spearman correlation of changes of other units' activations, those above `STRONG`."""
     joint: tuple[JointEffect, ...]
-    attribution: "AttributionBeside | None" = None
-    """What the attribution graph of the same features predicts, if it was asked for."""
-
-
-@dataclass(frozen=True)
-class AttributionBeside:
-    """The same three figures for predictions by an attribution graph of the same prompt and target.
-
-    Its total effect of a feature, times the share of the activation that is taken away; 0 for features it left out.
-    """
-
-    signed: Estimate
-    sign_share: Estimate
-    unit_on_unit: Estimate
+    """Taken away as in the graph: with a contrast, swapped for the other prompt's values."""
+    ablated: tuple[JointEffect, ...] = ()
+    """With a contrast, the same put to zero."""
+    attribution: AttributionBeside | None = None
+    """What the attribution graph of the same units predicts, if it was asked for."""
 
 
 def validate_response(
@@ -64,15 +65,15 @@ def validate_response(
     attribution: bool = False,
     seed: int = 0,
 ) -> ResponseReport:
-    """Take units away one by one, and the strongest together, in the real model with everything live.
+    """Take units away one by one, and sets of them together, in the real model with everything live.
 
     Args:
         most: how many units are taken away, the strongest first.
-        attribution: also compute the attribution graph, and judge its predictions by the same measurements; of
-            features alone.
+        attribution: also compute the attribution graph of the same kind of units (of neurons: the 1,000 of largest
+            influence), and judge its predictions by the same measurements.
 
     Raises:
-        GraphError, OptionError: as in `circuit_curve`.
+        GraphError, OptionError: as in `circuit_curve`; `most` is under 1.
 
     >>> import unweave
     >>> model = unweave.load_model("organism")
@@ -80,6 +81,8 @@ def validate_response(
     >>> 0.5 < unweave.validate_response(model, graph, most=20).signed.value <= 1
     True
     """
+    if most < 1:
+        raise OptionError(f"most is {most}; take away at least 1 unit")
     changed = changed_of(model, graph)
     order = changed.effect.abs().argsort(descending=True, stable=True)[:most]
     variants = [mask_of(changed, changed.own[which]) for which in (order[:0], *order.split(1))]
@@ -92,47 +95,59 @@ def validate_response(
     later = changed.layer[order][:, None] < changed.layer[None]
     pairs = later & (moved.abs() > STRONG)
     removed = torch.arange(len(order))[:, None].expand_as(pairs)
-    sizes = [size for size in JOINT if size <= len(order)]
-    together = changed.run([mask_of(changed, changed.own[order[:size]]) for size in sizes]).target
-    joint = [
-        JointEffect(size, float(predicted[:size].sum()), float(target - whole))
-        for size, target in zip(sizes, together, strict=True)
-    ]
+    sets = joint_sets(order, seed)
+    together = joint_changes(changed, sets, whole)
     beside = None
     if attribution:
-        if not isinstance(changed, ChangedFeatures):
-            raise OptionError("an attribution graph beside needs a response graph of features (units='features')")
-        total, reached = _attributed(changed, order)
+        total, reached, known = _attributed(changed, order)
+        everything = torch.zeros(len(changed.effect), dtype=total.dtype)
+        everything[order] = total
         beside = AttributionBeside(
             estimate(spearman, total, real, seed=seed),
             estimate(same_sign, total, real, seed=seed),
             estimate(spearman, reached[pairs], moved[pairs], cluster=removed[pairs], seed=seed),
+            joint_effects(everything, sets, together, seed),
+            known,
         )
     return ResponseReport(
         estimate(spearman, predicted, real, seed=seed),
         estimate(same_sign, predicted, real, seed=seed),
         estimate(spearman, told[pairs], moved[pairs], cluster=removed[pairs], seed=seed),
-        tuple(joint),
+        joint_effects(changed.effect, sets, together, seed),
+        _ablated(changed, most, whole, seed) if graph.provenance.baseline == "contrast" else (),
         beside,
     )
 
 
-def _attributed(changed: ChangedFeatures, order: Tensor) -> tuple[Tensor, Tensor]:
-    """What an attribution graph says of some units: changes of the target, and of all the graph's units."""
-    tokens = changed.tokens
+def _ablated(changed: Changed, most: int, whole: Tensor, seed: int) -> tuple[JointEffect, ...]:
+    """The strongest by what putting them to zero is predicted to do."""
+    zeroed = put_to_zero(changed)
+    effect = changed.effect * (changed.activation / changed.taken)
+    sets = joint_sets(effect.abs().argsort(descending=True, stable=True)[:most], seed)
+    return joint_effects(effect, sets, joint_changes(zeroed, sets, whole), seed)
+
+
+def _attributed(changed: Changed, order: Tensor) -> tuple[Tensor, Tensor, int]:
+    """What an attribution graph says of some units: changes of the target, and of all the graph's units; and how many
+    of the units it has."""
+    tokens, most = changed.tokens, None
     target = Difference(*tokens) if len(tokens) == 2 else tokens[0]
-    graph = attribute(changed.model, changed.recording.input_ids, targets=[target])
+    if isinstance(changed, ChangedFeatures):
+        model = changed.model
+    else:
+        model = ReplacementModel(changed.model, neurons(changed.model))
+        most = min(most_neurons(model.transcoders, len(changed.ids), NODES), changed.size)
+    graph = answer(model, Question(changed.ids, [target], max_features=most))
     nodes = graph.nodes
     columns = (part[nodes.features].tolist() for part in (nodes.layer, nodes.position, nodes.index))
     row = {place: number for number, place in enumerate(zip(*columns, strict=True))}
     own = zip(changed.layer.tolist(), changed.position.tolist(), changed.index.tolist(), strict=True)
     rows = torch.tensor([row.get(place, -1) for place in own])
-    units = changed.everything.select(changed.own)
-    share = (units.taken / units.activation.masked_fill(units.activation == 0, torch.inf)).double()
+    share = (changed.taken / changed.activation.masked_fill(changed.activation == 0, torch.inf)).double()
     taken = rows[order]
     known, there = taken >= 0, rows >= 0
     total = torch.zeros(len(order), dtype=torch.float64)
     total[known] = -total_effects(graph, nodes[nodes.logits.start])[taken[known]].double()
     reached = torch.zeros(len(order), len(rows), dtype=torch.float64)
     reached[known[:, None] & there] = removals(graph, taken[known])[rows[there]].T.double().flatten()
-    return total * share[order], reached * share[order][:, None]
+    return total * share[order], reached * share[order][:, None], int(known.sum())
