@@ -85,7 +85,8 @@ def answer(hub: FakeHub, request: Any, *, body: bool) -> None:
         return send(request, 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}, body=body)
     if what != "resolve":
         siblings = [{"rfilename": n, "size": p.stat().st_size, "blobId": digest(p)} for n, p in files.items()]
-        said = {"_id": "1", "id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings, "tags": []}
+        said = {"_id": "1", "id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings}
+        said |= {"tags": ["license:llama3.2"], "gated": "manual" if repository in hub.gated else False}
         return send(request, 200, json.dumps(said).encode(), {"Content-Type": "application/json"}, body=body)
     if repository in hub.gated:
         return refuse(request, 403, "GatedRepo", body)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -426,3 +427,15 @@ def test_documents_without_logits_or_links_open(tmp_path, left):
     )
     assert (len(graph.nodes), graph.n_edges) == (left, 0)
     assert graph.influence().sum() == 0
+
+
+def test_models_of_the_hub_are_called_what_neuronpedia_calls_them(graphs):
+    _, graph = graphs()
+    known = replace(graph, provenance=replace(graph.provenance, model="gemma", transcoders="gemma"))
+    metadata = to_json(known)["metadata"]
+    assert metadata["scan"] == "gemma-2-2b"
+    assert metadata["feature_details"] == {"neuronpedia_source_set": "gemmascope-transcoder-16k"}
+    for name, scan in (("Qwen/Qwen3-4B", "qwen3-4b"), ("./My Folder", ".-My-Folder"), ("a/b/c", "a-b-c")):
+        other = replace(graph, provenance=replace(graph.provenance, model=name))
+        assert to_json(other)["metadata"]["scan"] == scan
+        assert "feature_details" not in to_json(other)["metadata"]

@@ -1,5 +1,6 @@
 """The hub as users meet it, on one of our own: what is fetched, in which order, what is refused and what is said."""
 
+import json
 import shutil
 
 import huggingface_hub.constants as constants
@@ -182,3 +183,23 @@ def test_commands_ask_for_yes_above_what_is_small(hub, run, monkeypatch):
         assert code == 0, err
     finally:
         fetching.ask_above(None)
+
+
+def test_the_list_of_models_checked_against_the_hub(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.gated.add(MODEL)
+    code, out, _ = run("models", "--check", "--json")
+    hub_says = {one["name"]: one.get("hub") for one in json.loads(out)["models"]}
+    assert code == 0 and hub_says["organism"] is None
+    model, dictionary = hub_says["llama"]
+    size = sum(path.stat().st_size for path in (hub.root / MODEL).glob("*.safetensors"))
+    assert model == {"gigabytes": size / 1e9, "gated": True, "licence": "llama3.2"}
+    assert dictionary["gated"] is False
+    assert "google/gemma-2-2b" in hub_says["gemma"][0]["error"]
+    code, out, _ = run("models", "--check")
+    line = next(line for line in out.splitlines() if line.startswith("llama "))
+    assert code == 0 and "llama3.2, gated" in line and "llama3.2, open" in line
+    assert hub.files_asked() == []
+    hub.down = True
+    fetching.listing.cache_clear()
+    assert "the hub is not reached" in run("models", "--check")[1]

@@ -36,6 +36,11 @@ class CataloguePair(NamedTuple):
     gigabytes: float | None
     """About what the dictionary's files take, from their shapes or as listed on the hub; None: not known here."""
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether model and dictionary are repositories of the hub."""
+        return "/" in self.dictionary
+
 
 def _gigabytes(layers: int, features: int, d: int, width: int, slots: float = 1.0) -> float:
     """Encoder and `slots` decoders a feature, `width` bytes a number."""
@@ -108,6 +113,16 @@ PAIRS: dict[str, CataloguePair] = {
             26,
             None,
             "cross-layer, skip",
+            30.0,
+        ),
+        CataloguePair(
+            "gemma-3-270m-clt",
+            "google/gemma-3-270m",
+            "mwhanna/gemma-scope-2-270m-pt/clt/width_262k_l0_medium_affine",
+            0.27,
+            18,
+            None,
+            "cross-layer, skip",
             None,
         ),
         CataloguePair(
@@ -145,6 +160,26 @@ PAIRS: dict[str, CataloguePair] = {
         ),
         CataloguePair(
             "qwen3-1.7b", "Qwen/Qwen3-1.7B", "mwhanna/qwen3-1.7b-transcoders-lowl0", 1.7, 28, None, "per-layer", None
+        ),
+        CataloguePair(
+            "qwen3-0.6b-clt",
+            "Qwen/Qwen3-0.6B-Base",
+            "bluelightai/clt-qwen3-0.6b-base-20k",
+            0.6,
+            28,
+            20480,
+            "cross-layer",
+            46.0,
+        ),
+        CataloguePair(
+            "qwen3-1.7b-clt",
+            "Qwen/Qwen3-1.7B-Base",
+            "bluelightai/clt-qwen3-1.7b-base-20k",
+            1.7,
+            28,
+            20480,
+            "cross-layer",
+            None,
         ),
         CataloguePair(
             "qwen3-4b",
@@ -196,9 +231,39 @@ PAIRS: dict[str, CataloguePair] = {
             "skip, TopK",
             _gigabytes(30, 73728, 576, 4),
         ),
+        CataloguePair(
+            "smollm2-base-clt",
+            "HuggingFaceTB/SmolLM2-135M",
+            "nev/SmolLM2-CLT-135M-73k-k32",
+            0.135,
+            30,
+            None,
+            "cross-layer, TopK",
+            None,
+        ),
     )
 }
-"""All sets that circuit-tracer lists, and one of EleutherAI's."""
+"""All sets that circuit-tracer lists, and some of others."""
+SOURCE_SETS = {
+    "mntss/gemma-scope-transcoders": "gemmascope-transcoder-16k",
+    "mwhanna/qwen3-4b-transcoders": "transcoder-hp",
+}
+"""What Neuronpedia calls dictionaries whose features it shows."""
+
+
+def viewer_names(model: str, dictionary: str) -> tuple[str, str | None]:
+    """What Neuronpedia calls a model, and the set of a dictionary's features there (None: none that is known).
+
+    >>> viewer_names("gemma", "gemma")
+    ('gemma-2-2b', 'gemmascope-transcoder-16k')
+    >>> viewer_names("Qwen/Qwen3-8B@main", "neurons")
+    ('qwen3-8b', None)
+    """
+    name = PAIRS[model].model if model in PAIRS else model
+    repository = PAIRS[dictionary].dictionary if dictionary in PAIRS else dictionary
+    last = name.partition("@")[0].rstrip("/").rpartition("/")[2]
+    on_hub = name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    return last.lower() if on_hub else name, SOURCE_SETS.get(repository.partition("@")[0])
 
 
 def shipped_dictionary(name: str) -> Path | None:

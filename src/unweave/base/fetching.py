@@ -41,6 +41,8 @@ class Listing(NamedTuple):
 
     sizes: dict[str, int]
     commit: str
+    gated: bool
+    licence: str | None
 
 
 def ask_above(most: float | int | None) -> None:
@@ -121,7 +123,39 @@ def listing(repository: str, revision: str | None) -> Listing | None:
         if any(word in type(error).__name__ for word in ("Connect", "Timeout", "Proxy", "Network", "Read")):
             return None
         raise
-    return Listing({part.rfilename: part.size or 0 for part in told.siblings or ()}, str(told.sha))
+    sizes = {part.rfilename: part.size or 0 for part in told.siblings or ()}
+    said = next((tag.partition(":")[2] for tag in told.tags or () if tag.startswith("license:")), None)
+    return Listing(sizes, str(told.sha), bool(told.gated), said)
+
+
+class HubFacts(NamedTuple):
+    """What the hub says of a place."""
+
+    gigabytes: float
+    """Of its tensors."""
+    gated: bool
+    """Whether its terms have to be accepted first."""
+    licence: str | None
+
+
+def hub_facts(name: str) -> HubFacts | None:
+    """Size, licence and gate of a model or dictionary on the hub, nothing fetched; None where the hub is not reached.
+
+    Raises:
+        TranscoderError: the hub has no such place.
+    """
+    reference = Reference.parse(name)
+    try:
+        listed = listing(reference.repository, reference.revision)
+    except Exception as error:  # of the hub, or of the network below it
+        raise TranscoderError(explained(error, reference.repository) or f"{name}: {first_line(error)}") from error
+    if listed is None:
+        return None
+    below = [path for path in listed.sizes if path.startswith(f"{reference.path}/" if reference.path else "")]
+    if not below:
+        raise TranscoderError(f"{reference.repository} has nothing at {reference.path}")
+    whole = sum(listed.sizes[path] for path in below if path.endswith((".safetensors", ".npz")))
+    return HubFacts(whole / 1e9, listed.gated, listed.licence)
 
 
 def _told(ask: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..base.catalogue import viewer_names
 from ..base.files import write_atomically
 from ..base.jsontext import parse_json
 from ..base.words import slug_of
@@ -36,7 +37,8 @@ def to_json(graph: Drawn, slug: str | None = None, scan: str | None = None) -> d
 
     Args:
         slug: the graph's name in viewers; letters, digits, `.`, `_`, `-`.
-        scan: the model's name in viewers.
+        scan: the model's name in viewers; None: Neuronpedia's, where the model is one of the hub. circuit-tracer's page
+            wants the dictionary's repository instead, to fetch examples of features from.
     """
     ids = _ids(graph)
     weights = zip(graph.rows.column.tolist(), graph.rows.row_numbers().tolist(), graph.rows.value.tolist(), strict=True)
@@ -53,10 +55,12 @@ def _ids(graph: Drawn) -> list[str]:
 def _without_links(graph: Drawn, slug: str | None, scan: str | None) -> dict[str, Any]:
     facts = graph.provenance
     prompt = facts.prompt if facts.prompt is not None else "".join(facts.tokens)
+    named, source_set = viewer_names(facts.model, facts.transcoders)
     metadata: dict[str, Any] = {
+        **({} if source_set is None else {"feature_details": {"neuronpedia_source_set": source_set}}),
         **facts.extra.get("metadata", {}),
         "slug": slug or slug_of(prompt),
-        "scan": scan or re.sub(r"[^A-Za-z0-9_.-]+", "-", facts.model).strip("-") or "model",
+        "scan": scan or re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-") or "model",
         "transcoder_list": [facts.transcoders] if facts.transcoders else [],
         "prompt_tokens": list(facts.tokens),
         "prompt": prompt,
