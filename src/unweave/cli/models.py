@@ -64,7 +64,7 @@ def _as_json(found: HubFacts | str) -> dict[str, object]:
     return {"error": found} if isinstance(found, str) else found._asdict()
 
 
-def _checked(asked: dict[str, tuple[HubFacts | str, HubFacts | str]]) -> list[tuple[str, str, str]]:
+def _checked(asked: dict[str, tuple[HubFacts | str, HubFacts | str]]) -> list[tuple[str, ...]]:
     return [(name, *(one if isinstance(one, str) else _told(one) for one in both)) for name, both in asked.items()]
 
 
