@@ -60,6 +60,24 @@ def test_the_sides_are_autograds_derivative_of_the_pattern(tiny, softmax_in_floa
     assert starts.position.tolist() == [query, *range(query + 1)]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_account_of_a_look_counts_every_source_and_the_bias(tiny, family):
+    model = tiny(family, "jumprelu", "float64").language_model
+    graph = unweave.response_graph(model, PROMPT, most=10, instead=[0, 7, 3, 22, 7, 12])
+    setting, (layer, head, query, key) = setting_of(model, graph), (2, 1, 4, 3)
+    found = looked_at(setting, layer, head, query, key).account
+    pattern = setting.asked.tangent.layers[layer].attention.pattern[head, query, : query + 1]
+    if family not in ("gemma2", "gpt_oss"):  # whose scores are capped, whose patterns share with sinks
+        logs = pattern.log()  # scores but for a constant
+        assert found.lead == pytest.approx(float(logs[key] - pattern @ logs), rel=1e-5, abs=1e-7)
+    assert torch.allclose(found.total, torch.full((2,), found.lead, dtype=torch.float64), atol=1e-12)
+    assert (float(found.bias.abs().max()) > 1e-6) == (family not in ("gemma2", "qwen3"))  # which have no biases
+    assert all(float(part.abs().min()) > 0 for part in (found.heads[:, :layer], found.kept))
+    assert float(found.heads[:, layer:].abs().max()) == 0
+    tokens = found.nodes[:, graph.nodes.embeddings]
+    assert float(tokens[0, :query].abs().max()) == 0 and float(tokens[:, query + 1 :].abs().max()) == 0
+
+
 def test_the_strongest_heads_come_first(tiny):
     model = tiny("llama").language_model
     graph = unweave.response_graph(model, PROMPT, most=20)
@@ -80,6 +98,10 @@ def test_the_command_names_heads_and_sources(run, tiny_folders, tmp_path):
     code, out, _ = run("attend", "a.graph.safetensors", "--model", folder, "--most", "2", "--json", "--check", "5")
     heads = json.loads(out)["heads"]
     assert code == 0 and len(heads) == 2 and set(heads[0]["checked"]) == {"units", "signed", "sign_share", "together"}
+    account = heads[0]["account"]
+    for side in ("query", "key"):
+        parts = [account[side][name] for name in ("units", "rests", "tokens", "kept", "heads", "bias")]
+        assert sum(parts) == pytest.approx(account["lead"], rel=1e-4, abs=1e-4)
 
 
 def test_what_is_said_of_a_look_is_checked_in_the_real_model(tiny):

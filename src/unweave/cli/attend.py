@@ -61,8 +61,20 @@ def attend(
         for side in ("query", "key"):
             words = ", ".join(f"{one['node']} {one['effect']:+.3f}" for one in told[f"by_{side}"])
             stdout.print(f"  [dim]{side} side, change of the pattern without:[/] {words}", highlight=False)
+        _show_account(told["account"])
         if "checked" in told:
             _show_check(told["checked"])
+
+
+def _show_account(found: dict[str, Any]) -> None:
+    """What the score's lead over the other keys is made of, on both sides."""
+    stdout.print(f"  [dim]score above the mean of the keys it sees: {found['lead']:+.2f}, of which[/]", highlight=False)
+    for side in ("query", "key"):
+        parts = found[side]
+        words = ", ".join(
+            f"{name} {parts[name]:+.2f}" for name in ("units", "rests", "tokens", "kept", "heads", "bias")
+        )
+        stdout.print(f"  [dim]{side} side:[/] {words}", highlight=False)
 
 
 def _show_check(found: dict[str, Any]) -> None:
@@ -81,8 +93,29 @@ def _facts(graph: Any, looked: Any, most: int) -> dict[str, Any]:
         "layer": looked.layer, "head": looked.head, "query": looked.query, "query_token": tokens[looked.query],
         "key": looked.key, "key_token": tokens[looked.key], "pattern": looked.pattern, "carried": looked.carried,
     }  # fmt: skip
+    facts["account"] = _account(graph.nodes, looked.account)
     for name in ("by_query", "by_key"):
         effects = getattr(looked, name)
         rows = [int(row) for row in effects.abs().argsort(descending=True)[:most] if float(effects[row])]
         facts[name] = [{"node": graph.nodes[row].id, "effect": float(effects[row])} for row in rows]
     return facts
+
+
+def _account(nodes: Any, account: Any) -> dict[str, Any]:
+    """Sums by kind of source; each side's add up to the lead."""
+    found: dict[str, Any] = {"lead": account.lead}
+    for number, side in enumerate(("query", "key")):
+        found[side] = {
+            "units": float(account.nodes[number, nodes.features].sum()),
+            "rests": float(account.nodes[number, nodes.errors].sum()),
+            "tokens": float(account.nodes[number, nodes.embeddings].sum()),
+            "kept": float(account.kept[number]), "heads": float(account.heads[number].sum()),
+            "bias": float(account.bias[number]),
+            "strongest_heads": [
+                {"layer": place // account.heads.shape[2], "head": place % account.heads.shape[2],
+                 "adds": float(account.heads[number].flatten()[place])}
+                for place in account.heads[number].flatten().abs().topk(min(3, account.heads[number].numel()))
+                .indices.tolist()
+            ],
+        }  # fmt: skip
+    return found

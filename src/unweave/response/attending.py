@@ -10,6 +10,7 @@ from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
+from .account import LookAccount, look_account
 from .attention import TangentAttention
 from .routes import setting_of
 from .setting import Setting
@@ -37,6 +38,8 @@ class Looked:
     by_key: Float[Tensor, " node"]
     row: Float[Tensor, " key"]
     """How much of the head's attention goes to each key that the query sees."""
+    account: LookAccount
+    """What the score's lead over those of other keys is made of as it stands, every source and bias counted."""
 
     @property
     def effect(self) -> Float[Tensor, " node"]:
@@ -96,7 +99,8 @@ def looked_at(setting: Setting, layer: int, head: int, query: int, key: int, car
     side = torch.tensor([0] + [1] * (len(starts.position) - 1))
     by_query, by_key = node_effects(setting, layer, starts, side)
     row = attention.pattern[head, query, : query + 1]
-    return Looked(layer, head, query, key, float(row[key]), carried, by_query, by_key, row)
+    account = look_account(setting, layer, head, query, key)
+    return Looked(layer, head, query, key, float(row[key]), carried, by_query, by_key, row, account)
 
 
 def node_effects(setting: Setting, layer: int, starts: Starts, row: Int[Tensor, " start"]) -> Float[Tensor, "row node"]:
