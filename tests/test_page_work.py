@@ -210,3 +210,38 @@ def test_texts_of_cards_stay_inside_them_and_cards_apart(site):
                 assert left <= one[0] and one[2] <= right + 1 and top - 1 <= one[1] and one[3] <= bottom + 1
         for a, b in itertools.combinations([card["frame"] for card in found], 2):
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_what_runs_on_the_server_is_seen_beside_a_graph_and_stopped_there(site):
+    page = site.tab()
+    jobs = [{"job": "j1", "what": "trace of “long”", "share": 0.25, "title": "tracing"}]
+    stopped = []
+    page.route("**/api/jobs", lambda route: route.fulfill(json={"jobs": jobs}))
+    page.route("**/api/jobs/j1", lambda route: (stopped.append(1), jobs.clear(), route.fulfill(json={"state": "x"})))
+    page.reload()
+    page.locator(".jobs", has_text="tracing, 25%").wait_for()
+    page.locator(".jobs").get_by_role("button", name="Cancel").click()
+    page.locator(".jobs").wait_for(state="detached")
+    assert stopped
+
+
+def test_subgraphs_are_saved_by_name_and_taken_up_in_another_browser(site):
+    page = site.tab()
+    a, b, c = ids(page, 0)[:3]
+    pin(page, a, b)
+    page.get_by_role("button", name="Saved subgraphs").click()
+    page.get_by_label("Name of this subgraph").fill("two")
+    page.get_by_role("button", name="Save", exact=True).click()
+    pin(page, c)
+    click(page, a, "Control")
+    page.locator(f'[data-card="{a}"]').wait_for(state="detached")
+    assert saved(page)["views"][0]["pins"] == [a, b]
+    other = site.tab("#one", site.context())
+    other.get_by_role("button", name="Saved subgraphs").click()
+    other.get_by_role("button", name="two", exact=True).click()
+    other.locator(f'[data-card="{a}"]').wait_for()
+    assert set(cards(other)) == {a, b}
+    saved(other)
+    other.get_by_role("button", name="Delete two").click()
+    until(other, "() => !document.querySelector('.views li')")
+    assert saved(other)["views"] == []

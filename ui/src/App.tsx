@@ -16,20 +16,25 @@ import { Steer } from "./panels/Steer.tsx";
 import { Study } from "./panels/Study.tsx";
 import { Trace } from "./panels/Trace.tsx";
 import { Trust, trustSummary } from "./panels/Trust.tsx";
+import { Views } from "./panels/Views.tsx";
 import { Connections } from "./panes/Connections.tsx";
 import { Feature } from "./panes/Feature.tsx";
 import { LinkGraph } from "./panes/LinkGraph.tsx";
 import { Subgraph } from "./panes/Subgraph.tsx";
 import { SaveState } from "./SaveState.tsx";
 import { KindOfGraph } from "./panes/why/Sibling.tsx";
-import { screen } from "./panes/why/state.ts";
+import * as why from "./panes/why/state.ts";
 import { Why, WhyStrip } from "./panes/why/Why.tsx";
+import { Jobs } from "./Jobs.tsx";
 import { Start } from "./Start.tsx";
 import * as store from "./store.ts";
 import { CTRL, IconButton, maximised } from "./widgets.tsx";
 
-const DRAWERS = { study: Study, attention: Attention, filters: Filters, steer: Steer, trust: Trust, notes: Notes, compare: Compare, export: Export };
-const TITLES = { study: "Study", attention: "Why heads looked there", filters: "Filters", steer: "Steer", trust: "How far to trust this", notes: "Notes", compare: "Compare", export: "Export" };
+const DRAWERS = { study: Study, attention: Attention, filters: Filters, steer: Steer, trust: Trust, notes: Notes, views: Views, compare: Compare, export: Export };
+const TITLES = { study: "Study", attention: "Why heads looked there", filters: "Filters", steer: "Steer", trust: "How far to trust this", notes: "Notes", views: "Saved subgraphs", compare: "Compare", export: "Export" };
+
+/** Milliseconds between looks at what runs on the server, beside a graph. */
+const ELSEWHERE = 4000;
 
 export function goTo(slug: string): void {
   location.hash = `#${encodeURIComponent(slug)}`;
@@ -57,8 +62,9 @@ function Explorer({ graph }: { graph: Graph }) {
   return (
     <div class={`explorer ${store.gathering.value ? "gathering" : ""}`}>
       <TopBar graph={graph} />
+      {!inlined && why.job.value === null && store.overlay.value !== "trace" && <Jobs onEnd={why.refresh} every={ELSEWHERE} />}
       <div class="body">
-        {screen.value === "why" ? (
+        {why.screen.value === "why" ? (
           <main class="explorer-main">
             <Why graph={graph} />
           </main>

@@ -4,10 +4,9 @@ import { useEffect } from "preact/hooks";
 import * as api from "./api.ts";
 import { percent } from "./format.ts";
 
-const EVERY = 1500;
 
-/** Unfinished work; `onEnd` is called when some of it has ended, with whatever it made. */
-export function Jobs({ onEnd }: { onEnd: () => void }) {
+/** Unfinished work, looked at every so many milliseconds; `onEnd` is called when some of it has ended. */
+export function Jobs({ onEnd, every = 1500 }: { onEnd: () => void; every?: number }) {
   const jobs = useSignal<api.Job[]>([]);
   useEffect(() => {
     let timer = 0;
@@ -18,7 +17,7 @@ export function Jobs({ onEnd }: { onEnd: () => void }) {
       if (gone) return;
       jobs.value = now;
       if (before.some((job) => !now.some((other) => other.job === job.job))) onEnd();
-      timer = window.setTimeout(() => void look(), EVERY);
+      timer = window.setTimeout(() => void look(), every);
     };
     void look();
     return () => {

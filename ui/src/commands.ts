@@ -42,6 +42,7 @@ export function commands(graph: Graph | null): Command[] {
     ...(inlined ? [] : [{ name: "Steer", keys: "S", run: () => toggleDrawer("steer") }, { name: "Compare two graphs", run: () => toggleDrawer("compare") }]),
     { name: "Trust: scores, exactness, validation", run: () => toggleDrawer("trust") },
     { name: "Notes", run: () => toggleDrawer("notes") },
+    { name: "Saved subgraphs", run: () => toggleDrawer("views") },
     { name: "Export", run: () => toggleDrawer("export") },
     { name: "Export link graph as SVG", run: () => void exportFigure(graph, "link-graph", "svg") },
     { name: "Export link graph as PNG", run: () => void exportFigure(graph, "link-graph", "png") },

@@ -1,8 +1,9 @@
 // Changes of the annotations, each a pure function from one state to the next.
-import type { Annotations, SteerRun } from "./types.ts";
+import type { Annotations, SavedView, SteerRun } from "./types.ts";
 
 export const MOST_PINS = 200;
 const MOST_RUNS = 30;
+const MOST_VIEWS = 100;
 
 export function pin(state: Annotations, ids: readonly string[]): Annotations {
   const fresh = ids.filter((id) => !state.pins.includes(id));
@@ -52,4 +53,22 @@ export function place(state: Annotations, id: string, at: [number, number]): Ann
 
 export function remember(state: Annotations, run: SteerRun): Annotations {
   return { ...state, history: [...state.history, run].slice(-MOST_RUNS) };
+}
+
+/** Saves pins, supernodes and places of cards under a name; one of that name is written over. */
+export function saveView(state: Annotations, name: string, seen: Pick<SavedView, "screen" | "chosen">): Annotations {
+  const there = state.views.find((view) => view.name === name);
+  const view = { id: there?.id ?? `view-${Date.now().toString(36)}`, name, pins: state.pins, supernodes: state.supernodes, layout: state.layout, ...seen };
+  const views = there ? state.views.map((one) => (one.id === there.id ? view : one)) : [...state.views, view];
+  return { ...state, views: views.slice(-MOST_VIEWS) };
+}
+
+/** Puts a saved subgraph in place of the present one, without nodes that the graph does not have. */
+export function openView(state: Annotations, view: SavedView, known: (id: string) => boolean): Annotations {
+  const supernodes = view.supernodes.map((group) => ({ ...group, members: group.members.filter(known) })).filter((group) => group.members.length > 1);
+  return { ...state, pins: view.pins.filter(known), supernodes, layout: view.layout };
+}
+
+export function dropView(state: Annotations, id: string): Annotations {
+  return { ...state, views: state.views.filter((view) => view.id !== id) };
 }

@@ -1,7 +1,7 @@
 // Three-way merge of annotations, so that two tabs never lose each other's work; undo is the same merge run backwards.
 import type { Annotations } from "./types.ts";
 
-export const nothing: Annotations = { pins: [], supernodes: [], labels: {}, notes: "", layout: {}, thresholds: {}, history: [] };
+export const nothing: Annotations = { pins: [], supernodes: [], labels: {}, notes: "", layout: {}, thresholds: {}, history: [], views: [] };
 
 const same = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b);
 
@@ -69,6 +69,7 @@ export function merge(base: Annotations, mine: Annotations, theirs: Annotations)
     layout: mergeKeys(base.layout, mine.layout, theirs.layout),
     thresholds: mergeKeys(base.thresholds, mine.thresholds, theirs.thresholds),
     history: mergeItems(base.history, mine.history, theirs.history, (_, ours) => ours),
+    views: mergeItems(base.views, mine.views, theirs.views, (_, ours) => ours),
   };
 }
 
@@ -85,5 +86,6 @@ export function complete(partial: Partial<Annotations> | null | undefined): Anno
     layout: table(partial?.layout),
     thresholds: table(partial?.thresholds),
     history: list(partial?.history),
+    views: list(partial?.views),
   };
 }

@@ -80,6 +80,17 @@ export interface Supernode {
   collapsed?: boolean;
 }
 
+/** A subgraph saved by name, and what of the first screen was seen with it. */
+export interface SavedView {
+  id: string;
+  name: string;
+  pins: string[];
+  supernodes: Supernode[];
+  layout: Record<string, [number, number]>;
+  screen?: "why" | "graph";
+  chosen?: string | null;
+}
+
 export interface Annotations {
   pins: string[];
   supernodes: Supernode[];
@@ -88,6 +99,7 @@ export interface Annotations {
   layout: Record<string, [number, number]>;
   thresholds: Record<string, number | boolean | null>;
   history: SteerRun[];
+  views: SavedView[];
 }
 
 export type Action = "ablate" | "scale" | "set" | "add";

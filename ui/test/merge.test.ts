@@ -51,6 +51,21 @@ test("undo is a merge backwards and leaves later work of others", () => {
   assert.ok(merge(base, after, undone).pins.includes("e"));
 });
 
+test("a saved subgraph comes back as it was, without nodes that are gone, and its name is written over", () => {
+  const own = edits.group(edits.pin(nothing, ["c"]), ["a", "b"], "g", "G");
+  const once = edits.saveView(own, "first", { screen: "graph", chosen: null });
+  const twice = edits.saveView({ ...once, pins: ["a"] }, "first", { screen: "why", chosen: "group-1" });
+  assert.deepEqual([once.views.length, twice.views.length, twice.views[0].id], [1, 1, once.views[0].id]);
+  const opened = edits.openView({ ...once, pins: [], supernodes: [], notes: "mine" }, once.views[0], () => true);
+  assert.deepEqual([opened.pins, opened.supernodes, opened.notes], [own.pins, own.supernodes, "mine"]);
+  const poorer = edits.openView(once, once.views[0], (id) => id !== "b");
+  assert.deepEqual([poorer.pins, poorer.supernodes], [["c", "a"], []]);
+  assert.deepEqual(edits.dropView(once, once.views[0].id).views, []);
+  const theirs = edits.saveView(own, "theirs", {});
+  assert.deepEqual(merge(own, once, theirs).views.map((view) => view.name), ["theirs", "first"]);
+  assert.deepEqual(complete({ pins: ["a"] }).views, []);
+});
+
 test("merging with oneself changes nothing", () => {
   assert.deepEqual(merge(base, base, base), base);
   assert.deepEqual(merge(nothing, base, nothing), base);

@@ -47,6 +47,7 @@ class Annotations(BaseModel):
     layout: dict[NodeId, Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]] = {}
     thresholds: dict[NodeId, FiniteFloat | bool | None] = {}
     history: list[dict[str, Any]] = []
+    views: list[dict[str, Any]] = []
 
 
 class Saved(NamedTuple):

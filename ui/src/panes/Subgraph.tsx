@@ -127,6 +127,7 @@ export function Subgraph({ graph }: { graph: Graph }) {
               Group
             </IconButton>
           )}
+          <IconButton label="Saved subgraphs" icon="notes" onClick={() => (store.drawer.value = "views")} />
           <IconButton label="Fit subgraph" icon="fit" onClick={fit} />
         </>
       }

@@ -1,7 +1,7 @@
 // What the page says for a moment, which drawer and which dialog are open.
 import { signal } from "@preact/signals";
 
-export const drawer = signal<"filters" | "steer" | "trust" | "notes" | "compare" | "export" | "study" | "attention" | null>(null);
+export const drawer = signal<"filters" | "steer" | "trust" | "notes" | "compare" | "export" | "study" | "attention" | "views" | null>(null);
 export const overlay = signal<"palette" | "help" | "trace" | null>(null);
 export const message = signal<{ text: string; error: boolean } | null>(null);
 

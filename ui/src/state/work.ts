@@ -2,7 +2,7 @@
 import { batch, computed, signal } from "@preact/signals";
 import * as api from "../api.ts";
 import { entities } from "../aggregate.ts";
-import { merge, nothing } from "../merge.ts";
+import { complete, merge, nothing } from "../merge.ts";
 import type { Annotations } from "../types.ts";
 import { graph } from "./graph.ts";
 import { type Draft, Saver } from "./saving.ts";
@@ -31,7 +31,7 @@ let taken: string[] = [];
 const drafts = {
   read(name: string): Draft[] {
     taken = keptNames(`draft:${name}:`);
-    return taken.map((key) => stored<Draft | null>(key, null)).filter((draft) => draft !== null);
+    return taken.map((key) => stored<Draft | null>(key, null)).filter((draft) => draft !== null).map(({ base, now }) => ({ base: complete(base), now: complete(now) }));
   },
   write: (name: string, draft: Draft): boolean => keep(`draft:${name}:${tab}`, draft),
   clear(name: string): void {

@@ -76,6 +76,11 @@ async function load(slug: string): Promise<void> {
   if (slug === opened) answer.value = found;
 }
 
+/** Looks again for an explanation, when some work of the server has ended. */
+export function refresh(): void {
+  if (opened && answer.value && !answer.value.explanation) void load(opened);
+}
+
 /** Explains the open graph's prompt in the model; the explanation is shown once it is there. */
 export async function explain(): Promise<void> {
   const slug = opened;
