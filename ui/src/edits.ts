@@ -58,7 +58,7 @@ export function remember(state: Annotations, run: SteerRun): Annotations {
 /** Saves pins, supernodes and places of cards under a name; one of that name is written over. */
 export function saveView(state: Annotations, name: string, seen: Pick<SavedView, "screen" | "chosen">): Annotations {
   const there = state.views.find((view) => view.name === name);
-  const view = { id: there?.id ?? `view-${Date.now().toString(36)}`, name, pins: state.pins, supernodes: state.supernodes, layout: state.layout, ...seen };
+  const view = { id: there?.id ?? `view-${Date.now().toString(36)}${Math.random().toString(36).slice(2, 7)}`, name, pins: state.pins, supernodes: state.supernodes, layout: state.layout, ...seen };
   const views = there ? state.views.map((one) => (one.id === there.id ? view : one)) : [...state.views, view];
   return { ...state, views: views.slice(-MOST_VIEWS) };
 }

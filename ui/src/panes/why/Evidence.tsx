@@ -1,4 +1,5 @@
 // What the chosen group rests on: texts first, then what it pushes for, then numbers; and what is said without it.
+import { inlined } from "../../api.ts";
 import { group as makeGroup } from "../../edits.ts";
 import { featureAddress, featureName, nodeName, percent, token } from "../../format.ts";
 import { type Graph, isResponse } from "../../graph.ts";
@@ -57,9 +58,9 @@ function WithoutIt({ graph, story, card, facts }: { graph: Graph; story: Story; 
   const run = (put: why.Put): void => void why.switchOff(card, put);
   return (
     <div class="why-off">
-      <button type="button" class="tool primary" disabled={!live || (mine !== null && !mine.found && !mine.failure)} onClick={() => run(to)}>
+      {!inlined && <button type="button" class="tool primary" disabled={!live || (mine !== null && !mine.found && !mine.failure)} onClick={() => run(to)}>
         {mine && !mine.found && !mine.failure ? "Running…" : "What if it were off?"}
-      </button>
+      </button>}
       {live && story.measured && (
         <label class="why-put">
           <span class="muted">put to</span>
@@ -82,6 +83,7 @@ function WithoutIt({ graph, story, card, facts }: { graph: Graph; story: Story; 
 }
 
 function notLive(graph: Graph, story: Story): string {
+  if (inlined) return "This file holds what was measured; to try more, open the graph with unweave serve.";
   const model = graph.view.model || "its model";
   if (graph.view.provenance.origin === "json") return `This graph came from another tool: nothing can be tried in ${model} here.`;
   if (!story.measured && isResponse(graph)) return "Explain the prompt first: groups of a response graph's units are switched off there.";
@@ -302,7 +304,7 @@ function Members({ graph, card, facts }: { graph: Graph; card: Card; facts: Fact
     <details>
       <summary>
         {parts.length} part{parts.length === 1 ? "" : "s"}
-        {!card.exact && `, ${card.rows.length} nodes of this graph at its place`}
+        {!card.exact && `, ${card.rows.length} node${card.rows.length === 1 ? "" : "s"} of this graph at its place`}
       </summary>
       <p class="why-parts">{parts.slice(0, 200).join(", ")}</p>
       {card.exact && ids.length > 1 && ids.length <= 200 && (

@@ -4,7 +4,7 @@ import { type Theme, linkColour, PRINT } from "../../colour.ts";
 import { clipped } from "../../draw.ts";
 import { percent, token } from "../../format.ts";
 import { FONT } from "../../pen.ts";
-import { arrowKey, arrowWidth, type Box, type Places, placeStory, REST, tokenWidth, type Way, wrapped } from "./place.ts";
+import { arrowKey, arrowWidth, type Box, type Places, placeStory, REST, TALL, tokenWidth, type Way, wrapped } from "./place.ts";
 import { ANSWER, type Arrow, type Card, type Story, tokenCard } from "./story.ts";
 
 export interface Gestures {
@@ -190,7 +190,7 @@ function CardBox({ card, box, theme, mark, gestures }: { card: Card; box: Box; t
   const colour = card.against ? theme.negative[3] : theme.positive[3];
   const [where, second] = card.short;
   const bold = Math.floor((box.width - 10) * BOLD_SIGNS_PER_PIXEL);
-  const name = wrapped(where, bold, second ? 1 : 2).map((text) => ({ text, bold: true, fill: theme.ink }));
+  const name = wrapped(where, bold, second && box.height < TALL ? 1 : 2).map((text) => ({ text, bold: true, fill: theme.ink }));
   const texts = [...name, ...(second ? [{ text: clipped(second, signs), fill: theme.ink }] : []), { text: clipped(mark ?? card.line, signs), fill: mark ? theme.accent : colour }];
   const face = (
     <>

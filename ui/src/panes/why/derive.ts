@@ -1,6 +1,6 @@
 // What the first screen tells of a graph that nobody explained: groups read off the graph, and nothing measured.
 import { type Entity, entityEdges } from "../../aggregate.ts";
-import { featureName, kindName, nodeName, quoted } from "../../format.ts";
+import { kindName, nameSource, nodeName, quoted } from "../../format.ts";
 import { edgesAt, type Graph, isResponse, signed } from "../../graph.ts";
 import { type Annotations, Kind } from "../../types.ts";
 import type { ReadOff } from "./facts.ts";
@@ -92,9 +92,10 @@ function cardOf(graph: Graph, annotations: Annotations, group: Group, number: nu
   };
 }
 
-/** What a group is called by the names of its members: of the first that has one, and how many more there are. */
+/** What a group is called by the labels of its members: of the first that has one, and how many more there are. Tokens
+ * that one of many members promotes would say nothing of the others. */
 function nameOf(graph: Graph, annotations: Annotations, rows: readonly number[]): string | null {
-  const named = rows.find((row) => nodeName(graph, annotations, row) !== featureName(graph, row));
+  const named = rows.find((row) => graph.view.nodes.label[row] || /^named by you/.test(nameSource(graph, annotations, row) ?? ""));
   if (named === undefined) return null;
   return `${nodeName(graph, annotations, named)}${rows.length > 1 ? ` and ${rows.length - 1} more` : ""}`;
 }

@@ -31,6 +31,8 @@ export const REST = "rest";
 const WIDTH = 202;
 const NARROW = 150;
 const HEIGHT = 50;
+/** Of a narrow card: a name takes two lines. */
+export const TALL = 66;
 const ANSWER_HEIGHT = 40;
 const TOKEN = 24;
 const GAP = 14;
@@ -84,10 +86,11 @@ function tokenLines(tokens: readonly string[], width: number): number[][] {
 
 export function placeStory(story: Story, width: number, height: number): Places {
   const cardWidth = width < 2 * WIDTH + GAP ? Math.max(NARROW, Math.floor((width - GAP) / 2)) : WIDTH;
+  const cardHeight = cardWidth < WIDTH ? TALL : HEIGHT;
   const capacity = Math.max(1, Math.min(5, Math.floor((width + GAP) / (cardWidth + GAP))));
   const rows = rowsOfCards(story, capacity);
   const lines = tokenLines(story.tokens, width);
-  const fixed = ANSWER_HEIGHT + rows.length * HEIGHT + lines.length * (TOKEN + 4);
+  const fixed = ANSWER_HEIGHT + rows.length * cardHeight + lines.length * (TOKEN + 4);
   const gap = Math.max(TIGHT, Math.min(WIDE, (height - fixed - 8) / (rows.length + 1)));
   const boxes = new Map<string, Box>();
   const answerWidth = Math.min(cardWidth, (width - GAP) / 2);
@@ -98,8 +101,8 @@ export function placeStory(story: Story, width: number, height: number): Places 
     const total = row.length * cardWidth + (row.length - 1) * GAP;
     const spread = row.length > 1 ? Math.min(GAP * 4, (width - row.length * cardWidth) / (row.length - 1)) : 0;
     const start = (width - total - (spread - GAP) * (row.length - 1)) / 2;
-    row.forEach((card, at) => boxes.set(card.id, { x: start + at * (cardWidth + Math.max(GAP, spread)), y, width: cardWidth, height: HEIGHT }));
-    y += HEIGHT + gap;
+    row.forEach((card, at) => boxes.set(card.id, { x: start + at * (cardWidth + Math.max(GAP, spread)), y, width: cardWidth, height: cardHeight }));
+    y += cardHeight + gap;
   }
   for (const line of lines) {
     const total = line.reduce((sum, position) => sum + tokenWidth(story.tokens[position]) + 6, -6);
