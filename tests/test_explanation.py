@@ -8,11 +8,11 @@ import torch
 
 import unweave
 from unweave.errors import InterventionError, OptionError, PromptError, TargetError, UnsupportedModel, UnweaveError
+from unweave.explanation.arrows import agreement_of_arrows
 from unweave.explanation.choose import random_sets
 from unweave.explanation.contrast import contrast_of
 from unweave.explanation.groups import METHODS, PartGroup, Profiles, agreement, hidden
 from unweave.explanation.maps import patching_maps, stages
-from unweave.explanation.measure import agreement_of_arrows
 from unweave.explanation.names import contexts, readable, with_names
 from unweave.explanation.predict import predict
 from unweave.explanation.stored import read_explanation

@@ -4,10 +4,11 @@ from typing import Any
 
 from rich.console import Console
 
-from ..explanation.report import ARROWS, NOTHING
+from ..explanation.report import ALONE, ARROWS, NOTHING
 from .terminal import escaped
 
 TITLES = {
+    "way": "In short",
     "hangs": "What the answer hangs on",
     "chain": "The chain",
     "direct": "What speaks for it at the end",
@@ -33,6 +34,8 @@ def show_explanation(facts: dict[str, Any], console: Console) -> None:
         console.print(f"{number:>2}. {escaped(sentence['text'])}", highlight=False)
     if not facts["found"]:
         console.print(f"\n{NOTHING}", highlight=False)
+    if facts.get("wording_alone"):
+        console.print(f"\n{ALONE}", highlight=False)
     agreement = facts["arrow_agreement"]
     if agreement is not None:
         console.print(f"\n{ARROWS.format(**agreement)}", highlight=False)

@@ -8,7 +8,7 @@ from ..errors import OptionError
 from ..graphs.comparison import aligned
 from ..interventions.live import heads_of, run
 from ..models.language_model import LanguageModel
-from .measure import Arrow
+from .arrows import Arrow
 from .recurring import ALIKE, overlap, parts_of
 from .result import Explanation
 

@@ -52,9 +52,8 @@ def contrast_of(
             other, rival = found
             return with_prompt(model, ids, other, TokenPair(answer, rival), proposed=True, here=here)
     rival = said if answer != said else int(here.logits.topk(2).indices[1])
-    values = _zeros(here) if baseline == "zero" else text_means(model)
     kind = "zero" if baseline == "zero" else "mean"
-    return with_values(model, ids, values, TokenPair(answer, rival), kind, here)
+    return with_values(model, ids, _values(model, here, kind), TokenPair(answer, rival), kind, here)
 
 
 def token_of(model: LanguageModel, ids: Int[Tensor, " pos"], target: str | int) -> int:
@@ -68,9 +67,7 @@ def token_of(model: LanguageModel, ids: Int[Tensor, " pos"], target: str | int) 
     return found.tokens[0]
 
 
-def _given(
-    model: LanguageModel, ids: Tensor, here: Inside, answer: int, said: int, other: Int[Tensor, " pos"]
-) -> Contrast:
+def _check_other(ids: Int[Tensor, " pos"], other: Int[Tensor, " other"]) -> None:
     if len(other) != len(ids):
         raise PromptError(
             f"the prompt has {len(ids)} tokens, the one to contrast it with (instead) {len(other)}; give one of equal "
@@ -78,6 +75,12 @@ def _given(
         )
     if torch.equal(ids, other):
         raise PromptError("the prompt to contrast with (instead) is the same prompt; give one with another answer")
+
+
+def _given(
+    model: LanguageModel, ids: Tensor, here: Inside, answer: int, said: int, other: Int[Tensor, " pos"]
+) -> Contrast:
+    _check_other(ids, other)
     there = look(model, other)
     rival = int(there.logits.argmax())
     if answer != said and rival != said:
@@ -90,6 +93,27 @@ def _given(
             f"changes it"
         )
     return with_prompt(model, ids, other, TokenPair(answer, rival), here=here)
+
+
+def same_question(known: Contrast, prompt: str | Sequence[int], instead: str | Sequence[int] | None = None) -> Contrast:
+    """The question of a contrast on another prompt: the same answer and the same rival.
+
+    Raises:
+        PromptError: as in `contrast_of`, but the answers may be any.
+    """
+    model, ids = known.model, known.model.tokenize(prompt)
+    if instead is None:
+        found = contrast_of(
+            model, prompt, known.question.answer, baseline="auto" if known.kind == "instead" else known.kind
+        )
+        if found.other_ids is None:
+            return with_values(
+                model, ids, _values(model, found.here, found.kind), known.question, found.kind, found.here
+            )
+        return with_prompt(model, ids, found.other_ids, known.question, proposed=True, here=found.here)
+    other = model.tokenize(instead)
+    _check_other(ids, other)
+    return with_prompt(model, ids, other, known.question)
 
 
 def propose(
@@ -166,6 +190,10 @@ def _same(model: LanguageModel, a: int, b: int) -> bool:
     first, second = (model.token_text(token).strip().lower() for token in (a, b))
     short, long = sorted((first, second), key=len)
     return long.startswith(short) and len(long) - len(short) <= 2 and len(short) > 2
+
+
+def _values(model: LanguageModel, here: Inside, kind: str) -> Mapping[Place, Sequence[Float[Tensor, " width"]]]:
+    return _zeros(here) if kind == "zero" else text_means(model)
 
 
 def _zeros(here: Inside) -> Mapping[Place, Sequence[Float[Tensor, " width"]]]:

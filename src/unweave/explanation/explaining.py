@@ -17,6 +17,7 @@ from .measure import measure, nothing_measured
 from .names import with_names
 from .result import Explanation
 from .say import sentences
+from .wordings import with_wordings
 
 if TYPE_CHECKING:
     from ..features.pages import Pages
@@ -107,7 +108,8 @@ def explain(
     progress(0.6, "measuring")
     measured = measure(contrast, made, draws)
     change = smallest_change(contrast, made, measured, draws) if contrast.why_not else None
-    said = tuple(sentences(contrast, made, measured, change))
+    progress(0.9, "trying other wordings")
+    said = with_wordings(contrast, sentences(contrast, made, measured, change))
     progress(1.0, "done")
     return Explanation(contrast, maps, heads, chosen, made, measured, said)
 

@@ -1,9 +1,7 @@
 """Every group and arrow in the real model, all live: swapped, alone and with the others held, beside controls."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,40 +9,12 @@ from torch import Tensor
 
 from ..interventions.live import Gauge, Inside, Place, Put, heads_of, run
 from ..interventions.parts import Part
-from ..validation.statistics import spearman
+from .arrows import Arrow
 from .choose import DRAWS, SEED, random_sets
 from .groups import PartGroup
-from .maps import Contrast, Head
+from .maps import Contrast
 from .predict import LEAST, Predicted, carrying_heads, predict
-
-NOTABLE_ARROW = 0.05
-"""The share of the difference between the prompts that an arrow carries, from which it is shown."""
-
-
-class Arrow(NamedTuple):
-    """What one group does to another, or (`target` None) to the answer, not by way of a third group."""
-
-    source: int
-    target: int | None
-    moved: float
-    """How far the target goes to its values in the other prompt, the other groups held: 1 is all the way. Of the
-    answer: the share of the difference that is taken."""
-    carried: float
-    """The share of the difference between the prompts that goes this way: from the source by the target alone."""
-    control: float
-    """The largest `moved` in absolute value of random groups (of the answer: what they take, nothing held)."""
-    predicted: float
-    """`moved` as the response graph of groups has it, to first order."""
-    predicted_carried: float
-    heads: tuple[Head, ...] = ()
-    """At the target's token, those that carry most of it to first order."""
-    by_heads: float | None = None
-    """The share of `moved` that is gone when those heads are held."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is larger than what any random group did."""
-        return abs(self.moved) > self.control and abs(self.carried) >= NOTABLE_ARROW
+from .way import Way, measured_way
 
 
 @dataclass(frozen=True)
@@ -97,6 +67,7 @@ class Measured:
     """The answer's probability on the prompt."""
     other: float
     """And in the other prompt."""
+    way: Way = Way()
 
 
 def measure(
@@ -177,6 +148,7 @@ def measure(
         float(share[at : at + draws].abs().max()) if draws else 0.0,
         float(ran.answer[0]),
         float(contrast.there.logits.softmax(-1)[question.answer]),
+        measured_way(contrast, groups, arrows, controls),
     )
 
 
@@ -261,25 +233,3 @@ def _with_heads(
         left = float(share[row] if arrow.target is None else ran.gauges[row, arrow.target])
         made[number] = arrow._replace(heads=some, by_heads=1 - left / arrow.moved)
     return made
-
-
-class ArrowAgreement(NamedTuple):
-    """How well the response graph's arrows are those that were measured."""
-
-    arrows: int
-    """That passed their control."""
-    signs: float
-    """The share of those whose predicted sign is right."""
-    spearman: float | None
-    """Over all arrows, of what was predicted with what was measured, signs included."""
-
-
-def agreement_of_arrows(arrows: Sequence[Arrow]) -> ArrowAgreement | None:
-    """Predictions beside measurements; None where no arrow passed."""
-    passed = [arrow for arrow in arrows if arrow.passed]
-    if not passed:
-        return None
-    right = sum((arrow.predicted > 0) == (arrow.moved > 0) for arrow in passed)
-    columns = (torch.tensor([[getattr(arrow, name) for arrow in arrows]]) for name in ("predicted", "moved"))
-    ranks = float(spearman(*columns)) if len(arrows) > 2 else math.nan
-    return ArrowAgreement(len(passed), right / len(passed), ranks if math.isfinite(ranks) else None)

@@ -101,16 +101,27 @@ def contexts(contrast: Contrast) -> Int[Tensor, "context pos"]:
 
 def place(contrast: Contrast, group: PartGroup) -> str:
     """Where a group sits, in words."""
-    at = " and ".join(token_name(contrast, position) for position in group.part.positions)
+    at = listed([token_name(contrast, position) for position in group.part.positions])
     layers = group.part.layers
     span = f"layer {layers.start}" if len(layers) == 1 else f"layers {layers.start}-{layers.stop - 1}"
     if group.kind == "heads":
-        names = " and ".join(f"{layer}.{head}" for layer, head, _ in group.part.heads)
+        names = listed([f"{layer}.{head}" for layer, head, _ in group.part.heads])
         return f"{'heads' if len(group.part.heads) > 1 else 'head'} {names} at {at}"
     if group.kind == "MLPs":
         return f"the {'MLPs of ' if len(layers) > 1 else 'MLP of '}{span} at {at}"
     count = len(group.part.units)
-    return f"{count} neurons at {at}, {span}" if count > 1 else f"neuron {group.part.units.ids[0]} at {at}"
+    if count > 1:
+        return f"{count} neurons at {at}, {span}"
+    return f"neuron {int(group.part.units.index[0])} of layer {layers.start} at {at}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words one after another.
+
+    >>> listed(["25.2", "26.2", "27.5"])
+    '25.2, 26.2 and 27.5'
+    """
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def token_name(contrast: Contrast, position: int) -> str:

@@ -8,7 +8,8 @@ from .picture import percent, picture
 
 NOTHING = "Nothing was found that the answer hangs on: no group does more than random parts of equal size."
 
-ARROWS = "Of {arrows} measured arrows, {signs:.0%} have the sign that the response graph predicts to first order."
+ALONE = "With other text before the prompt none of this holds: it is about this wording alone."
+ARROWS = "Of {arrows} measured arrows, {signs:.0%} have the sign that was predicted."
 
 
 def claims_yaml(facts: dict[str, Any]) -> str | None:
@@ -27,6 +28,7 @@ def markdown(facts: dict[str, Any]) -> str:
     lines = [f"# Why {facts['answer']['token']!r}?", "", f"{_plain(facts['headline'])}.", ""]
     lines += [f"{number}. {_plain(sentence['text'])}" for number, sentence in enumerate(facts["sentences"], 1)]
     lines += [] if facts["found"] else [NOTHING]
+    lines += ["", ALONE] if facts.get("wording_alone") else []
     lines += ["", picture(facts), "", "| group | share | with the others held | random at most | its name rests on |"]
     lines += ["|---|---|---|---|---|"]
     for group in facts["groups"]:

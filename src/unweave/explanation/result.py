@@ -6,14 +6,16 @@ from typing import Any
 
 from ..graphs.comparison import aligned
 from ..interventions.live import Place
+from .arrows import agreement_of_arrows
 from .choose import Chosen
-from .contrast import contrast_of
+from .contrast import same_question
 from .groups import PartGroup
 from .maps import Contrast, Head, Map, text_of
-from .measure import Measured, agreement_of_arrows
+from .measure import Measured
 from .picture import picture
 from .report import claims_yaml, markdown
 from .say import CheckedSentence, elsewhere, run_tests, values_of
+from .wordings import nowhere
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,6 +59,12 @@ class Explanation:
     def check(self, prompt: Any = None, instead: Any = None) -> list[tuple[CheckedSentence, float, bool]]:
         """Every sentence measured again, on this prompt or, with tokens matched from both ends, on a rephrasing.
 
+        On a rephrasing the question is the same: why the answer rather than the same rival. Where there the other
+        prompt does not change that, nothing holds.
+
+        Args:
+            instead: the rephrasing of the prompt that this one is held against; None: as in `explain`.
+
         Returns:
             Each sentence, the new measurement, and whether it agrees: at least half of what was measured first.
 
@@ -66,10 +74,11 @@ class Explanation:
         contrast = self.contrast
         tests = [sentence.test for sentence in self.sentences]
         if prompt is not None:
-            contrast = contrast_of(contrast.model, prompt, contrast.question.answer, instead)
+            contrast = same_question(self.contrast, prompt, instead)
             places = aligned(self.contrast.ids.tolist(), contrast.ids.tolist())
             tests = [elsewhere(test, places) for test in tests]
-        values = run_tests(contrast, tests)
+        changed = contrast.whole * self.contrast.whole > 0
+        values = run_tests(contrast, tests) if changed else [0.0] * len(tests)
         return [
             (sentence, value, sentence.test.holds(value))
             for sentence, value in zip(self.sentences, values, strict=True)
@@ -82,26 +91,28 @@ class Explanation:
         match contrast.kind:
             case "instead":
                 how = "found by exchanging a token" if contrast.proposed else "given"
-                against = f"against {contrast.instead!r} ({how}), where it has {100 * measured.other:.1f}%"
+                against = f"against {contrast.instead!r} ({how}), where {self.answer!r} has {100 * measured.other:.1f}%"
             case "mean":
                 against = "against the model's mean values over text"
             case _:
                 against = "against zero"
-        said = f"({100 * measured.answer:.1f}%) rather than {self.rival!r}, {against}"
+        chance = f"({100 * measured.answer:.1f}%)"
         if contrast.why_not:
-            return f"{self.prompt!r}: why not {self.answer!r} {said}"
-        return f"{self.prompt!r} -> {self.answer!r} {said}"
+            return f"{self.prompt!r}: why not {self.answer!r} {chance} but {self.rival!r}, {against}"
+        return f"{self.prompt!r} -> {self.answer!r} {chance} rather than {self.rival!r}, {against}"
 
     @property
     def legend(self) -> str:
         """How figures and names are to be read."""
         contrast = self.contrast
         return (
-            f"Swapped: put to {values_of(contrast)}, everything else free to respond. The difference: by how much the "
-            f"logit of {self.answer!r} leads that of {self.rival!r}, {contrast.lead:.1f} on the prompt and "
-            f"{contrast.other:.1f} with everything swapped; 100% is all of it. Random parts: sets of as many other "
-            f"parts of the same layers and token, swapped likewise. Heads are called layer.head, neurons "
-            f"layer_number_token."
+            f"Swapped: put to {values_of(contrast)}, everything else free to respond. Held: kept as on this prompt. "
+            f"The difference: by how much the logit of {self.answer!r} leads that of {self.rival!r}, "
+            f"{contrast.lead:.1f} on the prompt and {contrast.other:.1f} with everything swapped; 100% is all of it; "
+            f"more than all and less than nothing are possible, because some parts work against others. All of the "
+            f"way: to {values_of(contrast)}. Random parts: sets of as many other parts of the same layers and token, "
+            f"swapped likewise. Predicted: from slopes on this prompt alone. Head 23.4 is head 4 of layer 23; layers, "
+            f"heads and neurons count from 0. What parts push was tried in other texts."
         )
 
     @cached_property
@@ -159,6 +170,7 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
                 "kind": sentence.kind,
                 "value": sentence.test.value,
                 "control": sentence.control,
+                "wordings": None if sentence.wordings is None else list(sentence.wordings),
                 "groups": list(sentence.groups),
                 "claim": _claim(explanation, sentence),
             }
@@ -206,6 +218,12 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
                 }
                 for carried in chosen.carried
             ],
+        },
+        "wording_alone": nowhere(explanation.sentences),
+        "way": {
+            "groups": list(measured.way.groups),
+            "share": measured.way.share,
+            "random": measured.way.control,
         },
         "together": {
             "share": measured.together,

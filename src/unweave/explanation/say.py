@@ -7,10 +7,12 @@ from typing import Literal
 
 from ..interventions.live import heads_of, run
 from ..interventions.parts import Part
+from .arrows import NOTABLE_ARROW, Arrow
 from .change import Change, changed_part
 from .groups import PartGroup
 from .maps import Contrast
-from .measure import NOTABLE_ARROW, Arrow, Effect, Measured
+from .measure import Effect, Measured
+from .names import listed
 from .picture import percent
 from .predict import others
 
@@ -18,7 +20,9 @@ HALF = 0.5
 """A claim holds where at least so much of the measured effect is found again."""
 HANGS, CHAIN, DIRECT, AGAINST = 3, 5, 3, 3
 """Sentences of each kind, at most."""
-Kind = Literal["hangs", "chain", "direct", "against", "change", "together"]
+LEAST_MOVED = 0.1
+"""How far an arrow must move its target to be said."""
+Kind = Literal["way", "hangs", "chain", "direct", "against", "change", "together"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class CheckedSentence:
     control: float
     """The largest of the same measurement with random groups."""
     groups: tuple[int, ...]
+    wordings: tuple[int, int] | None = None
+    """On how many of how many other beginnings of the prompt it holds; None: not tried."""
 
     @property
     def passed(self) -> bool:
@@ -64,6 +70,7 @@ def sentences(
 ) -> list[CheckedSentence]:
     """What is said; a measurement that random groups match is not among it."""
     said = [
+        *_way(contrast, groups, measured),
         *_hangs(contrast, groups, measured),
         *_chain(contrast, groups, measured),
         *_direct(contrast, groups, measured),
@@ -95,6 +102,20 @@ def _rival(contrast: Contrast) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _way(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
+    way = measured.way
+    if way.share < NOTABLE_ARROW:
+        return []
+    places = [groups[number].place for number in way.groups]
+    said = f"{_answer(contrast)} is held back" if contrast.why_not else f"{_answer(contrast)} comes about"
+    text = (
+        f"{said} mostly on this way: {', then '.join(places)}. With the first swapped and every group off this way "
+        f"held, {percent(way.share)} of the difference is gone (random parts: at most {percent(way.control)})."
+    )
+    test = Test(groups[way.groups[0]].part, others(groups, *way.groups), None, way.share)
+    return [CheckedSentence(text, "way", test, way.control, way.groups)]
 
 
 def _hangs(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
@@ -134,7 +155,11 @@ def _verb(group: PartGroup, one: str, many: str) -> str:
 
 
 def _chain(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
-    arrows = [a for a in measured.arrows if a.target is not None and a.passed and a.carried > 0]
+    arrows = [
+        a
+        for a in measured.arrows
+        if a.target is not None and a.passed and a.carried > 0 and abs(a.moved) >= LEAST_MOVED
+    ]
     strongest = sorted(arrows, key=lambda arrow: -arrow.carried)[:CHAIN]
     said, met = [], set[int | None]()
     for arrow in sorted(strongest, key=lambda arrow: (groups[arrow.source].order, -arrow.carried)):
@@ -144,8 +169,8 @@ def _chain(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
         met.add(arrow.target)
         text = (
             f"{_capital(source.place)} {_verb(source, 'acts', 'act')} on {name}: swapped with all other groups held, "
-            f"{_verb(source, 'it takes', 'they take')} {_verb(target, 'it', 'them')} {percent(arrow.moved)} of the way "
-            f"(random parts: at most {percent(arrow.control)}; to first order {percent(arrow.predicted)}){_by(arrow)}; "
+            f"{_verb(source, 'it moves', 'they move')} {_verb(target, 'it', 'them')} {_moved(arrow.moved)} "
+            f"(random parts: at most {percent(arrow.control)}; predicted {percent(arrow.predicted)}){_by(arrow)}. "
             f"{percent(arrow.carried)} of the difference passes here."
         )
         test = Test(source.part, _others(groups, arrow), target.part, arrow.moved)
@@ -153,11 +178,22 @@ def _chain(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
     return said
 
 
+def _moved(share: float) -> str:
+    """How far a group goes to its values in the other prompt.
+
+    >>> _moved(0.58), _moved(1.06), _moved(-0.12)
+    ('58% of the way', 'all of the way (106%)', '12% of the way in the opposite direction')
+    """
+    if share < 0:
+        return f"{percent(-share)} of the way in the opposite direction"
+    return f"all of the way ({percent(share)})" if share >= 0.995 else f"{percent(share)} of the way"
+
+
 def _by(arrow: Arrow) -> str:
     """The heads that carry most of an arrow, if holding them shows it."""
     if arrow.by_heads is None or arrow.by_heads < HALF:
         return ""
-    names = " and ".join(f"{head.layer}.{head.head}" for head in arrow.heads)
+    names = listed([f"{head.layer}.{head.head}" for head in arrow.heads])
     return f", {percent(min(1.0, arrow.by_heads))} of that by head{'s' * (len(arrow.heads) > 1)} {names}"
 
 
@@ -172,13 +208,19 @@ def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured)
         group = groups[arrow.source]
         text = (
             f"{_capital(group.place)} {_verb(group, 'speaks', 'speak')} {'against' if contrast.why_not else 'for'} "
-            f"{_answer(contrast)} directly: swapped with "
-            f"all other groups held, {percent(arrow.moved)} of the difference is gone (random parts: at most "
-            f"{percent(arrow.control)}; to first order {percent(arrow.predicted)}){_by(arrow)}."
+            f"{_answer(contrast)} directly, by no other group: swapped with "
+            f"all other groups held, {percent(arrow.moved)} of the difference is gone ({_free(measured, arrow)}random "
+            f"parts: at most {percent(arrow.control)}; predicted {percent(arrow.predicted)}){_by(arrow)}."
         )
         test = Test(group.part, _others(groups, arrow), None, arrow.moved)
         said.append(CheckedSentence(text, "direct", test, arrow.control, (arrow.source,)))
     return said
+
+
+def _free(measured: Measured, arrow: Arrow) -> str:
+    """Beside a share above all of the difference: what it is where nothing is held, so that others make up for it."""
+    share = measured.effects[arrow.source].share
+    return f"with them free {percent(share)}; " if arrow.moved > 1.005 else ""
 
 
 def _against(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
@@ -235,6 +277,21 @@ def _left_over(left: float) -> str:
     return f"{percent(-left)} is too much: what holds it back is in no group"
 
 
+def _other_way_round(kept: float) -> str:
+    """What is lost where every neuron is swapped but those of groups.
+
+    >>> _other_way_round(1.2)
+    'The other way round, with every neuron swapped but theirs, nothing is gone: the difference is even larger by 20%.'
+    """
+    round_ = "The other way round, with every neuron swapped but theirs,"
+    if kept > 0.995:
+        more = f": the difference is even larger by {percent(kept - 1)}" if kept > 1.005 else ""
+        return f"{round_} nothing is gone{more}."
+    if kept < 0:
+        return f"{round_} all is gone: neurons that are in no group are needed beside them."
+    return f"{round_} {percent(1 - kept)} is gone: so much needs neurons that are in no group."
+
+
 def _together(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:
     if not groups:
         return []
@@ -242,10 +299,10 @@ def _together(contrast: Contrast, groups: Sequence[PartGroup], measured: Measure
     for group in groups:
         whole = whole.join(group.part)
     rest = _left_over(1 - measured.together)
+    all_ = f"All {len(groups)} groups swapped together take" if len(groups) > 1 else "This one group takes"
     text = (
-        f"All {len(groups)} groups swapped together take {percent(measured.together)} of the difference (random parts: "
-        f"at most {percent(measured.random_together)}), so {rest}. The other way round, with every neuron swapped but "
-        f"theirs, {percent(1 - measured.kept)} is gone: so much needs neurons that are in no group."
+        f"{all_} {percent(measured.together)} of the difference (random parts: "
+        f"at most {percent(measured.random_together)}), so {rest}. {_other_way_round(measured.kept)}"
     )
     test = Test(whole, Part(), None, measured.together)
     return [CheckedSentence(text, "together", test, measured.random_together, tuple(range(len(groups))))]
