@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from corpus_readers import (
     Paragraphs,
@@ -254,6 +254,11 @@ def unpack(deb: Path, folder: Path) -> bool:
     return True
 
 
+Lines = dict[tuple[str, str], list[tuple[bytes, str]]]
+"""By part and kind: hashes of texts, and their lines."""
+Table = dict[tuple[str, str], dict[str, Any]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
@@ -281,11 +286,20 @@ def main() -> None:
     rows = [row for row in rows if row.package in debs]
     if not rows:
         fail("none of the packages could be had; run `apt-get update` first, or check apt's sources")
+    lines, table = gather(rows, debs, out, options.held_out)
+    for entry in table.values():
+        print("{package:26} {version:28} {kind:5} {documents:7,} documents {characters:11,} characters".format(**entry))
+    sums = write_parts(lines, out)
+    write(
+        out / "sources.json", (json.dumps({"packages": list(table.values()), "files": sums}, indent=1) + "\n").encode()
+    )
+
+
+def gather(rows: list[Row], debs: dict[str, Path], out: Path, held_out: float) -> tuple[Lines, Table]:
+    """Each text once, as JSON under its part and kind, and how much there is of each package."""
     seen: set[bytes] = set()
-    lines: dict[tuple[str, str], list[tuple[bytes, str]]] = {
-        (part, kind): [] for part in ("train", "held-out") for kind in ("prose", "code")
-    }
-    table: dict[tuple[str, str], dict[str, str | int]] = {}
+    lines: Lines = {(part, kind): [] for part in ("train", "held-out") for kind in ("prose", "code")}
+    table: Table = {}
     with ProcessPoolExecutor(2) as pool:
         for row, found in zip(rows, pool.map(texts, rows, [out / "files" / row.package for row in rows]), strict=True):
             version = debs[row.package].name.split("_")[1].replace("%3a", ":")
@@ -298,14 +312,17 @@ def main() -> None:
                 if key in seen:
                     continue
                 seen.add(key)
-                part = "held-out" if int.from_bytes(key[:8], "big") / 2**64 < options.held_out else "train"
+                part = "held-out" if int.from_bytes(key[:8], "big") / 2**64 < held_out else "train"
                 lines[part, row.kind].append(
                     (key, json.dumps({"text": text, "source": row.package}, ensure_ascii=False))
                 )
                 entry["documents"] += 1
                 entry["characters"] += len(text)
-    for entry in table.values():
-        print("{package:26} {version:28} {kind:5} {documents:7,} documents {characters:11,} characters".format(**entry))
+    return lines, table
+
+
+def write_parts(lines: Lines, out: Path) -> dict[str, dict[str, str | int]]:
+    """One file a part and kind, in the order of hashes; what each holds."""
     sums = {}
     for (part, kind), found in lines.items():
         path = out / part / f"{kind}.jsonl"
@@ -318,9 +335,7 @@ def main() -> None:
             "bytes": len(data),
         }
         print(f"{path}: {len(found):,} documents, {len(data) / 1e6:.1f} MB")
-    write(
-        out / "sources.json", (json.dumps({"packages": list(table.values()), "files": sums}, indent=1) + "\n").encode()
-    )
+    return sums
 
 
 def write(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,9 +24,10 @@ from safetensors.torch import load_file
 from unweave import attribute
 from unweave.evaluation.prompts import PROMPTS
 from unweave.graphs.paths import average_path_length
+from unweave.models.language_model import LanguageModel
 from unweave.models.loading import load_model
 from unweave.models.recorder import batches, record
-from unweave.training.config import config_from
+from unweave.training.config import TrainConfig, config_from
 from unweave.training.dictionary import sparse, start, to_transcoders
 from unweave.training.loop import RECORDED_AT_ONCE
 from unweave.training.statistics import measure
@@ -49,15 +51,7 @@ def main() -> None:
     )
     model.module.set_attn_implementation("sdpa")
     context = tensors["train"].shape[1]
-    recipes = {}
-    for text in options.recipes:
-        given = dict(part.split("=", 1) for part in text.split())
-        typed = {
-            name: json.loads(value) if value.replace(".", "").replace("e-", "").isdigit() else value
-            for name, value in given.items()
-        }
-        typed |= {name: str(typed[name]) for name in ("k", "width") if name in typed}
-        recipes[text] = config_from({"text": ["corpus"], "tokens": options.tokens, "context": context, **typed}, text)
+    recipes = {text: recipe(text, options.tokens, context) for text in options.recipes}
     recorded = record(model, tensors["held_out"].long(), range(model.n_layers))
     first = measure([record(model, tensors["train"][:64].long(), range(model.n_layers))], 16.0, range(model.n_layers))
     statistics = tuple(first[layer] for layer in range(model.n_layers))
@@ -73,7 +67,30 @@ def main() -> None:
             torch.zeros(model.n_layers, max(dictionary.widths), dtype=torch.int64),
             [0, 0, 0.0],
         )
-    for part in batches(tensors["train"][64:].long(), RECORDED_AT_ONCE):
+    train(trained, model, tensors["train"][64:].long(), layers, options.tokens)
+    seconds = {text: round(at[2]) for text, (*_, at) in trained.items()}
+    for text, (dictionary, *_rest) in trained.items():
+        report(text, dictionary, recorded, layers, seconds[text])
+        if options.graphs:
+            report_graphs(text, dictionary, model, options.graphs)
+
+
+def recipe(text: str, tokens: int, context: int) -> TrainConfig:
+    """A recipe as it was typed, `name=value` by `name=value`."""
+    given = dict(part.split("=", 1) for part in text.split())
+    typed = {
+        name: json.loads(value) if value.replace(".", "").replace("e-", "").isdigit() else value
+        for name, value in given.items()
+    }
+    typed |= {name: str(typed[name]) for name in ("k", "width") if name in typed}
+    return config_from({"text": ["corpus"], "tokens": tokens, "context": context, **typed}, text)
+
+
+def train(
+    trained: dict[str, tuple], model: LanguageModel, blocks: torch.Tensor, layers: list[int], tokens: int
+) -> None:
+    """Train all recipes on the same recorded tokens."""
+    for part in batches(blocks, RECORDED_AT_ONCE):
         xs, ys = record(model, part, range(model.n_layers))
         order = torch.randperm(len(xs[0]), generator=torch.Generator().manual_seed(0))
         for dictionary, optimizer, silent, at in trained.values():
@@ -81,7 +98,7 @@ def main() -> None:
             for _ in range(config.reuse):
                 for begin in range(0, len(order), config.batch):
                     rows = order[begin : begin + config.batch]
-                    share = min(1.0, at[0] / options.tokens)
+                    share = min(1.0, at[0] / tokens)
                     plan = schedule(config, dictionary.widths, at[1], share)
                     take_step(
                         dictionary,
@@ -95,42 +112,46 @@ def main() -> None:
                     at[1] += 1
                     at[0] += len(rows) // config.reuse
             at[2] += time.perf_counter() - begun
-        if all(at[0] >= options.tokens for *_, at in trained.values()):
+        if all(at[0] >= tokens for *_, at in trained.values()):
             break
         print({text: at[0] for text, (*_, at) in trained.items()}, flush=True)
-    seconds = {text: round(at[2]) for text, (*_, at) in trained.items()}
-    for text, (dictionary, *_rest) in trained.items():
-        weighted, plain, active, earlier = [], [], [], {}
-        for layer in layers:
-            x, y = recorded[0][layer], recorded[1][layer]
-            with torch.no_grad():
-                activations, made = dictionary.predict_dense(layer, x, earlier)
-            earlier[layer] = activations
-            facts = dictionary.statistics[layer]
-            error, around = (y - made).square().sum(-1), (y - y.mean(0)).square().sum(-1)
-            weight = facts.weights(y / facts.output, dictionary.config.outlier)
-            weighted.append(float((weight * error).sum() / (weight * around).sum()))
-            plain.append(float(error.sum() / around.sum()))
-            active.append(len(sparse(activations).values) / len(x))
-        rounded = [" ".join(f"{value:.3f}" for value in values) for values in (weighted, plain)]
-        l0 = sum(active) / len(layers)
-        print(
-            f"{text:40s} weighted {sum(weighted) / len(layers):.4f} [{rounded[0]}]  plain [{rounded[1]}]  L0 {l0:.1f} "
-            f" {seconds[text]} s"
-        )
-        if options.graphs:
-            model.module.set_attn_implementation("eager")
-            replacement = ReplacementModel(model, to_transcoders(dictionary, text))
-            graphs = [attribute(replacement, prompt) for prompt in PROMPTS[: options.graphs]]
-            means = [
-                sum(values) / len(graphs)
-                for values in zip(*((*graph.scores(), average_path_length(graph)) for graph in graphs), strict=True)
-            ]
-            print(
-                f"    graphs: replacement {means[0]:.3f}, completeness {means[1]:.3f}, average path length "
-                f"{means[2]:.2f}",
-                flush=True,
-            )
+
+
+def report(text: str, dictionary: Any, recorded: Any, layers: list[int], seconds: int) -> None:
+    """What is unexplained of held-out text, by layer."""
+    weighted, plain, active, earlier = [], [], [], {}
+    for layer in layers:
+        x, y = recorded[0][layer], recorded[1][layer]
+        with torch.no_grad():
+            activations, made = dictionary.predict_dense(layer, x, earlier)
+        earlier[layer] = activations
+        facts = dictionary.statistics[layer]
+        error, around = (y - made).square().sum(-1), (y - y.mean(0)).square().sum(-1)
+        weight = facts.weights(y / facts.output, dictionary.config.outlier)
+        weighted.append(float((weight * error).sum() / (weight * around).sum()))
+        plain.append(float(error.sum() / around.sum()))
+        active.append(len(sparse(activations).values) / len(x))
+    rounded = [" ".join(f"{value:.3f}" for value in values) for values in (weighted, plain)]
+    l0 = sum(active) / len(layers)
+    print(
+        f"{text:40s} weighted {sum(weighted) / len(layers):.4f} [{rounded[0]}]  plain [{rounded[1]}]  L0 {l0:.1f} "
+        f" {seconds} s"
+    )
+
+
+def report_graphs(text: str, dictionary: Any, model: LanguageModel, count: int) -> None:
+    """Scores of graphs of the first prompts."""
+    model.module.set_attn_implementation("eager")
+    replacement = ReplacementModel(model, to_transcoders(dictionary, text))
+    graphs = [attribute(replacement, prompt) for prompt in PROMPTS[:count]]
+    means = [
+        sum(values) / len(graphs)
+        for values in zip(*((*graph.scores(), average_path_length(graph)) for graph in graphs), strict=True)
+    ]
+    print(
+        f"    graphs: replacement {means[0]:.3f}, completeness {means[1]:.3f}, average path length {means[2]:.2f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

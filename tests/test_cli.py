@@ -550,3 +550,8 @@ def test_square_tensors_the_wrong_way_round_are_noticed(run, tmp_path, linear, w
         "unexplained"
     ]
     assert unexplained > 1 if wrong else unexplained < 1e-9
+
+
+def test_the_package_is_a_command_too():
+    found = subprocess.run([sys.executable, "-m", "unweave", "--version"], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0 and found.stdout.startswith("unweave ")

@@ -27,7 +27,7 @@ SCIENCE = (
     "benchmark",
     "compat",
 )
-FLOORS = (*ENGINE, *SCIENCE, "page", "server", "mcp", "cli")
+FLOORS = (*ENGINE, *SCIENCE, "page", "server", "mcp", "cli", "__main__")
 """Each may import from those before it, none from those after."""
 NOT_IN_THE_ENGINE = ("typer", "rich", "pydantic", "duckdb", "fastapi", "uvicorn", "orjson", "matplotlib", "ray", "mcp")
 FILES = {

@@ -82,8 +82,22 @@ def answer(
     nodes = _node_table(local, logits, chosen)
     bias, preactivation = _row_facts(local, logits, nodes, chosen)
     nothing = torch.zeros_like(bias)
-    language_model = model.language_model
-    provenance = Provenance(
+    provenance = _provenance(model, question, asked)
+    dtype = str(local.errors.dtype).removeprefix("torch.")
+    del work, local, asked
+    graph = Graph(nodes, rows, bias, preactivation, nothing, nothing, None, None, provenance)
+    residual = float(graph.residual().max())
+    if not math.isfinite(residual):
+        raise InexactAttribution(
+            f"edges are not finite: on their way down this model gradients outgrow {dtype}; load it with "
+            f"--dtype float64 (dtype='float64')"
+        )
+    return graph.with_provenance(residual=residual, scores=tuple(graph.scores()))
+
+
+def _provenance(model: ReplacementModel, question: Question, asked: Asked) -> Provenance:
+    local, logits, language_model = asked.local, asked.logits, model.language_model
+    return Provenance(
         model=language_model.name,
         n_layers=local.n_layers,
         prompt=question.prompt if isinstance(question.prompt, str) else None,
@@ -100,23 +114,12 @@ def answer(
         precision="exact" if asked.multiply is None else "fast",
         position_zero=question.position_zero,
         max_features=question.max_features,
-        active_features=features,
+        active_features=len(local.features),
         logits_error=local.logits_error,
         unexplained=local.unexplained,
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    local_dtype = local.errors.dtype
-    del work, local, asked
-    graph = Graph(nodes, rows, bias, preactivation, nothing, nothing, None, None, provenance)
-    residual = float(graph.residual().max())
-    if not math.isfinite(residual):
-        raise InexactAttribution(
-            f"edges are not finite: on their way down this model gradients outgrow "
-            f"{str(local_dtype).removeprefix('torch.')}; "
-            "load it with --dtype float64 (dtype='float64')"
-        )
-    return graph.with_provenance(residual=residual, scores=tuple(graph.scores()))
 
 
 def _facts(asked: Asked) -> dict[str, Any]:

@@ -146,8 +146,7 @@ def known_input(known: KnownModel, tokens: Tokens, other: Tokens) -> KnownInput:
     """
     prompt, instead, answer, rival = known.ids(tokens), known.ids(other), known.answer(tokens), known.answer(other)
     base, there = run(known.ideal, [prompt]), run(known.ideal, [instead])
-    program = set(known.compiled.places.neurons)
-    on = [(layer, at, index) for layer, at, index in _active(base) if (layer, index) in program]
+    on = _of_program(known, base)
     moved = (base.neurons - there.neurons)[0].abs()
     differs = [at for at in range(len(prompt)) if prompt[at] != instead[at]]
     sources = [(-1, at, prompt[at]) for at in differs] + [unit for unit in on if moved[unit] > MATTERS]
@@ -155,9 +154,8 @@ def known_input(known: KnownModel, tokens: Tokens, other: Tokens) -> KnownInput:
     edges = _on_paths(set().union(*by_source), [_name(source) for source in sources if source[0] < 0])
     nodes = {name for edge in edges for name in edge if name != TARGET and not name.startswith("E_")}
     real, real_there = run(known.model, [prompt]), run(known.model, [instead])
-    last, end = known.program.layers - 1, len(prompt) - 1
-    candidates = [unit for unit in _active(real) if unit[1] and (unit[0] < last or unit[1] == end)]
-    either = {_name(unit) for unit in on if moved[unit] <= MATTERS} | {_name(unit) for unit in on if not unit[1]}
+    candidates = _candidates(known, real)
+    either = {_name(unit) for unit in on if moved[unit] <= MATTERS or not unit[1]}
     names = [_name(unit) for unit in candidates]
     measured = patch_effects(known.model, prompt, real, real_there, candidates, (answer, rival))
     return KnownInput(
@@ -192,6 +190,18 @@ def patch_effects(
 def _active(seen: BatchPass) -> list[tuple[int, int, int]]:
     """Neurons that are on, as (layer, position, index)."""
     return [(layer, at, index) for layer, at, index in (seen.neurons[0] > 0).nonzero().tolist()]
+
+
+def _of_program(known: KnownModel, seen: BatchPass) -> list[tuple[int, int, int]]:
+    """Those of the program's neurons that are on."""
+    program = set(known.compiled.places.neurons)
+    return [unit for unit in _active(seen) if (unit[0], unit[2]) in program]
+
+
+def _candidates(known: KnownModel, seen: BatchPass) -> list[tuple[int, int, int]]:
+    """Neurons that are on where a method may look: not at the first token, in the last layer at the last alone."""
+    last, end = known.program.layers - 1, seen.neurons.shape[2] - 1
+    return [unit for unit in _active(seen) if unit[1] and (unit[0] < last or unit[1] == end)]
 
 
 def _name(unit: tuple[int, int, int]) -> str:

@@ -79,7 +79,7 @@ def explain(
     }  # fmt: skip
     kept = _kept(prompt, question) if keep else None
     with progress(f"loading {model}") as report:
-        from ..base.files import check_writable, write_atomically
+        from ..base.files import check_writable
         from ..explanation.explaining import explain as explained
         from ..models.loading import load_model
 
@@ -90,28 +90,37 @@ def explain(
             loaded, asked[0], wanted, asked[1],
             units=units, groups=groups, baseline=baseline, features=features, progress=report,
         )  # fmt: skip
-        written = []
-        for kind, path in files.items():
-            text = _content(found, kind)
-            if text is not None:
-                written.append(
-                    str(write_atomically(path, lambda name, text=text: Path(name).write_text(text, "utf-8")))
-                )
+        written = _write(found, files)
         if kept is not None:
             report(None, "keeping it with its graph")
             written += _keep(found, kept)
     facts = found.facts | {"files": written, "seconds": round(time.perf_counter() - begin, 3)}
     if as_json:
-        print_json(facts)
-        return
+        return print_json(facts)
+    _show(facts)
+    if kept is not None:
+        stdout.print(f"[dim]In the browser: unweave serve --model {escaped(model)}[/]", highlight=False)
+
+
+def _write(found: Any, files: dict[str, Path]) -> list[str]:
+    """Write what was asked for, each file by its kind; the names of those there was something for."""
+    from ..base.files import write_atomically
+
+    texts = {path: _content(found, kind) for kind, path in files.items()}
+    return [
+        str(write_atomically(path, lambda name, text=text: Path(name).write_text(text, "utf-8")))
+        for path, text in texts.items()
+        if text is not None
+    ]
+
+
+def _show(facts: dict[str, Any]) -> None:
     from .show_explanation import show_explanation
 
     show_explanation(facts, stdout)
-    if written:
-        stdout.print(f"\nWritten to [bold]{escaped(', '.join(written))}[/].", highlight=False)
+    if facts["files"]:
+        stdout.print(f"\nWritten to [bold]{escaped(', '.join(facts['files']))}[/].", highlight=False)
     stdout.print(f"\n[dim]{facts['seconds']:.1f} s[/]", highlight=False)
-    if kept is not None:
-        stdout.print(f"[dim]In the browser: unweave serve --model {escaped(model)}[/]", highlight=False)
 
 
 def _kept(prompt: str, question: dict[str, Any]) -> Path:

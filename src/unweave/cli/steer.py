@@ -106,17 +106,13 @@ def steer(
     _check_drawing(generate, temperature, seed)
     how: dict[str, Any] = {"mode": choice("--mode", mode, Mode), "layers": held}
     with progress(f"loading {model}") as report:
-        from ..base.files import check_writable
-        from ..features.pages import pages_of
         from ..interventions.described import describe
         from ..interventions.interventions import record
         from ..interventions.naming import Names
         from ..transcoders.replacement import load
-        from .show_effects import show_effects
-        from .sweep_plot import check_plot_suffix, plot_sweep
+        from .sweep_plot import plot_sweep
 
-        if plot is not None:
-            check_plot_suffix(check_writable(plot))
+        _check_plot(plot)
         named, traced = _read(supernodes, graph)
         loaded = load(model, transcoders, dtype=dtype, device=device)
         _check_graph(traced, graph, loaded)
@@ -137,20 +133,25 @@ def steer(
         if plot is not None and swept is not None:
             plot_sweep(swept, plot, prompt or "")
         written = None if generate is None else run.generate(changes, generate, temperature or 0.0, seed or 0)
-        pages = pages_of(loaded.transcoders)
         facts = {
             "prompt": prompt or (traced and traced.prompt),
             **describe(
                 loaded, recording, changes, how["mode"], held, outcome, tokens, written, swept,
-                labels=None if pages is None else pages.labels,
+                labels=_labels(loaded),
             ),
         }  # fmt: skip
-    facts |= {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}
+    _tell(
+        facts | {"plot": None if plot is None else str(plot), "seconds": round(time.perf_counter() - begin, 3)}, as_json
+    )
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(facts)
-        return
+        return print_json(facts)
+    from .show_effects import show_effects
+
     show_effects(facts, stdout)
-    drawn = "" if plot is None else f"Drawn to [bold]{escaped(str(plot))}[/]. "
+    drawn = "" if facts["plot"] is None else f"Drawn to [bold]{escaped(facts['plot'])}[/]. "
     stdout.print(f"\n{drawn}[dim]{facts['seconds']:.1f} s[/]", highlight=False)
 
 
@@ -184,6 +185,21 @@ def _check_prompts(ids: bool, *prompts: str | None) -> None:
     for text in prompts:
         if text is not None:
             prompt_of(text, ids)
+
+
+def _check_plot(path: Path | None) -> None:
+    from ..base.files import check_writable
+    from .sweep_plot import check_plot_suffix
+
+    if path is not None:
+        check_plot_suffix(check_writable(path))
+
+
+def _labels(model: Any) -> Any:
+    from ..features.pages import pages_of
+
+    pages = pages_of(model.transcoders)
+    return None if pages is None else pages.labels
 
 
 def _check_drawing(generate: int | None, temperature: float | None, seed: int | None) -> None:

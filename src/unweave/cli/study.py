@@ -97,31 +97,15 @@ def run(
         raise OptionError(
             "--only runs a part of a study, which --report would write as the whole; leave one of them out"
         )
-    from ..studies.studyfile import find_study, read_study, shipped
-
-    studies = [read_study(path) for path in (shipped().values() if everything else map(find_study, names or ()))]
-    if everything:
-        studies = [
-            one for one in studies if not one.meant_for or set(one.meant_for) & ({model} if model else set(HERE))
-        ]
-    if not studies:
-        raise OptionError(f"no study is meant for {model}; give the names of studies to run them on it all the same")
+    studies = _asked(names or [], everything, model)
     for one in studies:
-        missing = next((step for step in only or () if step not in [planned.name for planned in one.steps]), None)
-        if missing is not None:
-            raise OptionError(
-                f"--only {missing}: {one.name} has the steps {', '.join(step.name for step in one.steps)}"
-            )
+        _check_steps(one, only or [])
     found = _run(studies, model, transcoders, only or [], report, device)
+    holds = all(one.holds for one in found)
     if as_json:
         from ..studies.results import facts
 
-        print_json(
-            {
-                "holds": all(one.holds for one in found),
-                "studies": [facts(one) | {"seconds": one.seconds} for one in found],
-            }
-        )
+        print_json({"holds": holds, "studies": [facts(one) | {"seconds": one.seconds} for one in found]})
     else:
         for one in found:
             _show(one)
@@ -129,7 +113,28 @@ def run(
             stdout.print(
                 f"\nReports in [bold]{escaped(str(report))}[/]: unweave serve {escaped(str(report))}", highlight=False
             )
-    raise typer.Exit(0 if all(one.holds for one in found) else 1)
+    raise typer.Exit(0 if holds else 1)
+
+
+def _asked(names: list[str], everything: bool, model: str | None) -> list[Any]:
+    """The studies that are named, or all for the model or for those that ship."""
+    from ..studies.studyfile import find_study, read_study, shipped
+
+    if not everything:
+        return [read_study(find_study(name)) for name in names]
+    known = {model} if model else set(HERE)
+    studies = [read_study(path) for path in shipped().values()]
+    fitting = [one for one in studies if not one.meant_for or known & set(one.meant_for)]
+    if not fitting:
+        raise OptionError(f"no study is meant for {model}; give the names of studies to run them on it all the same")
+    return fitting
+
+
+def _check_steps(study: Any, only: list[str]) -> None:
+    steps = [step.name for step in study.steps]
+    missing = next((name for name in only if name not in steps), None)
+    if missing is not None:
+        raise OptionError(f"--only {missing}: {study.name} has the steps {', '.join(steps)}")
 
 
 def _run(

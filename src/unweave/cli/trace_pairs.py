@@ -3,54 +3,33 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from .terminal import escaped, print_json, progress, stdout
+from .trace_response import ResponseOptions
 
 SHOWN = 20
 
 
-def trace_pairs(
-    prompts: Path,
-    *,
-    model: str,
-    transcoders: str | None,
-    dtype: str,
-    device: str,
-    units: str,
-    baseline: str,
-    most: int,
-    attention: str,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def trace_pairs(prompts: Path, options: ResponseOptions, out: Path | None, as_json: bool) -> None:
     """Average effects over a file of prompts and contrasts, and list the strongest units."""
     from ..base.files import check_writable, write_atomically
 
     out = None if out is None else check_writable(out)
-    with progress(f"loading {model}") as report:
-        from ..models.loading import load_model
+    with progress(f"loading {options.model}") as report:
         from ..response.several import mean_effects, read_pairs
-        from ..transcoders.replacement import load
 
         pairs = read_pairs(prompts)
-        loaded: Any = (
-            load(model, transcoders, dtype=dtype, device=device)
-            if units == "features"
-            else load_model(model, dtype=dtype, device=device)
-        )
-        words: dict[str, Any] = {"units": units, "baseline": baseline, "attention": attention}
         found = mean_effects(
-            loaded, pairs, most=most, progress=lambda share: report(share, "averaging effects"), **words
+            options.load(), pairs, progress=lambda share: report(share, "averaging effects"), **options.words
         )
-    facts = {"kind": "mean effects", "model": model, "file": str(prompts), **asdict(found)}
+    facts = {"kind": "mean effects", "model": options.model, "file": str(prompts), **asdict(found)}
     if out is not None:
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         write_atomically(out, lambda name: Path(name).write_text(text, encoding="utf-8"))
     if as_json:
         return print_json(facts)
     stdout.print(
-        f"[bold]{units.capitalize()} with the largest mean effects on {len(pairs)} prompts[/]", highlight=False
+        f"[bold]{options.units.capitalize()} with the largest mean effects on {len(pairs)} prompts[/]", highlight=False
     )
     stdout.print("  [dim]effect: the target's change without them; how many prompts have its sign[/]", highlight=False)
     for one in found.strongest[:SHOWN]:

@@ -1,5 +1,6 @@
 """`unweave trace --response`: what a prediction depends on, told in a page."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,43 @@ from .terminal import escaped, print_json, progress, stdout
 STRONGEST = 12
 
 
+@dataclass(frozen=True)
+class ResponseOptions:
+    """What response graphs are computed of, and how."""
+
+    model: str
+    transcoders: str | None
+    dtype: str
+    device: str
+    units: Any
+    baseline: Any
+    most: int
+    attention: Any
+
+    def load(self) -> Any:
+        """The model, with its dictionary where units are features."""
+        from ..models.loading import load_model
+        from ..transcoders.replacement import load
+
+        if self.units == "features":
+            return load(self.model, self.transcoders, dtype=self.dtype, device=self.device)
+        return load_model(self.model, dtype=self.dtype, device=self.device)
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """As `response_graph` and `mean_effects` take them."""
+        return {"units": self.units, "baseline": self.baseline, "most": self.most, "attention": self.attention}
+
+
 def trace_response(
     prompt: str | None,
-    *,
-    model: str,
-    transcoders: str | None,
-    dtype: str,
-    device: str,
+    options: ResponseOptions,
     target: list[str],
     minus: str | None,
+    instead: str | None,
+    *,
     position: int,
     ids: bool,
-    instead: str | None,
-    units: str,
-    baseline: str,
-    most: int,
-    attention: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -39,30 +61,22 @@ def trace_response(
     if len(target) > 1:
         raise OptionError("--response explains one target; give one --target, with --minus for a difference")
     question = {
-        "model": model, "transcoders": transcoders, "dtype": dtype, "target": target, "minus": minus,
-        "position": position, "ids": ids, "instead": instead, "units": units, "baseline": baseline, "most": most,
-        "attention": attention,
+        "model": options.model, "transcoders": options.transcoders, "dtype": options.dtype, "target": target,
+        "minus": minus, "position": position, "ids": ids, "instead": instead, **options.words,
     }  # fmt: skip
     out = out or Path("graphs") / f"{name_of_question(prompt, question)}.response.graph.safetensors"
     check_writable(check_graph_name(out))
-    with progress(f"loading {model}") as report:
-        from ..models.loading import load_model
+    with progress(f"loading {options.model}") as report:
         from ..response.response import response_graph
-        from ..transcoders.replacement import load
 
-        loaded: Any = (
-            load(model, transcoders, dtype=dtype, device=device)
-            if units == "features"
-            else load_model(model, dtype=dtype, device=device)
-        )
+        loaded = options.load()
         wanted: Any = None if not target else target_of(target[0])
         if minus is not None:
             wanted = (wanted, target_of(minus))
         report(0.0, "tracing")
         given: str | list[int] = token_ids(prompt) if ids else prompt
         other = token_ids(instead) if ids and instead else instead
-        words: dict[str, Any] = {"units": units, "baseline": baseline, "attention": attention}
-        graph = response_graph(loaded, given, wanted, other, most=most, position=position, **words)
+        graph = response_graph(loaded, given, wanted, other, position=position, **options.words)
         if out.suffix == ".json":
             write_json(graph, out)
         else:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..training.config import TrainConfig, read_config
+from .options import option, taking
 from .terminal import collect_garbage, escaped, stderr, stdout
 
 app = typer.Typer(
@@ -17,7 +18,31 @@ app = typer.Typer(
 )
 
 
-def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **given: Any) -> None:
+def _options() -> list[inspect.Parameter]:
+    """Every field of the config; None where it is not given, since a file may give it."""
+    found = []
+    for field in fields(TrainConfig):
+        assert field.default is not MISSING
+        kind = list[str] | None if field.type == tuple[str, ...] else type(field.default) | None
+        shown = "" if field.default in ((), "") else f" [default: {field.default}]"
+        found.append(option(field.name, kind, None, help=field.metadata["help"] + shown))
+    return found
+
+
+@app.callback(invoke_without_command=True)
+@taking(_options())
+def train(
+    ctx: typer.Context,
+    out: Annotated[
+        Path, typer.Option(help="Folder for checkpoints, log and transcoders; a stopped run there is resumed.")
+    ] = Path("training"),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with any of the options below; options on the command line come first."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    **given: Any,
+) -> None:
     """Train transcoders for a model, or resume a stopped run."""
     if ctx.invoked_subcommand is not None:
         return
@@ -33,46 +58,6 @@ def _train(ctx: typer.Context, out: Path, config: Path | None, device: str, **gi
         f"{escaped(str(folder))}[/]",
         highlight=False,
     )
-
-
-def _signature() -> inspect.Signature:
-    """Every field of the config as an option, beside --out, --config and --device."""
-
-    def option(name: str, kind: Any, default: Any, *declarations: str, **more: Any) -> inspect.Parameter:
-        return inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=Annotated[kind, typer.Option(*declarations, **more)],
-        )
-
-    parameters = [
-        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        option(
-            "out",
-            Path,
-            Path("training"),
-            help="Folder for checkpoints, log and transcoders; a stopped run there is resumed.",
-        ),
-        option(
-            "config",
-            Path | None,
-            None,
-            help="TOML file with any of the options below; options on the command line come first.",
-        ),
-        option("device", str, "cpu", help="cpu, cuda or mps."),
-    ]
-    for field in fields(TrainConfig):
-        assert field.default is not MISSING
-        kind = list[str] | None if field.type == tuple[str, ...] else type(field.default) | None
-        shown = "" if field.default in ((), "") else f" [default: {field.default}]"
-        parameters.append(option(field.name, kind, None, help=field.metadata["help"] + shown))
-    return inspect.Signature(parameters)
-
-
-_train.__signature__ = _signature()  # type: ignore[attr-defined]
-_train.__annotations__ = {name: parameter.annotation for name, parameter in _signature().parameters.items()}
-app.callback(invoke_without_command=True)(_train)
 
 
 @app.command()

@@ -44,15 +44,8 @@ def token_blocks(
         TextError: no document long enough, less text than one block, no tokenizer, or no chat template.
         OptionError: a context that is under 2 or over the model's, or a share of held-out text outside [0, 1).
     """
-    longest = _longest(model)
-    if not 2 <= context <= longest:
-        raise OptionError(f"context is {context}; {model.name} takes blocks of 2 to {longest} tokens")
-    if not 0 <= held_out < 1:
-        raise OptionError(f"held_out is {held_out}; give a share from 0 up to, but not, 1")
-    if model.tokenizer is None or model.leading_token is None:
-        raise TextError(
-            f"{model.name} comes without a tokenizer that has a special token; text cannot be turned into blocks"
-        )
+    _check(model, context, held_out)
+    assert model.tokenizer is not None and model.leading_token is not None
     special = set(model.tokenizer.all_special_ids)
     blank_line = _encoded(model, ["\n\n"])[0]
     long_enough = chosen = tokens = blocks = 0
@@ -100,6 +93,18 @@ def token_blocks(
     raise TextError(
         f"the text has {tokens} tokens, less than one block of {context}; give more text or a shorter context"
     )
+
+
+def _check(model: LanguageModel, context: int, held_out: float) -> None:
+    longest = _longest(model)
+    if not 2 <= context <= longest:
+        raise OptionError(f"context is {context}; {model.name} takes blocks of 2 to {longest} tokens")
+    if not 0 <= held_out < 1:
+        raise OptionError(f"held_out is {held_out}; give a share from 0 up to, but not, 1")
+    if model.tokenizer is None or model.leading_token is None:
+        raise TextError(
+            f"{model.name} comes without a tokenizer that has a special token; text cannot be turned into blocks"
+        )
 
 
 def usual_context(model: LanguageModel, most: int = 128) -> int:

@@ -1,13 +1,14 @@
 """Every group and arrow in the real model, all live: swapped, alone and with the others held, beside controls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import Gauge, Inside, Place, Put, heads_of, run
+from ..interventions.live import Gauge, Inside, Place, Put, Ran, heads_of, run
 from ..interventions.parts import Part
 from .arrows import Arrow
 from .choose import DRAWS, SEED, random_sets
@@ -70,6 +71,24 @@ class Measured:
     way: Way = Way()
 
 
+class Layout(NamedTuple):
+    """The variants of one run, and which rows are of what; row 0 changes nothing, row 1 swaps all groups."""
+
+    variants: list[list[Put]]
+    alone: range
+    """A group each, swapped."""
+    direct: range
+    """The same with all others held."""
+    pairs: tuple[tuple[int, int], ...]
+    """Sources and targets of arrows."""
+    by: range
+    """A pair each: the source swapped, all others but the target held."""
+    controls: tuple[range, ...]
+    """A group each: its random counterparts."""
+    random_together: range
+    """All groups' random counterparts of one draw."""
+
+
 def measure(
     contrast: Contrast,
     groups: Sequence[PartGroup],
@@ -79,65 +98,18 @@ def measure(
     response graph predicts of each is put beside it."""
     if not groups:
         return nothing_measured(contrast)
-    model, ids, question = contrast.model, contrast.ids, contrast.question
-    count = heads_of(model)
+    count = heads_of(contrast.model)
     gauges = [group.part.gauge(contrast.here, contrast.there, count) for group in groups]
     swapped = [group.part.put(contrast.there, count) for group in groups]
     held = [group.part.put(contrast.here, count) for group in groups]
-    n = len(groups)
-    pairs = [(s, t) for s in range(n) for t in range(n) if s != t and groups[s].before(groups[t])]
-    controls = [
-        [some.put(contrast.there, count) for some in random_parts(contrast, group.part, draws)] for group in groups
-    ]
-    every = [put for puts in swapped for put in puts]
-    random_every = [
-        [put for some in controls for put in (some[draw] if draw < len(some) else [])] for draw in range(draws)
-    ]
-    variants: list[list[Put]] = [
-        [],
-        every,
-        *swapped,
-        *(_held(held, {s}) + swapped[s] for s in range(n)),
-        *(_held(held, {s, t}) + swapped[s] for s, t in pairs),
-        *(puts for some in controls for puts in some),
-        *random_every,
-    ]
-    ran = run(model, ids, question, variants, gauges=gauges)
-    share, moved = contrast.share(ran.lead), ran.gauges
-    alone, direct, by = 2, 2 + n, 2 + 2 * n
-    at = by + len(pairs)
-    spans = []
-    for some in controls:
-        spans.append(range(at, at + len(some)))
-        at += len(some)
-    predicted = predict(contrast, groups)
-    effects = tuple(
-        Effect(
-            groups[s], float(share[alone + s]), float(ran.answer[alone + s]), float(ran.rival[alone + s]),
-            int(ran.rank[alone + s]), int(ran.top[alone + s]), float(share[direct + s]),
-            share[spans[s].start : spans[s].stop],
-            float(ran.answer[spans[s].start : spans[s].stop].median()) if len(spans[s]) else float(ran.answer[0]),
-            float(predicted.alone[s]),
-        )
-        for s in range(n)
-    )  # fmt: skip
-    arrows = [
-        Arrow(
-            s, None, float(share[direct + s]), float(share[direct + s]), effects[s].control,
-            float(predicted.direct[s]), float(predicted.direct[s]),
-        )
-        for s in range(n)
-    ]  # fmt: skip
-    for number, (s, t) in enumerate(pairs):
-        random = moved[spans[s].start : spans[s].stop, t].abs()
-        arrows.append(
-            Arrow(
-                s, t, float(moved[by + number, t]), float(share[by + number] - share[direct + s]),
-                float(random.max()) if len(random) else 0.0,
-                float(predicted.moved[s, t]), float(predicted.carried[s, t]),
-            )
-        )  # fmt: skip
+    rows = _layout(contrast, groups, swapped, held, draws)
+    ran = run(contrast.model, contrast.ids, contrast.question, rows.variants, gauges=gauges)
+    share, predicted = contrast.share(ran.lead), predict(contrast, groups)
+    effects = tuple(_effect(group, number, rows, ran, share, predicted) for number, group in enumerate(groups))
+    arrows = _arrows(effects, rows, ran, share, predicted)
     arrows = _with_heads(contrast, groups, arrows, swapped, held, gauges, predicted)
+    controls = [[rows.variants[row] for row in span] for span in rows.controls]
+    random = share[rows.random_together.start : rows.random_together.stop]
     return Measured(
         effects,
         tuple(arrows),
@@ -145,11 +117,73 @@ def measure(
         float(ran.answer[1]),
         int(ran.top[1]),
         _kept(contrast, groups),
-        float(share[at : at + draws].abs().max()) if draws else 0.0,
+        float(random.abs().max()) if draws else 0.0,
         float(ran.answer[0]),
-        float(contrast.there.logits.softmax(-1)[question.answer]),
+        float(contrast.there.logits.softmax(-1)[contrast.question.answer]),
         measured_way(contrast, groups, arrows, controls),
     )
+
+
+def _layout(
+    contrast: Contrast,
+    groups: Sequence[PartGroup],
+    swapped: Sequence[list[Put]],
+    held: Sequence[list[Put]],
+    draws: int,
+) -> Layout:
+    n, count = len(groups), heads_of(contrast.model)
+    pairs = tuple((s, t) for s in range(n) for t in range(n) if s != t and groups[s].before(groups[t]))
+    controls = [
+        [some.put(contrast.there, count) for some in random_parts(contrast, group.part, draws)] for group in groups
+    ]
+    made: list[list[Put]] = [[], [put for puts in swapped for put in puts]]
+
+    def add(more: Iterable[list[Put]]) -> range:
+        start = len(made)
+        made.extend(more)
+        return range(start, len(made))
+
+    return Layout(
+        made,
+        add(swapped),
+        add(_held(held, {s}) + swapped[s] for s in range(n)),
+        pairs,
+        add(_held(held, {s, t}) + swapped[s] for s, t in pairs),
+        tuple(add(some) for some in controls),
+        add([put for some in controls for put in (some[draw] if draw < len(some) else [])] for draw in range(draws)),
+    )
+
+
+def _effect(
+    group: PartGroup, number: int, rows: Layout, ran: Ran, share: Float[Tensor, " variant"], predicted: Predicted
+) -> Effect:
+    at, span = rows.alone[number], rows.controls[number]
+    random = slice(span.start, span.stop)
+    return Effect(
+        group, float(share[at]), float(ran.answer[at]), float(ran.rival[at]), int(ran.rank[at]), int(ran.top[at]),
+        float(share[rows.direct[number]]), share[random],
+        float(ran.answer[random].median()) if len(span) else float(ran.answer[0]), float(predicted.alone[number]),
+    )  # fmt: skip
+
+
+def _arrows(
+    effects: Sequence[Effect], rows: Layout, ran: Ran, share: Float[Tensor, " variant"], predicted: Predicted
+) -> list[Arrow]:
+    """From each group to the answer, then from each to those after it."""
+    made = []
+    for s, effect in enumerate(effects):
+        first_order = float(predicted.direct[s])
+        made.append(Arrow(s, None, effect.direct, effect.direct, effect.control, first_order, first_order))
+    for row, (s, t) in zip(rows.by, rows.pairs, strict=True):
+        random = ran.gauges[rows.controls[s].start : rows.controls[s].stop, t].abs()
+        made.append(
+            Arrow(
+                s, t, float(ran.gauges[row, t]), float(share[row] - share[rows.direct[s]]),
+                float(random.max()) if len(random) else 0.0,
+                float(predicted.moved[s, t]), float(predicted.carried[s, t]),
+            )
+        )  # fmt: skip
+    return made
 
 
 def nothing_measured(contrast: Contrast) -> Measured:

@@ -171,36 +171,36 @@ def _peer(folder: Path) -> Iterator[dict[str, Any]]:
         raise FileError(f"no feature pages in {folder}: it has no {INDEX}")
     for layer, index, record in packed_records(place):
         try:
-            counts = [float(value) for value in record.get("histogram") or ()]
-            low, high = float(record.get("act_min") or 0), float(record.get("act_max") or 0)
-            groups = record.get("examples_quantiles") or []
-            yield {
-                "layer": layer,
-                "index": index,
-                "density": float(record.get("activation_frequency") or 0),
-                "maximum": high,
-                "label": str(record.get("clerp") or record.get("label") or ""),
-                "promoted": [(str(token), None) for token in record.get("top_logits") or ()],
-                "suppressed": [(str(token), None) for token in record.get("bottom_logits") or ()],
-                "histogram": (
-                    [low + (high - low) * step / max(1, len(counts)) for step in range(len(counts) + 1)],
-                    counts,
-                ),
-                "contexts": [
-                    _context(
-                        example["tokens"],
-                        example["tokens_acts_list"],
-                        example.get("train_token_ind", example.get("train_token_index")),
-                        place == 0,
-                    )
-                    for place, group in enumerate(groups)
-                    for example in group.get("examples") or ()
-                ],
-            }
+            yield _peer_page(layer, index, record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
                 f"the page of feature {index} of layer {layer} in {place} is damaged ({type(error).__name__}: {error})"
             ) from error
+
+
+def _peer_page(layer: int, index: int, record: dict[str, Any]) -> dict[str, Any]:
+    counts = [float(value) for value in record.get("histogram") or ()]
+    low, high = float(record.get("act_min") or 0), float(record.get("act_max") or 0)
+    return {
+        "layer": layer,
+        "index": index,
+        "density": float(record.get("activation_frequency") or 0),
+        "maximum": high,
+        "label": str(record.get("clerp") or record.get("label") or ""),
+        "promoted": [(str(token), None) for token in record.get("top_logits") or ()],
+        "suppressed": [(str(token), None) for token in record.get("bottom_logits") or ()],
+        "histogram": ([low + (high - low) * step / max(1, len(counts)) for step in range(len(counts) + 1)], counts),
+        "contexts": [
+            _context(
+                example["tokens"],
+                example["tokens_acts_list"],
+                example.get("train_token_ind", example.get("train_token_index")),
+                number == 0,
+            )
+            for number, group in enumerate(record.get("examples_quantiles") or [])
+            for example in group.get("examples") or ()
+        ],
+    }
 
 
 def _neuronpedia(path: Path) -> Iterator[dict[str, Any]]:

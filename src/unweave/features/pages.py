@@ -203,6 +203,15 @@ def already_built(folder: Path, reading: Reading, tokens: int) -> bool:
     return True
 
 
+def _tokens_like(pages: Pages, wanted: str) -> list[dict[str, Any]]:
+    """Tokens that are a word, or else those that hold it and little more."""
+    tokens = pages.query(
+        f"SELECT token, text, count FROM {pages.file('vocabulary.parquet')} WHERE contains(lower(text), ?)", [wanted]
+    )
+    exact = [row for row in tokens if row["text"].strip().lower() == wanted]
+    return exact or [row for row in tokens if len(row["text"].strip()) <= len(wanted) + 3]
+
+
 def search_features(
     pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: int = 20
 ) -> list[dict[str, Any]]:
@@ -230,11 +239,7 @@ def search_features(
             f"contains(lower(label), ?)"
         )
         values.append(wanted)
-    tokens = pages.query(
-        f"SELECT token, text, count FROM {pages.file('vocabulary.parquet')} WHERE contains(lower(text), ?)", [wanted]
-    )
-    exact = [row for row in tokens if row["text"].strip().lower() == wanted]
-    found = exact or [row for row in tokens if len(row["text"].strip()) <= len(wanted) + 3]
+    found = _tokens_like(pages, wanted)
     ids = [row["token"] for row in found]
     features = (
         f"(SELECT *, regexp_extract(filename, '_([0-9]+)[.]parquet$', 1)::INT layer FROM "

@@ -61,18 +61,23 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if tensor.dim() != 1 or tensor.dtype not in KINDS[name]:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise GraphError(f"{path} is damaged: {name} holds {kind} numbers in shape {list(tensor.shape)}")
-    n, start, column = len(tensors["nodes.kind"]), tensors["rows.start"], tensors["rows.column"]
-    uneven = [name for name, tensor in tensors.items() if not name.startswith("rows.") and len(tensor) != n]
-    sound = not uneven and len(start) == n + 1 and len(column) == len(tensors["rows.value"])
-    sound = sound and int(start[0]) == 0 and int(start[-1]) == len(column) and bool((start.diff() >= 0).all())
-    sound = sound and (not len(column) or (int(column.min()) >= 0 and int(column.max()) < n))
-    if not sound:
+    if not _lengths_agree(tensors):
         raise GraphError(f"{path} is damaged: its tables disagree in length; trace the prompt again")
     kinds = tensors["nodes.kind"]
-    if n and not (int(kinds[0]) >= 0 and int(kinds[-1]) <= max(NodeKind) and bool((kinds.diff() >= 0).all())):
+    if len(kinds) and not (int(kinds[0]) >= 0 and int(kinds[-1]) <= max(NodeKind) and bool((kinds.diff() >= 0).all())):
         raise GraphError(f"{path} is damaged: its nodes are not features, errors, embeddings and logits, in this order")
     if not bool(tensors["rows.value"].isfinite().all()):
         raise GraphError(f"{path} is damaged: it has weights that are not finite")
+
+
+def _lengths_agree(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every node has its facts and its row, and every column is a node's."""
+    n, start, column = len(tensors["nodes.kind"]), tensors["rows.start"], tensors["rows.column"]
+    even = all(len(tensor) == n for name, tensor in tensors.items() if not name.startswith("rows."))
+    if not even or len(start) != n + 1 or len(column) != len(tensors["rows.value"]):
+        return False
+    rising = int(start[0]) == 0 and int(start[-1]) == len(column) and bool((start.diff() >= 0).all())
+    return rising and (not len(column) or (int(column.min()) >= 0 and int(column.max()) < n))
 
 
 def check_ids(path: Path, ids: list[str]) -> None:

@@ -26,8 +26,6 @@ FEATURE_TYPES = {
     NodeKind.LOGIT: "logit",
 }
 """The field's names of the node kinds; features are called so whatever their dictionary."""
-
-
 LINKS_AT_ONCE = 1 << 16
 """How many links are text in memory at a time."""
 
@@ -266,20 +264,26 @@ def _graph(document: dict[str, Any]) -> dict[str, Any]:
         if not bool(values.isfinite().all()):
             raise ValueError(f"{name} is not finite")
     unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
-    clerps = {nodes[row].id: str(label) for row, node in enumerate(listed) if (label := node.given.get("clerp"))}
-    settings = document.get("qParams")
-    others = {own: name for own, name in zip(nodes.ids, spelled, strict=True) if own != name and name not in twice}
-    settings = respelled(settings, {name: own for own, name in others.items()}) if isinstance(settings, dict) else {}
-    extra = {"metadata": metadata, "qParams": settings, "labels": clerps}
     strange = sum(str(link["target"]) not in targets or str(link["source"]) not in sources for link in links)
-    extra |= ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
-    extra |= {"links_left_out": strange} if strange else {}
+    extra = _extra(document, listed, nodes.ids, spelled, twice) | ({"links_left_out": strange} if strange else {})
     provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
     effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
     return {
         "nodes": nodes, "rows": rows, "bias": unknown, "preactivation": unknown, "removed": nothing,
         "removed_size": nothing, "full_influence": None, "full_rank": rank, "provenance": provenance, "effect": effect,
     }  # fmt: skip
+
+
+def _extra(
+    document: dict[str, Any], listed: list[_Listed], ids: list[str], spelled: list[str], twice: list[str]
+) -> dict[str, Any]:
+    """What is kept of a document beside the graph, nodes under our ids."""
+    clerps = {name: str(node.given["clerp"]) for name, node in zip(ids, listed, strict=True) if node.given.get("clerp")}
+    others = {own: name for own, name in zip(ids, spelled, strict=True) if own != name and name not in twice}
+    settings = document.get("qParams")
+    settings = respelled(settings, {name: own for own, name in others.items()}) if isinstance(settings, dict) else {}
+    extra = {"metadata": document["metadata"], "qParams": settings, "labels": clerps}
+    return extra | ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
 
 
 def _rows(

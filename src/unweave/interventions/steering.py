@@ -1,6 +1,6 @@
 """Steering: features of one prompt exchanged for those of another, and the response to a growing dose."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -73,8 +73,7 @@ def swap(
     elif positions is not None:
         places = [place for position in positions for place in prompt_positions("swap", position, len(ids))]
     else:
-        differing = [place for place, other in pairs.items() if ids[place] != other_ids[other]]
-        places = [place for place in pairs if differing and place >= differing[0]]
+        places = _from_first_difference(pairs, ids, other_ids)
     unpaired = next((place for place in places if place not in pairs), None)
     if unpaired is not None:
         raise InterventionError(
@@ -94,6 +93,12 @@ def swap(
     if not changes:
         raise InterventionError("swap: the two prompts differ in no feature at the paired positions; nothing to swap")
     return changes
+
+
+def _from_first_difference(pairs: Mapping[int, int], ids: Sequence[int], other_ids: Sequence[int]) -> list[int]:
+    """The paired positions from the first on at which the prompts differ."""
+    differing = [place for place, other in pairs.items() if ids[place] != other_ids[other]]
+    return [place for place in pairs if differing and place >= differing[0]]
 
 
 def _placed(model: ReplacementModel, nodes: Sequence[NodeLike], n_positions: int) -> list[Feature]:

@@ -84,7 +84,9 @@ def ask(
         silent = max(silent, transcoders.n_ignored_positions(ids))
     firing = None if transcoders is None else feature_firing(language_model, transcoders, seen.recording, silent)
     other_ids = places = other_logits = None
-    if instead is not None:
+    if instead is None:
+        reference = _without_contrast(basis, ids, units, baseline)
+    else:
         other_ids = language_model.tokenize(instead)
         check_contrast(ids, other_ids)
         places = aligned(ids, other_ids)
@@ -94,13 +96,6 @@ def ask(
                 len(ids), len(other_ids), int((places < 0).sum()),
             )  # fmt: skip
         reference, other_logits = _contrast(basis, other_ids, places)
-    elif baseline == "mean" or (baseline == "auto" and units == "neurons" and language_model.tokenizer is not None):
-        reference = _mean(basis, len(ids))
-    elif baseline == "resampled":
-        drawn = resampled(language_model, ids)
-        reference = replace(_contrast(basis, drawn, torch.arange(len(ids)))[0], name="resampled")
-    else:
-        reference = ReferenceActivations("zero", None, None, None, None, torch.empty(0, dtype=torch.int64))
     unit = unit_of(target)
     found = None
     if unit is None:
@@ -143,6 +138,19 @@ def _moved(firing: ActiveUnits, places: Int[Tensor, " pos"]) -> ActiveUnits:
     """Another prompt's firing, at this one's positions."""
     position, which = torch.nonzero(places[:, None] == firing.position[None], as_tuple=True)
     return ActiveUnits(position, firing.index[which], firing.activation[which])
+
+
+def _without_contrast(
+    basis: Basis, ids: Int[Tensor, " pos"], units: UnitKind, baseline: Baseline
+) -> ReferenceActivations:
+    """What takes the place of units where no other prompt says."""
+    model = basis.model
+    if baseline == "mean" or (baseline == "auto" and units == "neurons" and model.tokenizer is not None):
+        return _mean(basis, len(ids))
+    if baseline == "resampled":
+        drawn = resampled(model, ids)
+        return replace(_contrast(basis, drawn, torch.arange(len(ids)))[0], name="resampled")
+    return ReferenceActivations("zero", None, None, None, None, torch.empty(0, dtype=torch.int64))
 
 
 def _mean(basis: Basis, n: int) -> ReferenceActivations:

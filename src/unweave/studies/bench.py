@@ -195,6 +195,10 @@ class Bench:
             self._said[variant] = self.measure(variant, self.record(variant).logits[-1])
         return self._said[variant]
 
+    def unasked(self, variants: Sequence[Variant]) -> list[Variant]:
+        """Those of which it is not known yet what the unchanged model says."""
+        return [variant for variant in variants if variant not in self._said]
+
     def hear(self, variant: Variant, logits: Float[Tensor, " vocab"]) -> Said:
         """Keep what the unchanged model says to a variant, so that it need not be asked alone."""
         return self._said.setdefault(variant, self.measure(variant, logits))

@@ -1,9 +1,8 @@
 """Step `explains`: whether what a model says of its method is how it came to its answer.
 
 Two sets of features, each as small as breaks what it makes: those that make the answer, by their effects on it where
-    it is given, and those
-that make the explanation, by their effects on the words in which it differs. Each set is switched off wherever it is
-active, and answer and explanation are watched apart.
+it is given, and those that make the explanation, by their effects on the words in which it differs. Each set is
+switched off wherever it is active, and answer and explanation are watched apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,8 +85,35 @@ class Right(NamedTuple):
     explanation: Bool[Tensor, " prompt"]
 
 
+class Tested(NamedTuple):
+    """Both sets of features, and what stays right without them."""
+
+    sets: dict[str, list[Unit]]
+    cases: dict[str, list[Unit]]
+    """What is switched off."""
+    found: dict[str, Right]
+    random: dict[str, Right]
+    """Without random features in a set's place, all draws in one."""
+    ratio: dict[str, float]
+    """Size of the random features by that of the set."""
+    by_size: dict[int, dict[str, Right]]
+    """While the sets grew."""
+    told: Bool[Tensor, " prompt"]
+    first: Text
+
+
 def run(bench: Bench, options: Explains) -> Result:
     """Find both sets, switch each off, and watch."""
+    found = measure(bench, options)
+    return tell(found, options, _found(bench, found.sets, found.first))
+
+
+def measure(bench: Bench, options: Explains) -> Tested:
+    """Find both sets, switch each off, and random features in their place.
+
+    Raises:
+        StudyError: too few prompts that are explained rightly, or too few features.
+    """
     texts = _texts(bench, options)
     sample = bench.some(texts, options.sample)
     texts = bench.some([text for text in texts if text not in sample] or texts, options.prompts)
@@ -96,6 +122,24 @@ def run(bench: Bench, options: Explains) -> Result:
         "answer": _made(bench, sample, [[text.given] for text in sample], steps),
         "explanation": _made(bench, sample, _telling(sample), steps),
     }
+    by_size, enough = _grown(bench, texts, made, options)
+    sets = {name: list(part.units[: enough.get(name, max(by_size))]) for name, part in made.items()}
+    cases = _cases(sets["answer"], sets["explanation"])
+    found = {name: _right(bench, texts, units) for name, units in cases.items() if units or name == "nothing"}
+    random, ratio = {}, {}
+    for name, part in made.items():
+        draws, ratio[name] = _random(
+            part, sets[name], [*sets["answer"], *sets["explanation"]], options.draws, bench.seed
+        )
+        hits = [_right(bench, texts, units) for units in bench.each(draws)]
+        random[name] = Right(*(torch.cat(column) for column in zip(*hits, strict=True)))
+    return Tested(sets, cases, found, random, ratio, by_size, _told(bench, texts), texts[0])
+
+
+def _grown(
+    bench: Bench, texts: Sequence[Text], made: dict[str, Made], options: Explains
+) -> tuple[dict[int, dict[str, Right]], dict[str, int]]:
+    """What stays right without sets of growing size, and the first size of each that breaks what it makes."""
     most = min(len(part.units) for part in made.values())
     sizes = [size for size in options.sizes if size <= most]
     if not sizes:
@@ -108,24 +152,19 @@ def run(bench: Bench, options: Explains) -> Result:
         enough = {name: size for name in broken} | enough
         if len(enough) == len(made):
             break
-    sets = {name: list(part.units[: enough.get(name, max(by_size))]) for name, part in made.items()}
-    both = [unit for unit in sets["answer"] if unit in sets["explanation"]]
-    cases = {
-        "nothing": [], "what makes the answer": sets["answer"], "what makes the explanation": sets["explanation"],
+    return by_size, enough
+
+
+def _cases(answer: list[Unit], explanation: list[Unit]) -> dict[str, list[Unit]]:
+    both = [unit for unit in answer if unit in explanation]
+    return {
+        "nothing": [],
+        "what makes the answer": answer,
+        "what makes the explanation": explanation,
         "what makes both": both,
-        "what makes the answer alone": [unit for unit in sets["answer"] if unit not in both],
-        "what makes the explanation alone": [unit for unit in sets["explanation"] if unit not in both],
-    }  # fmt: skip
-    found = {name: _right(bench, texts, units) for name, units in cases.items() if units or name == "nothing"}
-    random, ratio = {}, {}
-    for name, part in made.items():
-        draws, ratio[name] = _random(
-            part, sets[name], [*sets["answer"], *sets["explanation"]], options.draws, bench.seed
-        )
-        hits = [_right(bench, texts, units) for units in bench.each(draws)]
-        random[name] = Right(*(torch.cat(column) for column in zip(*hits, strict=True)))
-    told = _told(bench, texts)
-    return _result(found, random, ratio, cases, by_size, sets, told, options, _found(bench, sets, texts[0]))
+        "what makes the answer alone": [unit for unit in answer if unit not in both],
+        "what makes the explanation alone": [unit for unit in explanation if unit not in both],
+    }
 
 
 def _texts(bench: Bench, options: Explains) -> list[Text]:
@@ -245,48 +284,12 @@ def _mean(hits: Tensor) -> float:
     return float(hits.double().mean()) if hits.numel() else float("nan")
 
 
-def _result(
-    found: dict[str, Right], random: dict[str, Right], ratio: dict[str, float], cases: dict[str, list[Unit]],
-    by_size: dict[int, dict[str, Right]],
-    sets: dict[str, list[Unit]], told: Tensor, options: Explains, kept: tuple[Found, ...],
-) -> Result:  # fmt: skip
-    nothing, of_answer, of_explanation = (
-        found[name] for name in ("nothing", "what makes the answer", "what makes the explanation")
-    )
-    rows: list[tuple] = [
-        (name, len(cases[name]), str(share(hit.answer)), str(share(hit.explanation)), None)
-        for name, hit in found.items()
-    ]
-    rows += [
-        (
-            f"random for what makes the {name}, {options.draws} draws",
-            len(sets[name]),
-            f"{_mean(hit.answer):.2f}",
-            f"{_mean(hit.explanation):.2f}",
-            ratio[name],
-        )
-        for name, hit in random.items()
-    ]
-    apart = (
-        (_mean(of_explanation.answer) - _mean(of_answer.answer))
-        + (_mean(of_answer.explanation) - _mean(of_explanation.explanation))
-    ) / 2
-    shared = len(cases["what makes both"]) / min(map(len, sets.values()))
-    figures = {
-        "answer": _mean(nothing.answer), "explanation": _mean(nothing.explanation),
-        "answer_without_answer": _mean(of_answer.answer), "explanation_without_answer": _mean(of_answer.explanation),
-        "answer_without_explanation": _mean(of_explanation.answer),
-        "explanation_without_explanation": _mean(of_explanation.explanation),
-        "answer_random": min(_mean(one.answer) for one in random.values()),
-        "explanation_random": min(_mean(one.explanation) for one in random.values()),
-        "shared": shared, "apart": apart, "told": _mean(told), "features_answer": float(len(sets["answer"])),
-        "features_explanation": float(len(sets["explanation"])), "prompts": float(len(nothing.answer)),
-    }  # fmt: skip
-    verdict = _verdict(
-        apart, max(figures["answer_without_answer"], figures["explanation_without_explanation"]) <= options.least
-    )
+def tell(found: Tested, options: Explains, kept: tuple[Found, ...]) -> Result:
+    """Figures, the table, plots and a paragraph."""
+    figures = _figures(found)
+    broken = max(figures["answer_without_answer"], figures["explanation_without_explanation"]) <= options.least
     left = {name: f"{value:.0%}" for name, value in figures.items()}
-    counts = {name: len(units) for name, units in sets.items()}
+    counts = {name: len(units) for name, units in found.sets.items()}
     summary = (
         f"Without the {counts['answer']} features that make the answer, {left['answer_without_answer']} of answers "
         f"and {left['explanation_without_answer']} "
@@ -294,42 +297,67 @@ def _result(
         f"{left['answer_without_explanation']} and "
         f"{left['explanation_without_explanation']}; without random ones at least {left['answer_random']} and "
         f"{left['explanation_random']}. "
-        f"Of the smaller set {left['shared']} of the features are in the other, and they are {apart:.2f} apart (0: "
-        f"one mechanism, 1: two). "
-        f"Given another answer, the model recites the same explanation in {left['told']}. {verdict}"
+        f"Of the smaller set {left['shared']} of the features are in the other, and they are "
+        f"{figures['apart']:.2f} apart (0: one mechanism, 1: two). "
+        f"Given another answer, the model recites the same explanation in {left['told']}. "
+        f"{_verdict(figures['apart'], broken)}"
     )
     heads = ("switched off", "features", "answer", "explanation", "size by that of the set")
-    table = ResultTable(
-        f"What stays right of {len(nothing.answer)} answers and explanations (95% intervals)", heads, tuple(rows)
+    title = f"What stays right of {int(figures['prompts'])} answers and explanations (95% intervals)"
+    table = ResultTable(title, heads, tuple(_rows(found, options)))
+    return Result(figures, summary, (table,), _plots(found), kept)
+
+
+def _figures(found: Tested) -> dict[str, float]:
+    nothing, of_answer, of_explanation = (
+        found.found[name] for name in ("nothing", "what makes the answer", "what makes the explanation")
     )
-    kinds = [(what, name) for name in ("answer", "explanation") for what in ("answer", "explanation")]
-    series = {
-        f"{what}, without what makes the {name}": [_mean(getattr(part[name], what)) for part in by_size.values()]
-        for what, name in kinds
-    }
-    data = {
-        "x": list(by_size),
-        "series": series,
-        "xlabel": "features switched off",
-        "ylabel": "share right",
-        "ylim": [0, 1],
-    }
-    all_ = [*found.values(), *random.values()]
+    apart = (
+        (_mean(of_explanation.answer) - _mean(of_answer.answer))
+        + (_mean(of_answer.explanation) - _mean(of_explanation.explanation))
+    ) / 2
+    return {
+        "answer": _mean(nothing.answer), "explanation": _mean(nothing.explanation),
+        "answer_without_answer": _mean(of_answer.answer), "explanation_without_answer": _mean(of_answer.explanation),
+        "answer_without_explanation": _mean(of_explanation.answer),
+        "explanation_without_explanation": _mean(of_explanation.explanation),
+        "answer_random": min(_mean(one.answer) for one in found.random.values()),
+        "explanation_random": min(_mean(one.explanation) for one in found.random.values()),
+        "shared": len(found.cases["what makes both"]) / min(map(len, found.sets.values())), "apart": apart,
+        "told": _mean(found.told), "features_answer": float(len(found.sets["answer"])),
+        "features_explanation": float(len(found.sets["explanation"])), "prompts": float(len(nothing.answer)),
+    }  # fmt: skip
+
+
+def _rows(found: Tested, options: Explains) -> list[tuple]:
+    rows: list[tuple] = [
+        (name, len(found.cases[name]), str(share(hit.answer)), str(share(hit.explanation)), None)
+        for name, hit in found.found.items()
+    ]
+    for name, hit in found.random.items():
+        title = f"random for what makes the {name}, {options.draws} draws"
+        shares = (f"{_mean(part):.2f}" for part in hit)
+        rows.append((title, len(found.sets[name]), *shares, found.ratio[name]))
+    return rows
+
+
+def _plots(found: Tested) -> tuple[Plot, ...]:
+    every = {**found.found, **{f"random ({name})": hit for name, hit in found.random.items()}}
     bars = {
-        "answer right": [_mean(hit.answer) for hit in all_],
-        "explanation right": [_mean(hit.explanation) for hit in all_],
+        "answer right": [_mean(hit.answer) for hit in every.values()],
+        "explanation right": [_mean(hit.explanation) for hit in every.values()],
     }
-    labels = [*found, *(f"random ({name})" for name in random)]
-    plots = (
-        Plot(
-            "apart",
-            "bars",
-            "Answer and explanation without each set of features",
-            {"labels": labels, "series": bars, "ylabel": "share right", "ylim": [0, 1]},
-        ),
-        Plot("sizes", "lines", "Sets of growing size", data),
+    series = {
+        f"{what}, without what makes the {name}": [_mean(getattr(part[name], what)) for part in found.by_size.values()]
+        for name in ("answer", "explanation")
+        for what in ("answer", "explanation")
+    }
+    axes = {"xlabel": "features switched off", "ylabel": "share right", "ylim": [0, 1]}
+    data = {"labels": list(every), "series": bars, "ylabel": "share right", "ylim": [0, 1]}
+    return (
+        Plot("apart", "bars", "Answer and explanation without each set of features", data),
+        Plot("sizes", "lines", "Sets of growing size", {"x": list(found.by_size), "series": series, **axes}),
     )
-    return Result(figures, summary, (table,), plots, kept)
 
 
 def _verdict(apart: float, broken: bool) -> str:

@@ -67,43 +67,48 @@ class Watched(NamedTuple):
     """By how much the answer is wrong; NaN where it is no number."""
 
 
+class Ablated(NamedTuple):
+    """What is left without nothing, without each family, and without all of them."""
+
+    after: dict[str, Watched]
+    random: dict[str, Watched]
+    """Without random features in a family's place, all draws in one."""
+    ratio: dict[str, float]
+    """Size of the random features by that of the family."""
+    counts: dict[str, int]
+    """Features."""
+
+
 def run(bench: Bench, options: Families) -> Result:
     """Without each family, without both, and without as many random features."""
+    return tell(measure(bench, options), options)
+
+
+def measure(bench: Bench, options: Families) -> Ablated:
+    """Set families to their means, and random features in their place.
+
+    Raises:
+        StudyError: the earlier step found no family.
+    """
     variants = sampled(bench, options.prompts)
     ids = tokens(bench, variants)
     truth, numbers = torch.tensor([int(one.answer) for one in variants]), number_of_tokens(bench)
-    families = {
-        one.name: [_place(name) for name in one.features]
-        for one in bench.results[options.of].found
-        if one.name in FAMILIES and one.name != OTHER
-    }
-    if not families:
-        raise StudyError(f"step {options.of} found no family of features; there is nothing to ablate")
+    families = _families(bench, options)
     positions = sorted({place[1] for places in families.values() for place in places})
     # On all prompts: a look-up of one digit is on in few of them, and would else stay on.
     found = strengths(bench.model, ids, [lead(bench.token(one.answer)) for one in variants], positions)
-    where = {place: number for number, place in enumerate(found.places)}
     values = torch.zeros(len(found.places)) if options.to == "zero" else found.activation.mean(0)
     size = (found.activation - values).abs().mean(0) * found.written
-    chosen = {family: [where[place] for place in places if place in where] for family, places in families.items()}
-    chosen = {family: places for family, places in chosen.items() if places}
+    chosen = _numbers(families, found.places)
     every = [one for places in chosen.values() for one in places]
 
     def watched(some: Sequence[int]) -> Watched:
-        edits = (
-            Edits(
-                tuple(found.places[one] for one in some), values[list(some)].to(found.activation).expand(len(ids), -1)
-            )
-            if some
-            else None
-        )
+        places = tuple(found.places[one] for one in some)
+        edits = Edits(places, values[list(some)].to(found.activation).expand(len(ids), -1)) if some else None
         return watch(logits_with(bench.model, ids, edits)[:, 0], numbers, truth)
 
-    after = {
-        "nothing": watched([]),
-        **{family: watched(places) for family, places in chosen.items()},
-        "all of these": watched(every),
-    }
+    cases = {"nothing": [], **chosen, "all of these": every}
+    after = {name: watched(places) for name, places in cases.items()}
     drawn = {
         family: matched(size, found.places, places, every, options.draws, bench.seed)
         for family, places in chosen.items()
@@ -115,8 +120,26 @@ def run(bench: Bench, options: Families) -> Result:
         family: sum(float(size[draw].sum()) for draw in draws) / (float(size[chosen[family]].sum()) * len(draws))
         for family, draws in drawn.items()
     }
-    counts = {"nothing": 0, **{family: len(places) for family, places in chosen.items()}, "all of these": len(every)}
-    return _result(after, {family: _joined(draws) for family, draws in random.items()}, ratio, counts, options)
+    joined = {family: _joined(draws) for family, draws in random.items()}
+    return Ablated(after, joined, ratio, {name: len(places) for name, places in cases.items()})
+
+
+def _families(bench: Bench, options: Families) -> dict[str, list[Place]]:
+    found = {
+        one.name: [_place(name) for name in one.features]
+        for one in bench.results[options.of].found
+        if one.name in FAMILIES and one.name != OTHER
+    }
+    if not found:
+        raise StudyError(f"step {options.of} found no family of features; there is nothing to ablate")
+    return found
+
+
+def _numbers(families: dict[str, list[Place]], places: Sequence[Place]) -> dict[str, list[int]]:
+    """Of each family the features that are among some, by their numbers; families without any left out."""
+    where = {place: number for number, place in enumerate(places)}
+    found = {family: [where[place] for place in own if place in where] for family, own in families.items()}
+    return {family: own for family, own in found.items() if own}
 
 
 def watch(
@@ -150,48 +173,14 @@ def _joined(parts: Sequence[Watched]) -> Watched:
     return Watched(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _result(
-    after: dict[str, Watched],
-    controls: dict[str, Watched],
-    ratio: dict[str, float],
-    counts: dict[str, int],
-    options: Families,
-) -> Result:
-    rows: list[tuple] = []
-    bars: dict[str, list[float]] = {"last digit right": [], f"less than {NEAR} off": []}
-    labels: list[str] = []
-    for name, found in after.items():
-        rows.append((name, counts[name] or None, *(str(share(hits)) for hits in found[:4]), _off(found), None))
-        labels.append(name)
-        if name in controls:
-            rows.append(
-                (
-                    f"random for {name}, {options.draws} draws",
-                    counts[name],
-                    *(f"{_mean(hits):.2f}" for hits in controls[name][:4]),
-                    _off(controls[name]),
-                    ratio[name],
-                )
-            )
-            labels.append(f"random for {name}")
-        for one in (found, *([controls[name]] if name in controls else [])):
-            bars["last digit right"].append(_mean(one.digit))
-            bars[f"less than {NEAR} off"].append(_mean(one.near))
-    figures = {"prompts": float(len(after["nothing"].digit))}
-    for name, family in OF.items():
-        for kind, source in (("without", after), ("random", controls)):
-            hits = source.get(family)
-            figures |= {
-                f"digit_{kind}_{name}": _mean(hits.digit) if hits else math.nan,
-                f"size_{kind}_{name}": _mean(hits.near) if hits else math.nan,
-            }
-        figures |= {f"off_without_{name}": _off(after[family]) if family in after else math.nan}
-        figures[name] = float(counts.get(family, 0))
+def tell(found: Ablated, options: Families) -> Result:
+    """Figures, the table, the plot and a sentence."""
+    figures = _figures(found)
     lines = [
-        f"without the {counts[family]} of {family} the last digit stays right in {_mean(hits.digit):.0%} and the size "
-            f"in {_mean(hits.near):.0%} "
-        f"(random: {_mean(controls[family].digit):.0%} and {_mean(controls[family].near):.0%})"
-        for family, hits in after.items() if family in controls
+        f"without the {found.counts[family]} of {family} the last digit stays right in {_mean(hits.digit):.0%} and "
+            f"the size in {_mean(hits.near):.0%} "
+        f"(random: {_mean(found.random[family].digit):.0%} and {_mean(found.random[family].near):.0%})"
+        for family, hits in found.after.items() if family in found.random
     ]  # fmt: skip
     summary = f"Of {int(figures['prompts'])} sums, {'; '.join(lines)}."
     heads = (
@@ -204,14 +193,46 @@ def _result(
         "mean error",
         "size by that of the family",
     )
-    data = {"labels": labels, "series": bars, "ylabel": "share of sums", "ylim": [0, 1]}
-    plot = Plot("families", "bars", "What is left of the answer without families of features", data)
-    return Result(
-        figures,
-        summary,
-        (ResultTable("Sums without families of features (95% intervals)", heads, tuple(rows)),),
-        (plot,),
-    )
+    table = ResultTable("Sums without families of features (95% intervals)", heads, tuple(_rows(found, options)))
+    return Result(figures, summary, (table,), (_plot(found),))
+
+
+def _figures(found: Ablated) -> dict[str, float]:
+    figures = {"prompts": float(len(found.after["nothing"].digit))}
+    for name, family in OF.items():
+        for kind, source in (("without", found.after), ("random", found.random)):
+            hits = source.get(family)
+            figures |= {
+                f"digit_{kind}_{name}": _mean(hits.digit) if hits else math.nan,
+                f"size_{kind}_{name}": _mean(hits.near) if hits else math.nan,
+            }
+        figures |= {f"off_without_{name}": _off(found.after[family]) if family in found.after else math.nan}
+        figures[name] = float(found.counts.get(family, 0))
+    return figures
+
+
+def _rows(found: Ablated, options: Families) -> list[tuple]:
+    rows: list[tuple] = []
+    for name, own in found.after.items():
+        rows.append((name, found.counts[name] or None, *(str(share(hits)) for hits in own[:4]), _off(own), None))
+        if name in found.random:
+            random = found.random[name]
+            shares = (f"{_mean(hits):.2f}" for hits in random[:4])
+            title = f"random for {name}, {options.draws} draws"
+            rows.append((title, found.counts[name], *shares, _off(random), found.ratio[name]))
+    return rows
+
+
+def _plot(found: Ablated) -> Plot:
+    bars = {}
+    for name, own in found.after.items():
+        bars |= {name: own} | ({f"random for {name}": found.random[name]} if name in found.random else {})
+    series = {
+        "last digit right": [_mean(one.digit) for one in bars.values()],
+        f"less than {NEAR} off": [_mean(one.near) for one in bars.values()],
+    }
+    data = {"labels": list(bars), "series": series, "ylabel": "share of sums", "ylim": [0, 1]}
+    return Plot("families", "bars", "What is left of the answer without families of features", data)
 
 
 def _off(found: Watched) -> float:

@@ -64,10 +64,14 @@ def _ids(bench: Bench, variant: Variant) -> list[int]:
     return bench.model.language_model.tokenize(bench.text(variant)).tolist()
 
 
+def alike(variant: Variant, names: Sequence[str]) -> bool:
+    """Whether fields have one value."""
+    return len({variant.fields[name] for name in names}) < 2
+
+
 def right(bench: Bench, variants: Sequence[Variant]) -> list[Variant]:
     """Those that the model answers rightly; prompts that were not run yet are run many at a time."""
-    new = [variant for variant in variants if variant not in bench._said]
-    for part, ids in _batches(bench, new):
+    for part, ids in _batches(bench, bench.unasked(variants)):
         with torch.no_grad():
             logits = bench.model.language_model.module(input_ids=ids, use_cache=False).logits[:, -1].cpu()
         for variant, row in zip(part, logits, strict=True):

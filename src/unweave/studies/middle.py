@@ -113,7 +113,7 @@ class Exchanged(NamedTuple):
 
 def run(bench: Bench, options: Middle) -> Result:
     """Find the features, choose the dose, exchange on all questions, and the controls."""
-    return _told(bench, options, measure(bench, options))
+    return tell(bench, options, measure(bench, options))
 
 
 def measure(bench: Bench, options: Middle) -> Exchanged:
@@ -182,8 +182,8 @@ def _mean(part: Tensor) -> float:
     return float(part.double().mean()) if part.numel() else float("nan")
 
 
-def _told(bench: Bench, options: Middle, found: Exchanged) -> Result:
-    """Figures, tables and words."""
+def tell(bench: Bench, options: Middle, found: Exchanged) -> Result:
+    """Figures, tables, plots and a paragraph."""
     carriers, chosen, of_found, hits = found.carriers, found.chosen, found.of_found, found.hits
     of_kind = {kind: torch.tensor(found.at) == number for number, kind in enumerate(found.kinds)}
     by_kind = {kind: hits[which].tolist() for kind, which in of_kind.items()}

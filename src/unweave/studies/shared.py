@@ -2,6 +2,7 @@
 languages and for two meanings."""
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..errors import StudyError
 from ..validation.statistics import Estimate, estimate
 from .bench import Bench, Variant
-from .groups import Activity, Places, right, starts
+from .groups import Activity, Places, alike, right, starts
 from .protocol import FieldName, Options, Protocol
 from .results import Plot, Result, ResultTable
 
@@ -54,7 +55,7 @@ def run(bench: Bench, options: Shared) -> Result:
 
 def _triples(bench: Bench, options: Shared) -> list[tuple[Variant, Variant, Variant]]:
     """(a prompt, the same meaning in another language, another meaning in that language)."""
-    variants = right(bench, [one for one in bench.variants if len({one.fields[name] for name in options.alike}) < 2])
+    variants = right(bench, [one for one in bench.variants if alike(one, options.alike)])
     fixed = (*options.keys, options.language)
     by_kind: dict[tuple[str, ...], list[Variant]] = {}
     for one in variants:
@@ -65,13 +66,7 @@ def _triples(bench: Bench, options: Shared) -> list[tuple[Variant, Variant, Vari
         languages = [kind for kind in by_kind if kind[:-1] == own and kind[-1] != here.fields[options.language]]
         draw.shuffle(languages)
         for kind in languages:
-            same = [one for one in by_kind[kind] if one.fields[options.meaning] == here.fields[options.meaning]]
-            others = [
-                one
-                for one in by_kind[kind]
-                if one.fields[options.meaning] != here.fields[options.meaning]
-                and one.answer not in [s.answer for s in same]
-            ]
+            same, others = _by_meaning(here, by_kind[kind], options)
             if same and others:
                 found.append((here, same[0], draw.choice(others)))
                 break
@@ -81,6 +76,14 @@ def _triples(bench: Bench, options: Shared) -> list[tuple[Variant, Variant, Vari
             f"another {options.language}"
         )
     return bench.some(found, options.pairs)
+
+
+def _by_meaning(here: Variant, those: Sequence[Variant], options: Shared) -> tuple[list[Variant], list[Variant]]:
+    """Those that mean the same, and those that mean something else and are answered otherwise."""
+    same = [one for one in those if one.fields[options.meaning] == here.fields[options.meaning]]
+    answers = {one.answer for one in same}
+    others = [one for one in those if one.fields[options.meaning] != here.fields[options.meaning]]
+    return same, [one for one in others if one.answer not in answers]
 
 
 def _by_layer(one: Tensor, other: Tensor, bounds: list[int]) -> Float[Tensor, " layer"]:

@@ -1,6 +1,9 @@
 """Step `trace`: the attribution graphs of some variants, where their answers come from, and whether they agree with
 interventions."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from pydantic import Field
 
@@ -9,6 +12,7 @@ from ..attribution.promoted import promoted_tokens, with_promoted
 from ..attribution.question import Question
 from ..attribution.targets import Difference
 from ..graphs.graph import Graph
+from ..graphs.influence import Scores
 from ..graphs.nodes import NodeKind
 from ..graphs.pruning import prune
 from ..interventions.attribution_patching import first_order_effects
@@ -34,53 +38,56 @@ class Trace(Options):
     max_features: int | None = Field(None, ge=1)
 
 
+class TracedVariant(NamedTuple):
+    """One variant with its graph and what is read off it."""
+
+    variant: Variant
+    graph: Graph
+    """Pruned."""
+    scores: Scores
+    share: float | None
+    """Of the field's tokens; None: no field asked for."""
+    percentile: float | None
+    """Of what the earlier step found; None: nothing of it is active here."""
+
+
 def run(bench: Bench, options: Trace) -> Result:
     """Trace, and say where the answer comes from."""
-    variants = _chosen(bench, options)
-    rows, tables, graphs, scores, shares, percentiles = [], [], [], [], [], []
-    for variant in bench.each(variants):
-        target = (
-            bench.token(variant.answer)
-            if variant.foil is None
-            else Difference(bench.token(variant.answer), bench.token(variant.foil))
-        )
-        graph = answer(bench.model, Question(bench.text(variant), target, max_features=options.max_features))
-        scores.append(graph.scores())
-        share = None if options.field is None else _share(graph, bench.positions(variant, options.field))
-        found = (
-            []
-            if options.of is None
-            else [one.features for one in bench.results[options.of].found if one.prompt == bench.text(variant)]
-        )
-        place = _percentile(bench, variant, graph, [feature for part in found for feature in part])
-        shares += [] if share is None else [share]
-        percentiles += [] if place is None else [place]
-        rows.append((variant.prompt, variant.answer, *scores[-1], share, place))
-        if not tables:
-            tables.append(_strongest(bench, graph))
-        graphs.append(with_promoted(prune(graph, *KEEP), bench.model))
+    found: list[TracedVariant] = []
+    strongest: list[ResultTable] = []
+    for variant in bench.each(_chosen(bench, options)):
+        graph = _graph(bench, variant, options)
+        found.append(_read(bench, variant, graph, options))
+        if not strongest:
+            strongest.append(_strongest(bench, graph))
+    return tell(found, options, strongest)
+
+
+def _graph(bench: Bench, variant: Variant, options: Trace) -> Graph:
+    target = bench.token(variant.answer)
+    asked = target if variant.foil is None else Difference(target, bench.token(variant.foil))
+    return answer(bench.model, Question(bench.text(variant), asked, max_features=options.max_features))
+
+
+def _read(bench: Bench, variant: Variant, graph: Graph, options: Trace) -> TracedVariant:
+    share = None if options.field is None else _share(graph, bench.positions(variant, options.field))
+    earlier = () if options.of is None else bench.results[options.of].found
+    text = bench.text(variant)
+    place = _percentile(bench, variant, graph, [name for one in earlier if one.prompt == text for name in one.features])
+    return TracedVariant(variant, with_promoted(prune(graph, *KEEP), bench.model), graph.scores(), share, place)
+
+
+def tell(found: Sequence[TracedVariant], options: Trace, strongest: Sequence[ResultTable]) -> Result:
+    """Figures, tables and a sentence."""
+    shares = [one.share for one in found if one.share is not None]
+    percentiles = [one.percentile for one in found if one.percentile is not None]
     figures = {
-        "replacement": mean([one.replacement for one in scores]),
-        "completeness": mean([one.completeness for one in scores]), "share": mean(shares),
+        "replacement": mean([one.scores.replacement for one in found]),
+        "completeness": mean([one.scores.completeness for one in found]), "share": mean(shares),
         "percentile": mean(percentiles),
     }  # fmt: skip
-    columns = (
-        "prompt",
-        "answer",
-        "replacement",
-        "completeness",
-        f"share of {options.field}",
-        f"mean percentile of what {options.of} found",
-    )
-    kept = [place for place in range(6) if place < 4 or (place == 4 and shares) or (place == 5 and percentiles)]
-    tables.insert(
-        0,
-        ResultTable(
-            "Traced prompts", tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
-        ),
-    )
     summary = (
-        f"In {len(variants)} traced prompt{'s' * (len(variants) > 1)} features account for "
+        f"In {len(found)} traced prompt{'s' * (len(found) > 1)} features account for "
         f"{figures['replacement']:.0%} of the answer (replacement score)"
     )
     if shares:
@@ -92,7 +99,17 @@ def run(bench: Bench, options: Trace) -> Result:
             f"; the features that {options.of} found rank above {figures['percentile']:.1%} of active features "
             f"by influence (chance: 50%)"
         )
-    return Result(figures, summary + ".", tuple(tables), graphs=tuple(graphs))
+    columns = {
+        "prompt": [one.variant.prompt for one in found],
+        "answer": [one.variant.answer for one in found],
+        "replacement": [one.scores.replacement for one in found],
+        "completeness": [one.scores.completeness for one in found],
+    }
+    columns |= {f"share of {options.field}": [one.share for one in found]} if shares else {}
+    named = f"mean percentile of what {options.of} found"
+    columns |= {named: [one.percentile for one in found]} if percentiles else {}
+    table = ResultTable("Traced prompts", tuple(columns), tuple(zip(*columns.values(), strict=True)))
+    return Result(figures, summary + ".", (table, *strongest), graphs=tuple(one.graph for one in found))
 
 
 def _chosen(bench: Bench, options: Trace) -> list[Variant]:

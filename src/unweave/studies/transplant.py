@@ -4,6 +4,7 @@ others."""
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from ..errors import StudyError
 from ..interventions.interventions import intervene_each
 from .batch import share
 from .bench import Bench, Variant
-from .groups import Activity, Do, Dose, Places, dose, positions, random_like, right, starts, strongest, written
+from .groups import Activity, Do, Dose, Places, alike, dose, positions, random_like, right, starts, strongest, written
 from .protocol import FieldName, Options, Protocol
 from .results import Found, Plot, Result, ResultTable
 
@@ -104,10 +105,10 @@ def chosen(bench: Bench, options: Transplant) -> list[TransplantTarget]:
     Raises:
         StudyError: there are none, or none with sources.
     """
-    pool = right(bench, [one for one in bench.variants if len({one.fields[name] for name in options.alike}) < 2])
-    by_key: dict[tuple[str, ...], list[Variant]] = {}
+    pool = right(bench, [one for one in bench.variants if alike(one, options.alike)])
+    answered: dict[tuple[str, ...], set[str]] = {}
     for one in pool:
-        by_key.setdefault(_key(one, options), []).append(one)
+        answered.setdefault(_key(one, options), set()).add(one.answer)
     values = sorted({one.fields[options.field] for one in pool})
     answers = {value: frozenset(one.answer for one in pool if one.fields[options.field] == value) for value in values}
     draw, found = random.Random(bench.seed), []
@@ -116,29 +117,35 @@ def chosen(bench: Bench, options: Transplant) -> list[TransplantTarget]:
         old = here.fields[options.field]
         others = [value for value in values if value != old and options.there in (None, value)]
         draw.shuffle(others)
-        for value in others:
-            there = by_key.get((value, *_key(here, options)[1:]), [])
-            if there and here.answer not in [one.answer for one in there]:
-                mine, theirs = (_sources(options, pool, here, wanted, draw) for wanted in (old, value))
-                mine = [here] if options.own else mine
-                if mine and theirs:
-                    found.append(
-                        TransplantTarget(
-                            here,
-                            value,
-                            mine,
-                            theirs,
-                            sorted({one.answer for one in there}),
-                            answers[value] - answers[old],
-                        )
-                    )
-                    break
+        made = (_target(here, value, pool, answered, answers, options, draw) for value in others)
+        found += islice(filter(None, made), 1)
     if not found:
         raise StudyError(
             f"no variant that is answered rightly has both a counterpart with another {options.field} and others to "
             f"find its features on"
         )
     return bench.some(found, options.targets)
+
+
+def _target(
+    here: Variant,
+    value: str,
+    pool: Sequence[Variant],
+    answered: dict[tuple[str, ...], set[str]],
+    answers: dict[str, frozenset[str]],
+    options: Transplant,
+    draw: random.Random,
+) -> TransplantTarget | None:
+    """A prompt with a new value, if its counterpart is answered otherwise and both values have sources."""
+    old = here.fields[options.field]
+    there = answered.get((value, *_key(here, options)[1:]), set())
+    if not there or here.answer in there:
+        return None
+    mine, theirs = (_sources(options, pool, here, wanted, draw) for wanted in (old, value))
+    mine = [here] if options.own else mine
+    if not mine or not theirs:
+        return None
+    return TransplantTarget(here, value, mine, theirs, sorted(there), answers[value] - answers[old])
 
 
 def _key(one: Variant, options: Transplant) -> tuple[str, ...]:

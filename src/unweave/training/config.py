@@ -1,7 +1,7 @@
 """One dataclass that is the command line, the TOML file and the record saved beside the weights."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,27 @@ CHOICES = {
 }
 """`skip`: per-layer with a skip matrix. `incremental`: cross-layer, all features that write at a layer share its
 decoder."""
+
+RANGES: tuple[tuple[Callable[[Any], bool], tuple[str, ...], str], ...] = (
+    (
+        lambda value: value > 0,
+        ("tokens", "batch", "context", "buffer", "reuse", "lr", "outlier", "dead_after", "statistics", "tanh_scale",
+         "bandwidth", "checkpoint"),
+        "be above 0",
+    ),
+    (
+        lambda value: 0 <= value <= 1,
+        ("self_sample", "k_anneal", "decay", "on_policy", "held_out"),
+        "lie between 0 and 1",
+    ),
+    (
+        lambda value: value >= 0,
+        ("warmup", "auxiliary", "sparsity", "evaluate", "threshold"),
+        "not be negative",
+    ),
+    (lambda value: value >= 1, ("k_start",), "be 1 or more"),
+)  # fmt: skip
+"""Which values numbers may have, and what is said of others."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -96,28 +117,10 @@ class TrainConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in (
-            "tokens",
-            "batch",
-            "context",
-            "buffer",
-            "reuse",
-            "lr",
-            "outlier",
-            "dead_after",
-            "statistics",
-            "tanh_scale",
-            "bandwidth",
-            "checkpoint",
-        ):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("self_sample", "k_anneal", "decay", "on_policy", "held_out"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("warmup", "auxiliary", "sparsity", "evaluate", "threshold"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for fits, names, said in RANGES:
+            wrong = next((name for name in names if not fits(getattr(self, name))), None)
+            if wrong is not None:
+                raise OptionError(f"{wrong} is {getattr(self, wrong)}; it must {said}")
         if self.held_out == 1:
             raise OptionError("held_out is 1, which leaves nothing to train on")
         if self.context < 2:
@@ -126,8 +129,6 @@ class TrainConfig:
             )
         if self.checkpoint > 5:
             raise OptionError(f"checkpoint is {self.checkpoint} minutes; at most 5, so that no more is ever lost")
-        if self.k_start < 1:
-            raise OptionError(f"k_start is {self.k_start}; it must be 1 or more")
         if self.parallel == "layers" and self.cross_layer:
             raise OptionError(
                 f"parallel is 'layers', but features of a {self.kind} dictionary write across layers; use data"

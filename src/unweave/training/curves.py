@@ -72,22 +72,20 @@ def plot(path: str | Path, out: str | Path) -> Path:
     dead = active.twinx()
     dead.plot(at, [_mean(event["dead"]) for event in steps], color="#b4551d", linestyle="--")
     dead.set(ylim=(0, None))
-    names = [
-        name
-        for name, value in (evaluations[-1] if evaluations else {}).items()
-        if isinstance(value, float) and name != "seconds"
-    ]
-    for name in names:
-        held.plot(
-            [event["tokens"] for event in evaluations],
-            [event.get(name) for event in evaluations],
-            marker="o",
-            label=name.replace("_", " "),
-        )
-    held.set(title="held-out text" if names else "held-out text: not evaluated yet", xlabel="tokens")
-    if names:
-        held.legend(fontsize="small")
+    _held_out(held, evaluations)
     return write_atomically(out, lambda name: figure.savefig(name, format=out.suffix[1:]))
+
+
+def _held_out(axes: Any, evaluations: list[dict[str, Any]]) -> None:
+    """A line for each figure of the evaluations."""
+    last = evaluations[-1] if evaluations else {}
+    names = [name for name, value in last.items() if isinstance(value, float) and name != "seconds"]
+    at = [event["tokens"] for event in evaluations]
+    for name in names:
+        axes.plot(at, [event.get(name) for event in evaluations], marker="o", label=name.replace("_", " "))
+    axes.set(title="held-out text" if names else "held-out text: not evaluated yet", xlabel="tokens")
+    if names:
+        axes.legend(fontsize="small")
 
 
 def _mean(values: list[float]) -> float:

@@ -96,15 +96,8 @@ def specificity(
     changes = [_values(changed, places) for places in sets]
     own = graph.provenance.prompt
     asked = [prompt for prompt in prompts or prompts_of(language_model.name) if prompt != own]
-    text, tokens = torch.zeros(len(sets)), 0
-    for ids in texts(language_model, first=1):
-        loss = [_loss(logits, ids) for logits in _elsewhere(changed, ids, changes)]
-        text += torch.stack(loss[1:]) - loss[0]
-        tokens += len(ids) - 1
-    turned = torch.zeros(len(sets))
-    for prompt in asked:
-        tops = [int(logits[-1].argmax()) for logits in _elsewhere(changed, language_model.tokenize(prompt), changes)]
-        turned += torch.tensor([float(top != tops[0]) for top in tops[1:]])
+    text, tokens = _on_text(changed, language_model, changes)
+    turned = _on_prompts(changed, language_model, changes, asked)
     losses = [Loss(*parts) for parts in zip(here, (text / max(tokens, 1)).tolist(), turned.tolist(), strict=True)]
     columns = zip(*((loss.here, loss.text, loss.answers) for loss in losses[1:]), strict=True)
     random = Loss(*(sum(column) / DRAWS for column in columns))
@@ -113,6 +106,27 @@ def specificity(
 
 Values = dict[tuple[int, int], float]
 """What units, by layer and index, are put to."""
+
+
+def _on_text(changed: Changed, model: LanguageModel, changes: Sequence[Values]) -> tuple[Float[Tensor, " set"], int]:
+    """What each set costs on ordinary text, in nats over all its tokens, and how many they are."""
+    lost, tokens = torch.zeros(len(changes)), 0
+    for ids in texts(model, first=1):
+        loss = [_loss(logits, ids) for logits in _elsewhere(changed, ids, changes)]
+        lost += torch.stack(loss[1:]) - loss[0]
+        tokens += len(ids) - 1
+    return lost, tokens
+
+
+def _on_prompts(
+    changed: Changed, model: LanguageModel, changes: Sequence[Values], prompts: Sequence[str]
+) -> Float[Tensor, " set"]:
+    """On how many prompts each set changes the likeliest token."""
+    turned = torch.zeros(len(changes))
+    for prompt in prompts:
+        tops = [int(logits[-1].argmax()) for logits in _elsewhere(changed, model.tokenize(prompt), changes)]
+        turned += torch.tensor([float(top != tops[0]) for top in tops[1:]])
+    return turned
 
 
 def _values(changed: Changed, places: Int[Tensor, " unit"]) -> Values:

@@ -68,14 +68,7 @@ def validate(
     >>> unweave.validate(model, unweave.attribute(model, "The capital of France is")).verdict    # doctest: +SKIP
     """
     begin, settings, say = time.monotonic(), settings or Settings(), progress or (lambda share, title="": None)
-    if graph.is_response:
-        raise GraphError(f"{name or 'the graph'} is a response graph; unweave.validate_response judges it")
-    check_graph(graph, name or "the graph", model)
-    if graph.provenance.origin != "unweave" or not graph.provenance.input_ids:
-        raise GraphError(
-            f"{name or 'the graph'} was not traced by unweave, so it does not say how to trace it again; trace its "
-            f"prompt with unweave trace"
-        )
+    _check(graph, name or "the graph", model)
     target = likeliest_target(graph)
     whole = graph
     if graph.provenance.pruning is not None:
@@ -94,14 +87,7 @@ def validate(
     }
     runs: list[tuple[str, ReplacementModel, Graph]] = [("", model, whole)]
     for group, tested, traced in runs:
-        how = settings
-        if group == "neurons: ":  # in whose replacement model disturbances travel as in the real one, which it is
-            how = replace(
-                settings,
-                ablations=max(LEAST, settings.ablations // NEURON_SHARE),
-                pairs=settings.pairs // NEURON_SHARE,
-                disturbances=0,
-            )
+        how = _for_neurons(settings) if group == "neurons: " else settings
         found, whole_sample = _test(JudgedGraph.of(tested, traced), how, measured, group, say)
         figures += found
         complete &= whole_sample
@@ -131,6 +117,28 @@ def validate(
         seconds=round(time.monotonic() - begin, 1),
         version=__version__,
         graph=name,
+    )
+
+
+def _check(graph: Graph, named: str, model: ReplacementModel) -> None:
+    if graph.is_response:
+        raise GraphError(f"{named} is a response graph; unweave.validate_response judges it")
+    check_graph(graph, named, model)
+    if graph.provenance.origin != "unweave" or not graph.provenance.input_ids:
+        raise GraphError(
+            f"{named} was not traced by unweave, so it does not say how to trace it again; trace its prompt with "
+            f"unweave trace"
+        )
+
+
+def _for_neurons(settings: Settings) -> Settings:
+    """Fewer measurements, and no disturbances: they travel in the neurons' replacement model as in the real one, which
+    it is."""
+    return replace(
+        settings,
+        ablations=max(LEAST, settings.ablations // NEURON_SHARE),
+        pairs=settings.pairs // NEURON_SHARE,
+        disturbances=0,
     )
 
 

@@ -35,7 +35,6 @@ def judge(figures: Sequence[Figure]) -> Verdict:
     )
     rank = rank or get("ranks", "influence and KL, attention held")
     sign = get("signs", "all paths and the target's change, attention held")
-    right = get("signs", "all paths: share of the change with the right sign, attention held")
     reasons, failures = [], []
     if replacement is not None:
         lost = "the rest in errors, which no feature explains."
@@ -55,22 +54,7 @@ def judge(figures: Sequence[Figure]) -> Verdict:
     if strong is not None:
         word = "still ranks" if strong.low > BARELY else "hardly ranks"
         reasons.append(f"Among the strongest half influence {word} them: {strong}.")
-    if sign is not None and right is not None:
-        word = "predicts" if sign.low > ENOUGH else "barely predicts" if sign.value < 0.4 else "roughly predicts"
-        reasons.append(
-            f"The signed sum over paths {word} how the target moves: {sign}; {right.value:.0%} of the movement has "
-            f"the sign it says."
-        )
-    cause = _cause(get)
-    if cause is not None:
-        reasons.append(cause)
-    knock = get("pairs", "paths over other features and what the MLPs between add")
-    edges = get("pairs", "edge and change, MLPs between held")
-    if knock is not None and edges is not None:
-        reasons.append(
-            f"Edges between features hold with all else held ({edges}), as they must; effects by way of further "
-            f"features at {knock}."
-        )
+    reasons += _signs_and_edges(get, sign)
     rivals = (
         []
         if rank is None
@@ -100,6 +84,29 @@ def _compare(get: Lookup, rank: Figure, reasons: list[str], failures: list[str])
             reasons.append("So this ranking says nothing for these features in particular.")
     if own is not None:
         reasons.append(f"The model's own neurons, without any dictionary, get {own} with theirs.")
+
+
+def _signs_and_edges(get: Lookup, sign: Figure | None) -> list[str]:
+    """What signed sums over paths and single edges say of changes."""
+    reasons = []
+    right = get("signs", "all paths: share of the change with the right sign, attention held")
+    if sign is not None and right is not None:
+        word = "predicts" if sign.low > ENOUGH else "barely predicts" if sign.value < 0.4 else "roughly predicts"
+        reasons.append(
+            f"The signed sum over paths {word} how the target moves: {sign}; {right.value:.0%} of the movement has "
+            f"the sign it says."
+        )
+    cause = _cause(get)
+    if cause is not None:
+        reasons.append(cause)
+    knock = get("pairs", "paths over other features and what the MLPs between add")
+    edges = get("pairs", "edge and change, MLPs between held")
+    if knock is not None and edges is not None:
+        reasons.append(
+            f"Edges between features hold with all else held ({edges}), as they must; effects by way of further "
+            f"features at {knock}."
+        )
+    return reasons
 
 
 def _cause(get: Lookup) -> str | None:
