@@ -7,9 +7,9 @@ import torch
 from conftest import PROMPT
 
 import unweave
+from unweave.models.places import neurons_changed
 from unweave.response.attending import looked_at, pattern_starts
 from unweave.response.pairs import channel_effects, pair_terms
-from unweave.response.ranking import neurons_changed
 from unweave.response.routes import setting_of
 from unweave.validation.putting import changed_of
 

@@ -5,7 +5,8 @@ import torch
 from conftest import PROMPT
 
 import unweave
-from unweave.response.ranking import GATES, INPUTS, neurons_changed, reference_neurons, strengths
+from unweave.models.places import neurons_changed
+from unweave.response.ranking import GATES, INPUTS, reference_neurons, strengths
 from unweave.response.routes import setting_of
 
 OTHER = [0, 7, 3, 22, 7, 12]

@@ -7,8 +7,8 @@ import torch
 from conftest import PROMPT
 
 import unweave
+from unweave.models.places import neurons_changed
 from unweave.page.view import view
-from unweave.response.ranking import neurons_changed
 from unweave.validation.curves import CircuitCurve
 from unweave.validation.joint import JointEffect, adds_up_to, joint_effects, joint_sets
 from unweave.validation.putting import changed_of, mask_of

@@ -1,16 +1,14 @@
 """Passes through a small model with neurons, heads or embeddings given, many variants at once."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.language_model import LanguageModel
-from ..validation.putting import neurons_changed
+from ..models.places import Place, hooked
 
 AT_ONCE = 1024
 """Variants in one pass."""
@@ -62,21 +60,18 @@ def run_put(model: LanguageModel, ids: Int[Tensor, "variant pos"], put: GivenVal
 
 
 def _run_put(model: LanguageModel, ids: Int[Tensor, "variant pos"], put: GivenValues) -> BatchPass:
-    neurons: dict[int, Tensor] = {}
-    heads: dict[int, Tensor] = {}
+    seen: dict[tuple[Place, int], Tensor] = {}
+    given = {"neurons": put.neurons, "heads": put.heads}
 
-    def change(layer: int, h: Tensor) -> Tensor:
-        neurons[layer] = h
-        return h if put.neurons is None else torch.where(put.neurons[0][:, layer], put.neurons[1][:, layer], h)
-
-    def change_heads(layer: int, z: Tensor) -> Tensor:
-        heads[layer] = z
-        return z if put.heads is None else torch.where(put.heads[0][:, layer], put.heads[1][:, layer], z)
+    def change(place: Place, layer: int, x: Tensor) -> Tensor | None:
+        seen[place, layer] = x.detach()
+        found = given[place]
+        return None if found is None else torch.where(found[0][:, layer], found[1][:, layer], x)
 
     embeddings = model.module.get_input_embeddings()(ids) if put.embeddings is None else put.embeddings
-    with torch.no_grad(), neurons_changed(model, change), heads_changed(model, change_heads):
+    with torch.no_grad(), hooked(model, change, ("neurons", "heads")):
         logits = model.module(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
-    return BatchPass(embeddings.detach(), _stacked(neurons), _stacked(heads), logits)
+    return BatchPass(embeddings.detach(), _stacked(seen, "neurons"), _stacked(seen, "heads"), logits)
 
 
 def gradients(
@@ -86,37 +81,17 @@ def gradients(
 ) -> tuple[Float[Tensor, "variant layer pos neuron"], Float[Tensor, "variant layer pos channel"]]:
     """The gradients of a number from the last logits with respect to neurons and to what heads bring, at embeddings
     that need not be a prompt's."""
-    neurons: dict[int, Tensor] = {}
-    heads: dict[int, Tensor] = {}
+    seen: dict[tuple[Place, int], Tensor] = {}
 
-    def kept(found: dict[int, Tensor]) -> Callable[[int, Tensor], Tensor]:
-        def keep(layer: int, h: Tensor) -> Tensor:
-            found[layer] = h if h.requires_grad else h.detach().requires_grad_()
-            return found[layer]
+    def keep(place: Place, layer: int, x: Tensor) -> Tensor:
+        seen[place, layer] = x if x.requires_grad else x.detach().requires_grad_()
+        return seen[place, layer]
 
-        return keep
-
-    with torch.enable_grad(), neurons_changed(model, kept(neurons)), heads_changed(model, kept(heads)):
+    with torch.enable_grad(), hooked(model, keep, ("neurons", "heads")):
         start = embeddings.detach().requires_grad_()
         value = measure(model.module(inputs_embeds=start, use_cache=False).logits[:, -1]).sum()
-        parts = [*(neurons[layer] for layer in sorted(neurons)), *(heads[layer] for layer in sorted(heads))]
-        found = torch.autograd.grad(value, parts)
-    return torch.stack(found[: len(neurons)], 1), torch.stack(found[len(neurons) :], 1)
-
-
-@contextmanager
-def heads_changed(model: LanguageModel, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Let what enters each attention's output map be `change(layer, [sequence, pos, channel])`."""
-    row = model.architecture
-    with ExitStack() as stack:
-        for layer, block in enumerate(model.blocks):
-            output = block.get_submodule(row.attention).get_submodule(row.output)
-
-            def hook(module: Any, args: Any, layer: int = layer) -> Any:
-                return (change(layer, args[0]), *args[1:])
-
-            stack.callback(output.register_forward_pre_hook(hook).remove)
-        yield
+        slopes = dict(zip(seen, torch.autograd.grad(value, list(seen.values())), strict=True))
+    return _stacked(slopes, "neurons"), _stacked(slopes, "heads")
 
 
 @dataclass(frozen=True)
@@ -168,5 +143,5 @@ def head_mask(
     return mask
 
 
-def _stacked(layers: dict[int, Tensor]) -> Tensor:
-    return torch.stack([layers[layer].detach() for layer in sorted(layers)], 1)
+def _stacked(seen: dict[tuple[Place, int], Tensor], place: Place) -> Tensor:
+    return torch.stack([seen[key] for key in sorted(key for key in seen if key[0] == place)], 1)

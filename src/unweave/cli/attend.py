@@ -12,17 +12,17 @@ def attend(
     graph: Annotated[Path, typer.Argument(help="File of a response graph (unweave trace --response).")],
     model: Model = "smollm2",
     transcoders: Annotated[
-        str | None, typer.Option("--transcoders", "-t", help="The dictionary, if the graph's units are features.")
+        str | None, typer.Option("--transcoders", "-t", help="The transcoders, if the graph's units are features.")
     ] = None,
-    most: Annotated[int, typer.Option(help="How many heads.")] = 5,
-    sources: Annotated[int, typer.Option(help="How many sources of each side to show.")] = 4,
+    most: Annotated[int, typer.Option(help="Number of heads.")] = 5,
+    sources: Annotated[int, typer.Option(help="Sources to show on each side.")] = 4,
     check: Annotated[
-        int, typer.Option(help="Take so many units away in the real model and compare each head's pattern; 0: none.")
+        int, typer.Option(help="Ablate this many units in the real model and compare each head's pattern; 0: none.")
     ] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Say why the heads that matter most to a response graph's target looked where they did."""
+    """Explain why the heads that matter most to a response graph's target attend where they do."""
     with progress(f"loading {model}") as report:
         from ..graphs.graph import Graph
         from ..models.loading import load_model

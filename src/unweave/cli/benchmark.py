@@ -11,22 +11,25 @@ from .terminal import AsJson, collect_garbage, escaped, print_json, progress, st
 
 def benchmark(
     tasks: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this task, or several with commas; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this task, or several separated by commas; repeatable."),
     ] = None,
     methods: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this method, or several with commas; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this method, or several separated by commas; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Models of each task.")] = 3,
-    inputs: Annotated[int, typer.Option(help="Pairs of prompts of each model.")] = 4,
+    seeds: Annotated[int, typer.Option(help="Models per task.")] = 3,
+    inputs: Annotated[int, typer.Option(help="Pairs of prompts per model.")] = 4,
     scores: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Also judge scores that another tool gave, as JSON; repeatable."),
+        typer.Option(metavar="NAME=FILE", help="Also evaluate the scores of another tool, as JSON; repeatable."),
     ] = None,
     dictionaries: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Also train dictionaries: per-layer, skip, cross-layer, or several with commas; do they keep middles?",
+            help="Also train transcoders (per-layer, skip, cross-layer, or several separated by commas) and test "
+            "which steps they keep.",
         ),
     ] = None,
     out: Annotated[
@@ -34,7 +37,7 @@ def benchmark(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge methods on models whose circuits are known: exit code 1 if a model does not compute by its circuit."""
+    """Score methods on models whose circuits are known; exit code 1 if a model does not compute by its circuit."""
     given = dict(_named(one) for one in scores or ())
     with progress("compiling models") as say:
         from ..benchmark.methods import METHODS

@@ -99,7 +99,7 @@ def _yes() -> Any:
         ask_above(None if value else ASK_ABOVE)
         return value
 
-    said = f"Fetch from the hub without being asked, also more than {in_words(ASK_ABOVE)}."
+    said = f"Download from the hub without asking, even more than {in_words(ASK_ABOVE)}."
 
     @app.command()
     def fetches(yes: Annotated[bool, typer.Option("--yes", callback=agreed, help=said)] = False) -> None:

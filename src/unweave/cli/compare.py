@@ -10,22 +10,22 @@ from .terminal import AsJson, Model, escaped, print_json, progress, stdout
 
 
 def compare(
-    prompt: Annotated[str, typer.Argument(help="The text whose next token is to be explained.")],
+    prompt: Annotated[str, typer.Argument(help="The text whose next token is explained.")],
     other: Annotated[str | None, typer.Argument(metavar="PROMPT_B", help="The prompt to compare it with.")] = None,
     models: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Compare two models of one layout on one prompt instead."),
+        typer.Option(metavar="A B", help="Compare two models of the same architecture on one prompt instead."),
     ] = None,
     model: Model = "smollm2",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     baseline: Annotated[
-        str, typer.Option(help="auto (a contrast that is found for each, else means), mean or zero.")
+        str, typer.Option(help="auto (a contrast prompt found for each, otherwise mean), mean or zero.")
     ] = "auto",
     ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Two explanations side by side: groups that both have, groups of one alone, arrows that differ."""
+    """Compare two explanations: groups they share, groups that only one has, arrows that differ."""
     if (other is None) == (models is None):
         raise OptionError("give either a second prompt or --models A B")
     if other == prompt:

@@ -19,7 +19,8 @@ def eval_(
         ),
     ] = None,
     short: Annotated[
-        bool, typer.Option("--short", help="Also short texts about the world, such as people trace, as a kind `short`.")
+        bool,
+        typer.Option("--short", help="Also short texts about the world, like typical prompts, reported as `short`."),
     ] = False,
     tokens: Annotated[int, typer.Option(help="Tokens to evaluate on, shared by all kinds of text.")] = 20_000,
     context: Annotated[

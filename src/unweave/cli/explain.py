@@ -16,25 +16,28 @@ SUFFIXES = {".json": "facts", ".md": "report", ".svg": "picture", ".yaml": "clai
 
 
 def explain(
-    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is to be explained.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is explained.")] = None,
     instead: Annotated[
         str | None,
-        typer.Option(metavar="PROMPT", help="A prompt of as many tokens with another answer. Default: one is found."),
+        typer.Option(metavar="PROMPT", help="A prompt of the same length with another answer. Default: one is found."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Token to explain, as text (' Paris') or #id; one that is not said: why not. Default: said."),
+        typer.Option(
+            help="Token to explain, as text (' Paris') or #id; if it is not the predicted one: why not. Default: "
+            "that one."
+        ),
     ] = None,
     model: Model = "smollm2",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    units: Annotated[str, typer.Option(help="What groups are made of: neurons.")] = "neurons",
-    groups: Annotated[int | None, typer.Option(metavar="N", help="At most so many groups. Default: up to 12.")] = None,
+    units: Annotated[str, typer.Option(help="What groups consist of: neurons.")] = "neurons",
+    groups: Annotated[int | None, typer.Option(metavar="N", help="At most this many groups. Default: 12.")] = None,
     features: Annotated[
         Path | None, typer.Option("--features", "-f", help="Folder of feature pages of the model's neurons, for names.")
     ] = None,
     baseline: Annotated[
-        str, typer.Option(help="Without --instead: auto (a prompt that is found, else mean), mean or zero.")
+        str, typer.Option(help="Without --instead: auto (a prompt if one is found, otherwise mean), mean or zero.")
     ] = "auto",
     prompts: Annotated[
         Path | None,
@@ -44,16 +47,21 @@ def explain(
     ids: Annotated[bool, typer.Option("--ids", help="Prompts are lists of token ids, such as '1 504 3575'.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write it: .md report with picture, .svg, .yaml claims, .json facts; "
-                     "a name without one of these: all four."),
+        typer.Option(
+            metavar="FILE",
+            help="Write a report with picture (.md), the picture (.svg), claims (.yaml) or facts (.json); "
+            "any other name: all four.",
+        ),
     ] = None,
     keep: Annotated[
         bool,
-        typer.Option("--keep/--no-keep", help="Keep it in graphs, with a response graph, for unweave serve."),
+        typer.Option(
+            "--keep/--no-keep", help="Keep the explanation and a response graph in ./graphs, for unweave serve."
+        ),
     ] = True,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Say why: what the answer hangs on, by which way, what works against it; every sentence measured."""
+) -> None:
+    """Explain a prediction: what the answer depends on, how it gets there and what works against it, all measured."""
     begin = time.perf_counter()
     _check(units, groups, baseline)
     wanted = None if target is None else target_of(target)

@@ -24,8 +24,8 @@ def export(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="HTML: folder with feature pages, of which those of the most influential features are included. "
-            "Default: those that ship, if they are of this dictionary."
+            help="HTML: folder of feature pages; those of the most influential features are included. Default: those "
+            "that ship, if they are of these transcoders."
         ),
     ] = None,
     scan: Annotated[str | None, typer.Option(help="Neuronpedia: the model's name there.")] = None,

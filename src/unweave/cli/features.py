@@ -175,7 +175,7 @@ def like(
     transcoders: Dictionary = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the features that are more active on the given texts than on other text."""
+    """Find features that are more active on the given texts than on other text."""
     from .show_features import show_like
 
     with progress(f"loading {model}"):
@@ -256,7 +256,7 @@ def score(
     transcoders: Dictionary = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score labels: do they tell on which held-out contexts their features are active?"""
+    """Score labels: do they predict on which held-out contexts the features are active?"""
     with progress(f"loading {model}") as report:
         from ..features.judge import judge, sample_live
         from ..features.pages import open_pages
@@ -333,7 +333,7 @@ def carry(
     model: Model = "smollm2",
     transcoders: Dictionary = None,
 ) -> None:
-    """Carry pages over to a dictionary of which `train --train decoders` has changed decoders only."""
+    """Carry pages over to transcoders of which `train --train decoders` changed only the decoders."""
     with progress(f"loading {model}") as report:
         from ..features.carry import carry as carry_over
         from ..features.pages import open_pages

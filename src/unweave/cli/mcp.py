@@ -21,10 +21,12 @@ def mcp(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where results may be written. Default: nowhere; traces are temporary."),
+        typer.Option(
+            metavar="FOLDER", help="Folder that results may be written to. Default: none; traces are temporary."
+        ),
     ] = None,
 ) -> None:
-    """Give the tools to an assistant in an editor (Model Context Protocol on stdin and stdout)."""
+    """Serve the tools to an assistant in an editor (Model Context Protocol over stdin and stdout)."""
     require("mcp", "mcp", "assistants")
     from ..base.files import check_writable
     from ..mcp.serving import serve

@@ -17,7 +17,7 @@ MOST_DOSES = 1000
 
 def steer(
     prompt: Annotated[
-        str | None, typer.Argument(help="The text whose next token is to be changed. Default: the graph's.")
+        str | None, typer.Argument(help="The text whose next token is changed. Default: the graph's.")
     ] = None,
     model: Model = "smollm2",
     transcoders: Dictionary = None,

@@ -11,7 +11,7 @@ from .terminal import AsJson, Dictionary, collect_garbage, escaped, print_json, 
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True,
-    help="Reproduce behaviours of a model, and test by intervention how it produces them."
+    help="Reproduce behaviours of a model and test by intervention how it produces them."
 )  # fmt: skip
 DEFAULT = "smollm2"
 HERE = ("smollm2", "organism")

@@ -51,7 +51,7 @@ Dictionary = Annotated[
     ),
 ]
 Chat = Annotated[
-    bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as the user's message.")
+    bool, typer.Option("--chat", help="Wrap the prompt in the model's chat template, as the user's message.")
 ]
 System = Annotated[
     str | None,

@@ -20,7 +20,7 @@ from .trace_response import ResponseOptions, trace_response
 
 @taking(question_options(Question), before="node_threshold")
 def trace(
-    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is to be explained.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The text whose next token is explained.")] = None,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
@@ -54,7 +54,11 @@ def trace(
     workers: Annotated[str, typer.Option(help="With --prompts: the number of processes, or ray, or ray:N.")] = "1",
     estimate: Annotated[bool, typer.Option("--estimate", help="Estimate time, memory and disk, and stop.")] = False,
     response: Annotated[
-        bool, typer.Option("--response", help="A response graph: what would happen without a unit, to first order.")
+        bool,
+        typer.Option(
+            "--response",
+            help="A response graph instead: how the prediction would change without each unit, to first order.",
+        ),
     ] = False,
     units: Annotated[str, typer.Option(help="With --response: neurons, or the transcoders' features.")] = "neurons",
     instead: Annotated[

@@ -21,7 +21,7 @@ def validate(
         int, typer.Option(help="How many features to ablate: half the strongest, half at random.")
     ] = 300,
     pairs: Annotated[int, typer.Option(help="How many features' effects on later features to test; 0: none.")] = 40,
-    reach: Annotated[int, typer.Option(help="Those lie at most so many layers later.")] = 3,
+    reach: Annotated[int, typer.Option(help="With --pairs: at most this many layers apart.")] = 3,
     disturbances: Annotated[
         int, typer.Option(help="How many perturbations of each kind to follow through the replacement model; 0: none.")
     ] = 24,
@@ -35,7 +35,9 @@ def validate(
     neurons: Annotated[bool, typer.Option(help="Repeat a third of it with the model's own neurons.")] = True,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Text to fit the random dictionary to: file, folder, JSONL, Parquet or dataset; repeatable."),
+        typer.Option(
+            help="Text to fit the random transcoders to: file, folder, JSONL, Parquet or dataset; repeatable."
+        ),
     ] = None,
     budget: Annotated[
         float | None,

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ..attribution.targets import resolve_targets
 from ..errors import OptionError, PromptError
-from ..interventions.live import PLACES, Inside, Place, TokenPair, look, next_logits
+from ..interventions.live import Inside, TokenPair, look, next_logits
 from ..models.language_model import LanguageModel
-from ..response.means import texts
+from ..models.places import PLACES, Place
+from ..response.means import over_texts
 from .maps import Contrast, with_prompt, with_values
 
 BASELINES = ("auto", "mean", "zero")
@@ -206,15 +207,9 @@ def text_means(model: LanguageModel) -> Mapping[Place, Sequence[Float[Tensor, " 
     Raises:
         OptionError: the model has no tokenizer.
     """
-    if model.tokenizer is None:
-        raise OptionError(f"{model.name} has no tokenizer, so no means over text; give instead=, or baseline='zero'")
-    sums: dict[tuple[Place, int], Tensor] = {}
-    found = texts(model)
-    for ids in found:
-        for key, value in look(model, ids).at.items():
-            sums[key] = sums.get(key, 0) + value[1:].double().sum(0)
-    count = sum(len(ids) - 1 for ids in found)
-    return _by_place({key: (value / count).to(model.engine_dtype) for key, value in sums.items()})
+    return _by_place(
+        over_texts(model, lambda ids: {key: x[1:].double().sum(0) for key, x in look(model, ids).at.items()})
+    )
 
 
 def _by_place(values: dict[tuple[Place, int], Tensor]) -> Mapping[Place, Sequence[Tensor]]:

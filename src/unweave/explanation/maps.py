@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions.live import PLACES, Inside, Place, TokenPair, heads_of, look, run
+from ..interventions.live import Inside, TokenPair, heads_of, look, run
 from ..models.language_model import LanguageModel
+from ..models.places import PLACES, Place
 
 CELLS = 6000
 """Cells of one map, times tokens of the prompt: with more, bands of layers get wider."""

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import Gauge, Inside, Place, Put, Ran, heads_of, run
+from ..interventions.live import Gauge, Inside, Put, Ran, heads_of, run
 from ..interventions.parts import Part
+from ..models.places import Place
 from .arrows import Arrow
 from .choose import DRAWS, SEED, random_sets
 from .groups import PartGroup

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..interventions.live import Gauge, GaugeReading, Place, Variant, heads_of, run
+from ..interventions.live import Gauge, GaugeReading, Variant, heads_of, run
 from ..interventions.parts import Part
 from ..interventions.slopes import Slopes, slopes
+from ..models.places import Place
 from .groups import PartGroup
 from .maps import Contrast, Head
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from ..graphs.comparison import aligned
-from ..interventions.live import Place
+from ..models.places import Place
 from .arrows import agreement_of_arrows
 from .choose import Chosen
 from .contrast import same_question

@@ -1,10 +1,9 @@
 """The real model with values put in place, many variants in one pass; whatever is not put responds."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,10 +12,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedModel
 from ..models.language_model import LanguageModel
+from ..models.places import Place, hooked
 
-Place = Literal["stream", "heads", "neurons"]
-"""What enters a block; what enters attention's output projection, head by head; what enters the MLP's last map."""
-PLACES: tuple[Place, ...] = ("stream", "heads", "neurons")
 PREFIXES = 6
 """Beginnings of prompts whose keys and values are kept."""
 TOKENS_PER_PASS = 384
@@ -353,33 +350,3 @@ def put_in(puts: dict[tuple[bool, bool], list[tuple[int, Put]]] | None, x: Tenso
         where = (row, position, torch.cat(index)) if index else (row, position)
         x.index_put_(where, torch.cat([put.value for _, put in some]).to(x), accumulate=add)
     return x
-
-
-@contextmanager
-def hooked(model: LanguageModel, change: Callable[[Place, int, Tensor], Tensor | None]) -> Iterator[None]:
-    """`change` is told what passes each place, and may return what is to pass instead."""
-    row, handles = model.architecture, []
-
-    def before(place: Place, layer: int) -> Callable:
-        def hook(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-            new = change(place, layer, args[0] if args else kwargs["hidden_states"])
-            if new is None:
-                return None
-            return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
-
-        return hook
-
-    try:
-        for layer, block in enumerate(model.blocks):
-            modules = {
-                "stream": block,
-                "heads": model.mixed(layer),
-                "neurons": block.get_submodule(row.mlp).get_submodule(row.down),
-            }
-            for place in PLACES:
-                hook = before(place, layer)
-                handles.append(modules[place].register_forward_pre_hook(hook, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import InterventionError
 from ..models.language_model import LanguageModel
-from .live import Gauge, GaugeReading, Inside, NeuronPlaces, Place, Put, heads_of
+from ..models.places import Place
+from .live import Gauge, GaugeReading, Inside, NeuronPlaces, Put, heads_of
 
 _HEAD, _MLP, _NEURON = (
     re.compile(pattern) for pattern in (r"(\d+)\.h(\d+)@(\d+)", r"(\d+)(?:-(\d+))?\.mlp@(\d+)", r"(\d+)_(\d+)_(\d+)")

@@ -8,15 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.language_model import LanguageModel
+from ..models.places import Place, hooked
 from .live import (
     TOKENS_PER_PASS,
     Gauge,
-    Place,
     TokenPair,
     Variant,
     first_touched,
     flat_puts,
-    hooked,
     last_logits,
     prefix,
     put_in,

@@ -32,6 +32,19 @@ _COHERE: dict[str, Any] = {
     "pairs": True,
     **_SHARED_NORM,
 }
+_GPT2_KEYS = frozenset(
+    "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop attn_pdrop "
+    "layer_norm_epsilon scale_attn_weights summary_type summary_use_proj summary_activation summary_proj_to_labels "
+    "summary_first_dropout tie_word_embeddings".split()
+)
+_GPT2: dict[str, Any] = {
+    "norm": "layer",
+    "epsilon": "layer_norm_epsilon",
+    "blocks": "transformer.h",
+    "final_norm": "transformer.ln_f",
+    "attention": "attn",
+    "attention_norm": "ln_1",
+}
 _GEMMA3_KEYS = DECODER | WINDOWS | GEMMA | frozenset("rope_local_base_freq sliding_window_pattern".split())
 
 DENSE: tuple[Architecture, ...] = (
@@ -93,19 +106,8 @@ DENSE: tuple[Architecture, ...] = (
     ),
     Architecture(
         "gpt2",
-        keys=frozenset(
-            "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop "
-            "embd_pdrop attn_pdrop layer_norm_epsilon "
-            "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout "
-            "scale_attn_weights scale_attn_by_inverse_layer_idx reorder_and_upcast_attn "
-            "add_cross_attention tie_word_embeddings".split()
-        ),
-        norm="layer",
-        epsilon="layer_norm_epsilon",
-        blocks="transformer.h",
-        final_norm="transformer.ln_f",
-        attention="attn",
-        attention_norm="ln_1",
+        keys=_GPT2_KEYS
+        | frozenset("scale_attn_by_inverse_layer_idx reorder_and_upcast_attn add_cross_attention".split()),
         value="c_attn",
         value_part="tail",
         output="c_proj",
@@ -114,6 +116,7 @@ DENSE: tuple[Architecture, ...] = (
         gate=None,
         activation="act",
         down="c_proj",
+        **_GPT2,
     ),
     Architecture(
         "gpt_neox",
@@ -220,17 +223,7 @@ DENSE: tuple[Architecture, ...] = (
     ),
     Architecture(
         "gptj",
-        keys=frozenset(
-            "vocab_size n_positions n_ctx n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop "
-            "attn_pdrop layer_norm_epsilon rotary rotary_dim scale_attn_weights summary_type summary_use_proj "
-            "summary_activation summary_proj_to_labels summary_first_dropout tie_word_embeddings".split()
-        ),
-        norm="layer",
-        epsilon="layer_norm_epsilon",
-        blocks="transformer.h",
-        final_norm="transformer.ln_f",
-        attention="attn",
-        attention_norm="ln_1",
+        keys=_GPT2_KEYS | {"rotary", "rotary_dim"},
         output="out_proj",
         up="fc_in",
         gate=None,
@@ -238,5 +231,6 @@ DENSE: tuple[Architecture, ...] = (
         down="fc_out",
         parallel=True,
         mlp_norm="ln_1",
+        **_GPT2,
     ),
 )

@@ -1,11 +1,11 @@
 """Mean activations over a little text, the usual stand-in where no contrast prompt is given."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,7 @@ from .building import tangent_mlp, watch
 from .references import feature_firing, written_outputs
 
 TEXT = Path(__file__).parents[1] / "data" / "held-out"
+Key = TypeVar("Key")
 DOCUMENTS, TOKENS = 8, 64
 """How many texts of each kind are read, and how much of each."""
 
@@ -44,8 +45,6 @@ def text_means(model: LanguageModel, transcoders: Transcoders | None) -> Means:
     Raises:
         OptionError: the model has no tokenizer.
     """
-    if model.tokenizer is None:
-        raise OptionError(f"{model.name} has no tokenizer, so no means over text; use baseline='zero' or instead=...")
     known = _KNOWN.setdefault(model.module, {})
     key = "neurons" if transcoders is None else transcoders.sha256
     if key not in known:
@@ -82,20 +81,35 @@ def texts(model: LanguageModel, first: int = 0, tokens: int = TOKENS) -> list[In
     return found
 
 
-def _means(model: LanguageModel, transcoders: Transcoders | None) -> Means:
-    sums: list[tuple[list[Tensor], Tensor, Tensor]] = []
+def over_texts(
+    model: LanguageModel, sums: Callable[[Int[Tensor, " pos"]], Mapping[Key, Float[Tensor, "..."]]]
+) -> dict[Key, Float[Tensor, "..."]]:
+    """Means per token over `texts`, of what `sums` gives of each text summed over all positions but the first.
+
+    Raises:
+        OptionError: the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise OptionError(f"{model.name} has no tokenizer, so no means over text; use baseline='zero' or instead=...")
+    total: dict[Key, Tensor] = {}
     count = 0
     for ids in texts(model):
         count += len(ids) - 1
-        plain = transcoders is None and model.architecture.up is not None
-        sums.append(_neuron_sums(model, ids) if plain else _unit_sums(model, transcoders, ids))
-    units, outputs, embeddings = zip(*sums, strict=True)
-    dtype = model.engine_dtype
-    return Means(
-        tuple((torch.stack(parts).sum(0) / count).to(dtype) for parts in zip(*units, strict=True)),
-        (torch.stack(outputs).sum(0) / count).to(dtype),
-        (torch.stack(embeddings).sum(0) / count).to(dtype),
-    )
+        for key, part in sums(ids).items():
+            total[key] = total[key] + part if key in total else part
+    return {key: (value / count).to(model.engine_dtype) for key, value in total.items()}
+
+
+def _means(model: LanguageModel, transcoders: Transcoders | None) -> Means:
+    plain = transcoders is None and model.architecture.up is not None
+
+    def sums(ids: Tensor) -> dict[int | str, Tensor]:
+        units, outputs, embeddings = _neuron_sums(model, ids) if plain else _unit_sums(model, transcoders, ids)
+        return {**dict(enumerate(units)), "outputs": outputs, "embeddings": embeddings}
+
+    found = over_texts(model, sums)
+    outputs, embeddings = found.pop("outputs"), found.pop("embeddings")
+    return Means(tuple(found[layer] for layer in range(len(found))), outputs, embeddings)
 
 
 def _neuron_sums(model: LanguageModel, ids: Int[Tensor, " pos"]) -> tuple[list[Tensor], Tensor, Tensor]:

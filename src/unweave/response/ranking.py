@@ -1,15 +1,14 @@
 """How much each unit matters, for choosing and ordering: by the gradient on the prompt, or averaged on the way to what
 takes its place."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..base.choices import Ranking, choice
-from ..models.language_model import LanguageModel
+from ..models.places import neurons_changed
 from .asking import ResponseQuestion
 from .backward import real_gradients
 from .setting import Setting, taken_tokens
@@ -129,14 +128,3 @@ def _gradients(
         places = part.places(n)
         h[places, part.first : part.first + len(part.writes)] = writes[layer][places] @ part.writes.T
     return h[units.position, units.index]
-
-
-@contextmanager
-def neurons_changed(model: LanguageModel, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Let what enters each MLP's last linear map be `change(layer, activations [sequence, pos, neuron])`."""
-    with ExitStack() as stack:
-        for layer, block in enumerate(model.blocks):
-            down = block.get_submodule(model.architecture.mlp).get_submodule(model.architecture.down)
-            hook = down.register_forward_pre_hook(lambda module, args, layer=layer: (change(layer, args[0]), *args[1:]))
-            stack.callback(hook.remove)
-        yield

@@ -54,7 +54,7 @@ class TrainConfig:
     text: tuple[str, ...] = _option(
         (), "File, folder, Parquet, JSONL or dataset name, with a weight if wanted: corpus.jsonl=0.7; repeatable."
     )
-    self_sample: float = _option(0.0, "Share of the tokens that the model writes itself, 0 to 1.")
+    self_sample: float = _option(0.0, "Share of the tokens that are sampled from the model itself, 0 to 1.")
     held_out: float = _option(0.01, "Share of the documents kept for evaluation, chosen by a hash of their text.")
     objective: str = _option(
         "local", "local (each MLP's output), or end-to-end (the model's predictions, all MLPs replaced at once)."
@@ -68,45 +68,45 @@ class TrainConfig:
         "skip",
         "per-layer, skip (per-layer with a skip matrix), cross-layer, or incremental (cross-layer with tied decoders).",
     )
-    width: str = _option("2048", "Features a layer: one number, or runs such as 3072x2,2048x26,3072x2.")
+    width: str = _option("2048", "Features per layer: one number, or runs such as 3072x2,2048x26,3072x2.")
     activation: str = _option("batchtopk", "batchtopk (saved as JumpReLU), topk, relu, or jumprelu.")
     k: str = _option(
-        "64", "Mean active features a token for batchtopk, exact number for topk; like --width one number or runs."
+        "64", "Mean active features per token for batchtopk, exact number for topk; like --width, one number or runs."
     )
-    k_start: float = _option(4.0, "k starts at so many times its value.")
-    k_anneal: float = _option(0.15, "Share of the training over which k comes down.")
+    k_start: float = _option(4.0, "k starts at this many times its value.")
+    k_anneal: float = _option(0.15, "Share of the training over which k falls to its value.")
     sparsity: float = _option(
-        0.002, "Tanh penalty of relu and jumprelu for each active feature, reached linearly over the whole training."
+        0.002, "Weight of the tanh penalty for relu and jumprelu, reached linearly over the whole training."
     )
     tanh_scale: float = _option(4.0, "c in the penalty tanh(c |decoder| activation).")
-    threshold: float = _option(0.03, "First threshold of jumprelu, in units of the normalised input.")
+    threshold: float = _option(0.03, "Initial threshold of jumprelu, in units of the normalised input.")
     bandwidth: float = _option(0.5, "Width of jumprelu's straight-through window, in the same units.")
-    tokens: int = _option(4_000_000, "Tokens to train on, repeats counted.")
-    batch: int = _option(4096, "Tokens a step.")
-    context: int = _option(128, "Tokens a sequence.")
+    tokens: int = _option(4_000_000, "Tokens to train on, including repeats.")
+    batch: int = _option(4096, "Tokens per step.")
+    context: int = _option(128, "Tokens per sequence.")
     buffer: int = _option(2, "Batches recorded together; tokens are shuffled among them.")
-    reuse: int = _option(1, "Times that each recorded token is trained on.")
+    reuse: int = _option(1, "How many times each recorded token is trained on.")
     on_policy: float = _option(
         0.0,
         "Share of the sequences recorded with some layers already replaced, so that features learn how MLPs respond.",
     )
-    lr: float = _option(1e-3, "Adam's step size.")
-    warmup: int = _option(100, "Steps over which it rises.")
-    decay: float = _option(0.3, "Last share of the training over which it falls to zero.")
+    lr: float = _option(1e-3, "Adam's learning rate.")
+    warmup: int = _option(100, "Steps over which the learning rate rises.")
+    decay: float = _option(0.3, "Final share of the training over which the learning rate falls to zero.")
     outlier: float = _option(
-        16.0, "A target of more than so many times the median squared norm is weighted down to that."
+        16.0, "Outputs with more than this many times the median squared norm are down-weighted to it."
     )
-    dead_after: int = _option(200_000, "A feature silent for so many tokens is dead.")
+    dead_after: int = _option(200_000, "A feature that is inactive for this many tokens counts as dead.")
     auxiliary: float = _option(1 / 32, "Weight of the loss that revives dead features; 0 leaves them.")
-    init: str = _option("", "A dictionary to go on from; new features are added where it is narrower.")
+    init: str = _option("", "Transcoders to start from; new features are added where they are narrower.")
     statistics: int = _option(32_768, "Tokens for scales and the least-squares start of skip matrices.")
     precision: str = _option("auto", "auto, float32, or bfloat16 (products only; state stays float32).")
     parallel: str = _option(
-        "data", "Under torchrun: data (each process its share of a batch) or layers (each its range)."
+        "data", "Under torchrun: data (a share of each batch per process) or layers (a range of layers per process)."
     )
     evaluate: int = _option(500_000, "Tokens between evaluations on held-out text; 0: only at the end.")
     checkpoint: float = _option(4.0, "Minutes between checkpoints, at most 5.")
-    seed: int = _option(0, "Decides initial weights, the order of text and what is sampled.")
+    seed: int = _option(0, "Random seed for initial weights, the order of text and samples.")
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.

@@ -15,8 +15,9 @@ from ..interventions.attribution_patching import target_value
 from ..interventions.edits import Feature, Intervention, set_to
 from ..interventions.interventions import intervene_each
 from ..models.language_model import LanguageModel
+from ..models.places import neurons_changed
 from ..models.recording import Recording
-from ..response.ranking import neurons_changed, reference_neurons, support
+from ..response.ranking import reference_neurons, support
 from ..response.routes import setting_of
 from ..response.setting import Setting
 from ..response.units import Units

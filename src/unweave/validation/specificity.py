@@ -13,8 +13,8 @@ from ..graphs.graph import Graph
 from ..interventions.edits import EVERYWHERE, Feature, set_to
 from ..interventions.interventions import intervene_each
 from ..models.language_model import LanguageModel
+from ..models.places import neurons_changed
 from ..response.means import texts
-from ..response.ranking import neurons_changed
 from ..transcoders.replacement import ReplacementModel
 from .putting import Changed, ChangedNeurons, changed_of, mask_of
 
