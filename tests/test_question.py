@@ -80,3 +80,38 @@ def test_wrong_models_and_prompts(tiny, unchecked):
             unweave.intervene(model, PROMPT, [])
     with pytest.raises(PromptError, match="is not a whole number"):
         unweave.intervene(tiny(), ["36"], [])
+
+
+WRONG_TYPES = {
+    "prune a number": (lambda model, graph: unweave.prune(3), "prune: graph is 3 (int); give Graph"),
+    "threshold as text": (
+        lambda model, graph: unweave.prune(graph, "0.8"),
+        "node_threshold is '0.8' (str); give float",
+    ),
+    "save to a number": (lambda model, graph: graph.save(3), "save: path is 3 (int); give str or Path"),
+    "load a number": (lambda model, graph: unweave.Graph.load(3), "load: path is 3 (int); give str or Path"),
+    "most as text": (
+        lambda model, graph: unweave.response_graph(model, PROMPT, most="9"),
+        "most is '9' (str); give int",
+    ),
+    "most as truth": (lambda model, graph: unweave.response_graph(model, PROMPT, most=True), "most is True (bool)"),
+    "explain by name": (lambda model, graph: unweave.explain("x", "y"), "explain: model is 'x' (str); give Rep"),
+    "validate a file": (lambda model, graph: unweave.validate(model, "a.graph"), "validate: graph is 'a.graph' (str)"),
+    "show a name": (lambda model, graph: unweave.show("graph"), "show: graph is 'graph' (str); give Graph"),
+    "long": (lambda model, graph: unweave.prune(list(range(99))), "... (list); give Graph"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_wrong_types_are_one_clear_line(tiny, unchecked, name):
+    call, message = WRONG_TYPES[name]
+    with pytest.raises(OptionError) as told:
+        call(tiny(), unweave.attribute(tiny(), PROMPT, max_features=5))
+    assert message in str(told.value) and "\n" not in str(told.value)
+
+
+def test_numbers_of_other_libraries_are_numbers(tiny, unchecked):
+    graph = unweave.attribute(tiny(), PROMPT, max_features=5)
+    assert len(unweave.prune(graph, torch.tensor(0.5)).nodes) == len(unweave.prune(graph, 0.5).nodes)
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        unweave.prune()

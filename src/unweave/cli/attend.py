@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..base.kinds import typed
 from .terminal import AsJson, Model, escaped, print_json, progress, stdout
 
 
+@typed
 def attend(
     graph: Annotated[Path, typer.Argument(help="File of a response graph (unweave trace --response).")],
     model: Model = "smollm2",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Int
 from torch import Tensor
 
+from ..base.kinds import typed
 from ..base.progress import Progress
 from ..errors import OptionError
 from ..models.passes import batches
@@ -25,6 +26,7 @@ PARTS = {"fit": 0.1, "texts": 0.6, "prompts": 0.2, "neurons": 0.1}
 """About how the time is spent, for the progress bar."""
 
 
+@typed
 def evaluate(
     model: ReplacementModel,
     texts: Mapping[str, Int[Tensor, "_ pos"]],

@@ -4,6 +4,7 @@ two models of one layout."""
 from collections.abc import Mapping
 from typing import Any
 
+from ..base.kinds import typed
 from ..errors import OptionError
 from ..graphs.comparison import aligned
 from ..interventions.live import heads_of, run
@@ -16,6 +17,7 @@ TWICE = 2.0
 """An arrow differs where it is so many times as strong in one explanation as in the other, or of another sign."""
 
 
+@typed
 def compare_explanations(a: Explanation, b: Explanation) -> dict[str, Any]:
     """What two explanations have in common and what not; every group is also tried where it was not found.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..base.kinds import typed
 from ..errors import OptionError, PromptError
 from ..interventions.live import check_supported, heads_of, run
 from ..models.language_model import LanguageModel
@@ -28,6 +29,7 @@ LITTLE = 0.5
 """Logits of lead between two prompts below which there is nothing to explain."""
 
 
+@typed
 def explain(
     model: ReplacementModel | LanguageModel,
     prompt: str | Sequence[int],

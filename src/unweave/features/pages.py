@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 
 from ..base.catalogue import default_feature_pages
+from ..base.kinds import typed
 from ..errors import FileError, InterventionError, OptionError, TranscoderMismatch
 from ..transcoders.transcoders import Transcoders
 from .collect import Reading
@@ -122,6 +123,7 @@ class Pages:
         }
 
 
+@typed
 def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None = None) -> Pages:
     """Open a folder of feature pages.
 
@@ -212,6 +214,7 @@ def _tokens_like(pages: Pages, wanted: str) -> list[dict[str, Any]]:
     return exact or [row for row in tokens if len(row["text"].strip()) <= len(wanted) + 3]
 
 
+@typed
 def search_features(
     pages: Pages, text: str, *, fields: Sequence[str] = FIELDS, limit: int = 20
 ) -> list[dict[str, Any]]:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..base.kinds import typed
 from ..errors import GraphError
 from .graph import Graph
 from .nodes import NodeKind
 
 
+@typed
 def compare(a: Graph, b: Graph) -> dict[str, Any]:
     """Shared nodes and those of one graph alone, as rows; plain data, fit for JSON.
 

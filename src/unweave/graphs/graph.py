@@ -17,6 +17,7 @@ from torch import Tensor
 from ..base.choices import PositionZero, choice
 from ..base.files import write_atomically
 from ..base.jsontext import parse_json
+from ..base.kinds import typed
 from ..errors import GraphError, OptionError
 from .checks import check_counts, check_ids, check_sums, check_tensors, checksum, provenance_of
 from .frames import DiGraph, Frames, to_networkx, to_pandas
@@ -293,6 +294,7 @@ class Graph:
     def _facts(self) -> dict[str, list[Any]]:
         return {"label": [self.label(node) for node in self.nodes], "influence": self.influence().tolist()}
 
+    @typed
     def save(self, path: str | Path) -> Path:
         """Write the graph to one file, whole or not at all: safetensors, or, if the name ends in `.json`, the JSON that
         Anthropic's page, circuit-tracer and Neuronpedia read (prune first: every edge becomes an object there; it is
@@ -326,6 +328,7 @@ class Graph:
         return tensors, header
 
     @staticmethod
+    @typed
     def load(path: str | Path) -> "Graph":
         """Read a graph: a file that `save` wrote, or, if its name ends in `.json`, one of Anthropic's page,
         circuit-tracer or Neuronpedia, which knows neither bias nor pre-activation.

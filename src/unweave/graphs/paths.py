@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..base.kinds import typed
 from .graph import Edge, Graph
 from .influence import influence, levels, runs
 from .nodes import Node, NodeRef
@@ -29,6 +30,7 @@ class Path(NamedTuple):
         return (self.edges[0].source, *(edge.target for edge in self.edges))
 
 
+@typed
 def strongest_paths(
     graph: Graph,
     sources: NodeRef | Iterable[NodeRef],

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from ..base.choices import EDGE_THRESHOLD, NODE_THRESHOLD
+from ..base.kinds import typed
 from ..errors import OptionError
 from .graph import Graph
 from .influence import Rows, influence, keep_share
 from .nodes import NodeKind
 
 
+@typed
 def prune(graph: Graph, node_threshold: float = NODE_THRESHOLD, edge_threshold: float = EDGE_THRESHOLD) -> Graph:
     """The subgraph that carries most of the influence, with what was removed kept on account.
 

@@ -8,11 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ..base.kinds import typed
 from .graph import Graph
 from .influence import levels, runs, spans, sweep
 from .nodes import NodeKind, NodeRef
 
 
+@typed
 def total_effects(graph: Graph, target: NodeRef) -> Float[Tensor, " node"]:
     """The signed effect of every node on one target, the direct edge and all paths through features added up.
 

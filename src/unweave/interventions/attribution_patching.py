@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..base.choices import Mode
+from ..base.kinds import typed
 from ..errors import GraphError
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind, NodeRef
@@ -109,6 +110,7 @@ def predicted_effects(
     return effects
 
 
+@typed
 def first_order_effects(
     model: ReplacementModel, graph: Graph, target: NodeRef | None = None, mode: Mode = "frozen_attention"
 ) -> Float[Tensor, " node"]:

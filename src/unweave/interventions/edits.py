@@ -221,6 +221,10 @@ def features_of(nodes: NodeLike | Iterable[NodeLike]) -> tuple[Feature, ...]:
         return (nodes,)
     if isinstance(nodes, str):
         return (Feature.parse(nodes),)
+    if not isinstance(nodes, Iterable):
+        raise InterventionError(
+            f"{nodes!r} is not a node; give a graph's node, an id such as '12_345_5', or a list of them"
+        )
     several = tuple(nodes)
     if len(several) == 3 and isinstance(several[0], int):
         return (_from_triple(several),)

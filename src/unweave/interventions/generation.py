@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.choices import Mode
+from ..base.kinds import typed
 from ..base.progress import Progress
 from ..errors import InterventionError, OptionError
 from ..models.language_model import LanguageModel
@@ -40,6 +41,7 @@ class Generation:
         return f"Generation({self.default.text!r} -> {self.steered.text!r})"
 
 
+@typed
 def generate(
     model: ReplacementModel,
     prompt: Prompt,

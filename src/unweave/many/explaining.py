@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..base.files import locked, write_atomically
 from ..base.hub import first_line
+from ..base.kinds import typed
 from ..base.progress import Progress
 from ..base.words import slug_of
 from ..errors import FileError, OptionError, PromptError, UnweaveError
@@ -131,6 +132,7 @@ class ExplainedMany:
         return [row for row in self.rows if row["error"] is not None]
 
 
+@typed
 def explain_many(
     prompts: str | Path | Sequence[str | Mapping[str, Any]],
     out: str | Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import locked
+from ..base.kinds import typed
 from ..base.parsing import parse_bytes
 from ..base.progress import Progress
 from ..errors import FileError, OptionError, UnweaveError
@@ -35,6 +36,7 @@ class Run:
     seconds: float
 
 
+@typed
 def trace_many(
     prompts: str | Path | Sequence[str | Mapping[str, Any]],
     out: str | Path,

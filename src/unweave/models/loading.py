@@ -15,6 +15,7 @@ from ..base.catalogue import PAIRS, SHIPPED_MODELS
 from ..base.devices import usable_device
 from ..base.fetching import Choose, fetch
 from ..base.hub import Reference
+from ..base.kinds import typed
 from ..errors import ModelError
 from .architectures import architecture_of
 from .language_model import LanguageModel
@@ -24,6 +25,7 @@ from .smollm2 import DEFAULT_MODEL, FULL_WEIGHTS, OTHER_NUMBERS, default_model, 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@typed
 def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
     """Load a causal language model: `smollm2` or another short name, a local folder, or a Hugging Face name
     (`org/model[@revision]`).

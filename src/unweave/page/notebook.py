@@ -3,6 +3,7 @@
 import html
 from dataclasses import dataclass
 
+from ..base.kinds import typed
 from ..graphs.graph import Graph
 from .html import to_html
 from .view import MOST_EDGES
@@ -26,6 +27,7 @@ class Shown:
         return f"Shown({len(self.document):,} characters; the last value of a notebook cell is displayed)"
 
 
+@typed
 def show(graph: Graph, height: int = 900, edges: int | None = None) -> Shown:
     """A graph in a notebook: the page of `unweave serve` in a frame, without a server; nothing is saved from there.
 

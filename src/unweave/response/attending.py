@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.kinds import typed
 from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
@@ -47,6 +48,7 @@ class Looked:
         return self.by_query + self.by_key
 
 
+@typed
 def attend(model: ReplacementModel | LanguageModel, graph: Graph, most: int = 5) -> list[Looked]:
     """The heads through which most of a response graph's target flows, and why they looked where they did.
 

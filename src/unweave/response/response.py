@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.choices import Attention, Baseline, Ranking, UnitKind
+from ..base.kinds import typed
 from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
@@ -27,6 +28,7 @@ WORTH = 48
 """Targets x positions for which reading all weights once more costs as much as their products."""
 
 
+@typed
 def response_graph(
     model: ReplacementModel | LanguageModel,
     prompt: Prompt,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
+from ..base.kinds import typed
 from ..errors import UnweaveError
 from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
@@ -12,6 +13,7 @@ from .results import Step, StudyReport, check
 from .studyfile import Study
 
 
+@typed
 def run_study(
     study: Study, model: ReplacementModel, *, only: Sequence[str] = (), progress: Callable[..., object] | None = None
 ) -> StudyReport:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ..base.kinds import typed
 from ..errors import OptionError, StudyError
 from ..organism.instances import instances
 from ..validation.claimfile import Bound, Limits, Text, Words
@@ -122,6 +123,7 @@ def find_study(name: str) -> Path:
     raise StudyError(f"no study {name!r}; there are: {', '.join(known)}; or give a study file of your own, NAME.yaml")
 
 
+@typed
 def read_study(path: str | Path) -> Study:
     """Read a study file; nothing is run, and no tag in it is obeyed.
 

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..base.files import locked
+from ..base.kinds import typed
 from ..errors import ModelError, TrainingError
 from ..models.language_model import LanguageModel
 from ..models.loading import load_model
@@ -78,6 +79,7 @@ class Training:
         return min(1.0, self.progress.tokens / self.config.tokens)
 
 
+@typed
 def train(
     config: TrainConfig,
     folder: str | Path,

@@ -13,6 +13,7 @@ from ..base.catalogue import PACKAGED, PAIRS, SHIPPED, shipped_dictionary
 from ..base.fetching import fetch
 from ..base.files import write_atomically
 from ..base.hub import Reference, local_folder
+from ..base.kinds import typed
 from ..errors import FileError, TranscoderError
 from ..models.recording import ReadPoint, WritePoint
 from .configs import read_yaml, refuse_unknown, shown
@@ -64,6 +65,7 @@ UNSAID_K = {"facebook/crv-8b-instruct-transcoders": 128}
 KINDS: dict[str, Kind] = {"transcoder_set": "per-layer", "cross_layer_transcoder": "cross-layer"}
 
 
+@typed
 def read_transcoders(name: str) -> Transcoders:
     """Read a dictionary from a local folder or the hub.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..base.catalogue import PACKAGED, PAIRS, SHIPPED
 from ..base.choices import PositionZero, choice
+from ..base.kinds import typed
 from ..errors import InexactAttribution, OptionError, TranscoderError
 from ..models.frozen import FrozenLayer, FrozenModel, FrozenNorm
 from ..models.language_model import LanguageModel, Recording
@@ -281,6 +282,7 @@ def _check_exact(model: LanguageModel, recording: Recording, frozen: FrozenModel
     return error
 
 
+@typed
 def load(
     model: str = DEFAULT_MODEL, transcoders: str | None = None, *, dtype: str = "float32", device: str = "cpu"
 ) -> ReplacementModel:

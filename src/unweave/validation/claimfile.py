@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from ..base.kinds import typed
 from ..base.parsing import layer_range, target_of
 from ..errors import ClaimError, UnweaveError
 from ..interventions.edits import Feature
@@ -212,6 +213,7 @@ class ClaimsFile:
     lines: dict[int | str, int]
 
 
+@typed
 def read_claims(path: str | Path) -> ClaimsFile:
     """Read a claims file; nothing is run, and no tag in it is obeyed.
 

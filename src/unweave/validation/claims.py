@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..base.choices import Mode
+from ..base.kinds import typed
 from ..base.progress import Progress
 from ..errors import ClaimError, UnweaveError
 from ..graphs.graph import Graph
@@ -49,6 +50,7 @@ class ClaimVerdict:
         return all(check.holds for check in self.checks)
 
 
+@typed
 def check_claims(file: ClaimsFile, model: ReplacementModel, progress: Progress | None = None) -> list[ClaimVerdict]:
     """Check every claim on the real model; all are worked out before the first is run.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..base.kinds import typed
 from ..errors import GraphError, OptionError
 from ..graphs.graph import Graph
 from ..models.language_model import LanguageModel
@@ -56,6 +57,7 @@ class CircuitCurve:
         return float(torch.trapezoid(torch.tensor([first, *values], dtype=torch.float64), x))
 
 
+@typed
 def circuit_curve(
     model: ReplacementModel | LanguageModel,
     graph: Graph,

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..attribution.attribution import answer
 from ..attribution.question import Question
 from ..attribution.targets import Difference
+from ..base.kinds import typed
 from ..errors import OptionError
 from ..graphs.graph import Graph
 from ..graphs.totals import removals, total_effects
@@ -57,6 +58,7 @@ class ResponseReport:
     """What the attribution graph of the same units predicts, if it was asked for."""
 
 
+@typed
 def validate_response(
     model: ReplacementModel | LanguageModel,
     graph: Graph,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..base.kinds import typed
 from ..errors import OptionError
 from ..evaluation.prompts import prompts_of
 from ..graphs.graph import Graph
@@ -52,6 +53,7 @@ class Specificity:
     """Of ordinary text."""
 
 
+@typed
 def specificity(
     model: ReplacementModel | LanguageModel,
     graph: Graph,

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..base.kinds import typed
 from ..base.progress import Progress
 from ..errors import GraphError
 from ..graphs.graph import Graph
@@ -33,6 +34,7 @@ LEAST = 10
 """But so many at least."""
 
 
+@typed
 def validate(
     model: ReplacementModel,
     graph: Graph,
