@@ -18,15 +18,7 @@ from ..errors import FileError, TranscoderError
 from ..models.recording import ReadPoint, WritePoint
 from .configs import read_yaml, refuse_unknown, shown
 from .identity import identity, sha256_of
-from .layers import (
-    LAYER_FILES,
-    Points,
-    activation_name,
-    gemma_scope_2_cross_layer,
-    points_of,
-    read_layer,
-    top_k,
-)
+from .layers import LAYER_FILES, Points, activation_name, gemma_scope_2_cross_layer, points_of, read_layer, top_k
 from .sparsify import read_sparsify
 from .stored import SCALE, TensorFile, numbered
 from .transcoders import (
