@@ -17,7 +17,7 @@ from .drawn import Drawn
 from .influence import Rows
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
-from .spelling import added_up, cantor, merged, respelled, rows_by_id, uncantor
+from .spelling import added_up, cantor, kept_beside, merged, rows_by_id, uncantor
 
 FEATURE_TYPES = {
     NodeKind.FEATURE: "cross layer transcoder",
@@ -265,25 +265,15 @@ def _graph(document: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} is not finite")
     unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
     strange = sum(str(link["target"]) not in targets or str(link["source"]) not in sources for link in links)
-    extra = _extra(document, listed, nodes.ids, spelled, twice) | ({"links_left_out": strange} if strange else {})
+    extra = kept_beside(document, [node.given for node in listed], nodes.ids, spelled, twice) | (
+        {"links_left_out": strange} if strange else {}
+    )
     provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
     effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
     return {
         "nodes": nodes, "rows": rows, "bias": unknown, "preactivation": unknown, "removed": nothing,
         "removed_size": nothing, "full_influence": None, "full_rank": rank, "provenance": provenance, "effect": effect,
     }  # fmt: skip
-
-
-def _extra(
-    document: dict[str, Any], listed: list[_Listed], ids: list[str], spelled: list[str], twice: list[str]
-) -> dict[str, Any]:
-    """What is kept of a document beside the graph, nodes under our ids."""
-    clerps = {name: str(node.given["clerp"]) for name, node in zip(ids, listed, strict=True) if node.given.get("clerp")}
-    others = {own: name for own, name in zip(ids, spelled, strict=True) if own != name and name not in twice}
-    settings = document.get("qParams")
-    settings = respelled(settings, {name: own for own, name in others.items()}) if isinstance(settings, dict) else {}
-    extra = {"metadata": document["metadata"], "qParams": settings, "labels": clerps}
-    return extra | ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
 
 
 def _rows(

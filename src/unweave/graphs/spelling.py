@@ -84,3 +84,20 @@ def added_up(links: list[tuple[int, int, float]], two_in_one: set[int]) -> list[
             raise ValueError("two links with other weights join the same two nodes")
         total[target, source] = total.get((target, source), 0.0) + weight
     return [(target, source, weight) for (target, source), weight in total.items()]
+
+
+def kept_beside(
+    document: dict[str, Any], given: Sequence[dict[str, Any]], ids: list[str], spelled: list[str], twice: list[str]
+) -> dict[str, Any]:
+    """What is kept of a document beside its graph, nodes under our ids.
+
+    Args:
+        given: its nodes, in the order of `ids` (ours) and `spelled` (its own).
+        twice: its ids that stand for more than one node.
+    """
+    clerps = {name: str(node["clerp"]) for name, node in zip(ids, given, strict=True) if node.get("clerp")}
+    others = {own: name for own, name in zip(ids, spelled, strict=True) if own != name and name not in twice}
+    settings = document.get("qParams")
+    settings = respelled(settings, {name: own for own, name in others.items()}) if isinstance(settings, dict) else {}
+    extra = {"metadata": document["metadata"], "qParams": settings, "labels": clerps}
+    return extra | ({"ids": others} if others else {}) | ({"ambiguous": twice} if twice else {})
