@@ -17,7 +17,7 @@ from .drawn import Drawn
 from .influence import Rows
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
-from .spelling import added_up, cantor, kept_beside, merged, rows_by_id, uncantor
+from .spelling import added_up, cantor, kept_beside, merged, respelled, rows_by_id, uncantor
 
 FEATURE_TYPES = {
     NodeKind.FEATURE: "cross layer transcoder",
