@@ -3,7 +3,7 @@ with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from .interventions import Outcome, Prompt, intervene_each, record, token_ids
 from .plans import prompt_edits
 from .steering import activations, swap
 
+T = TypeVar("T")
 Size = Literal["activation", "written"]
 """What is alike in random features: the change of activation, or that times the norm of what the feature writes."""
 
@@ -308,7 +309,7 @@ def matched_controls(
             )
         close.append(alike[: max(nearest, needed)])
     generator = torch.Generator().manual_seed(seed)
-    variants = [_drawn(close, generator) for _ in range(draws)]
+    variants = [one_of_each(close, generator) for _ in range(draws)]
     before = int(found.outcome.baseline[-1].argmax())
     tops, kl = [], []
     for outcome in intervene_each(model, recording, [dosed(variant, found.factor) for variant in variants], mode):
@@ -325,12 +326,13 @@ def matched_controls(
     )
 
 
-def _drawn(close: list[list[Intervention]], generator: torch.Generator) -> list[Intervention]:
-    """One of each list, none twice."""
-    drawn: list[Intervention] = []
-    for alike in close:
-        free = [change for change in alike if change not in drawn]
-        drawn.append(free[int(torch.randint(len(free), (), generator=generator))])
+def one_of_each(lists: Sequence[Sequence[T]], generator: torch.Generator, spare: Sequence[T] = ()) -> list[T]:
+    """One drawn from each list, none twice; from `spare` where a list has no other left."""
+    drawn: list[T] = []
+    for alike in lists:
+        free = [one for one in alike if one not in drawn] or [one for one in spare if one not in drawn]
+        if free:
+            drawn.append(free[int(torch.randint(len(free), (), generator=generator))])
     return drawn
 
 

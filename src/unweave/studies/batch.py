@@ -15,6 +15,7 @@ from ..interventions.attribution_patching import Measure, write_gradients
 from ..interventions.interventions import record
 from ..interventions.patching import patched
 from ..interventions.plans import EditPlan, LayerEdits
+from ..interventions.smallest import one_of_each
 from ..interventions.steering import activations
 from ..models.passes import read_at, run
 from ..transcoders.replacement import ReplacementModel
@@ -253,15 +254,7 @@ def matched(
         close.append(
             [free[place] for place in away.argsort()[: max(nearest, needed[at])].tolist() if away[place] < math.inf]
         )
-    drawn = []
-    for _ in range(draws):
-        used: set[int] = set()
-        for alike in close:
-            left = [one for one in alike if one not in used] or [one for one in free if one not in used]
-            if left:
-                used.add(left[int(torch.randint(len(left), (), generator=generator))])
-        drawn.append(sorted(used))
-    return drawn
+    return [sorted(one_of_each(close, generator, free)) for _ in range(draws)]
 
 
 class Share(NamedTuple):
