@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .graphs.graph import Edge as Edge
     from .graphs.graph import Graph as Graph
     from .graphs.influence import Scores as Scores
+    from .graphs.limits import known_limits as known_limits
     from .graphs.nodes import Node as Node
     from .graphs.nodes import NodeKind as NodeKind
     from .graphs.nodes import NodeTable as NodeTable
@@ -120,6 +121,7 @@ _HOMES = {
     "KnownCircuit": "benchmark.data",
     "KnownInput": "benchmark.data",
     "LanguageModel": "models.language_model",
+    "known_limits": "graphs.limits",
     "Node": "graphs.nodes",
     "NodeKind": "graphs.nodes",
     "NodeTable": "graphs.nodes",

@@ -58,8 +58,7 @@ def compile_program(program: Program, seed: int, *, interference: float = INTERF
     names = (*program.directions, *(f"spare {number}" for number in range(SPARE)))
     _check(program, names)
     column = {name: number for number, name in enumerate(names)}
-    neurons, heads = _orders(program, draw)
-    places = ProgramPlaces(tuple(_place(program.neurons, neurons)), tuple(_place(program.heads, heads)))
+    places = drawn_places(program, draw)
     rotation = _rotation(draw)
     ideal = _Weights(program, column)
     for part, (layer, index) in zip(program.neurons, places.neurons, strict=True):
@@ -83,9 +82,10 @@ def write_model(tensors: Tensors, program: Program, folder: str | Path) -> Path:
         FileError: the folder cannot be written.
     """
     folder = Path(folder)
+    width = tensors["transformer.wte.weight"].shape[1]
     config = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": len(program.tokens),
-        "n_positions": program.length, "n_embd": D, "n_layer": program.layers, "n_head": HEADS, "n_inner": WIDTH,
+        "n_positions": program.length, "n_embd": width, "n_layer": program.layers, "n_head": HEADS, "n_inner": WIDTH,
         "activation_function": "relu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": False,
         "bos_token_id": 0, "eos_token_id": 0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
     }  # fmt: skip
@@ -106,10 +106,12 @@ def _check(program: Program, names: tuple[str, ...]) -> None:
         raise OptionError(f"a head of a program matches or moves more than {CHANNELS} directions; use two heads")
 
 
-def _orders(program: Program, draw: torch.Generator) -> tuple[list[list[int]], list[list[int]]]:
+def drawn_places(program: Program, draw: torch.Generator) -> ProgramPlaces:
+    """Places for a program's neurons and heads."""
     layers = range(program.layers)
     neurons = [torch.randperm(WIDTH, generator=draw).tolist() for _ in layers]
-    return neurons, [torch.randperm(HEADS, generator=draw).tolist() for _ in layers]
+    heads = [torch.randperm(HEADS, generator=draw).tolist() for _ in layers]
+    return ProgramPlaces(tuple(_place(program.neurons, neurons)), tuple(_place(program.heads, heads)))
 
 
 def _place(

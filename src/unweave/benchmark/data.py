@@ -14,7 +14,7 @@ from ..base.files import write_atomically
 from ..base.jsontext import parse_json
 from ..errors import FileError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TARGET = "target"
 Edge2 = tuple[str, str]
 """(source, target)."""
@@ -85,6 +85,9 @@ class KnownCircuit:
     heads: int
     accuracy: float
     """On prompts drawn for nothing else."""
+    rest: float
+    """Share of pairs of prompts after which the answer stays when all neurons that carry no variable are the
+    other's."""
     variables: tuple[KnownVariable, ...]
     inputs: tuple[KnownInput, ...]
 
@@ -137,7 +140,7 @@ def read_circuit(path: str | Path) -> KnownCircuit:
         return KnownCircuit(
             task=str(content["task"]), seed=int(content["seed"]), what=str(content["what"]),
             tokens=tuple(map(str, content["tokens"])), layers=int(content["layers"]), width=int(content["width"]),
-            heads=int(content["heads"]), accuracy=float(content["accuracy"]),
+            heads=int(content["heads"]), accuracy=float(content["accuracy"]), rest=float(content["rest"]),
             variables=tuple(
                 KnownVariable(
                     str(one["name"]), str(one["role"]), tuple(map(str, one["neurons"])), float(one["interchange"])

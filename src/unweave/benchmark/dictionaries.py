@@ -1,8 +1,9 @@
 """Small dictionaries trained on models with known circuits: whether they, and their graphs, keep the middle steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 
 import torch
@@ -17,16 +18,16 @@ from ..training.config import TrainConfig
 from ..training.dictionary import start, to_transcoders
 from ..training.statistics import measure
 from ..training.step import optimizer_of, schedule, take_step
+from ..transcoders.formats import read_transcoders
 from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import Matrix, Transcoders
 from .data import KnownCircuit
-from .known import KnownModel
+from .feature_methods import CARRIES, KnownFeatures
+from .known import SHIPPED, KnownModel
 
 KINDS = ("per-layer", "skip", "cross-layer")
 STEPS, BATCH, PROMPTS, FEATURES, ACTIVE = 600, 512, 512, 80, 12
 """Of a training: steps, tokens in each, prompts, features a layer and active features a token."""
-CARRIES = 0.8
-"""Correlation of a feature with a neuron, over prompts and positions, from which on it carries its variable."""
 
 
 @dataclass(frozen=True)
@@ -41,67 +42,105 @@ class MiddleFigures:
     held: float
     """Share of middle variables, over inputs, for which a feature that carries them is active where they are."""
     found: float
-    """Share for which such a feature is also among the strongest of the attribution graph, as many as the circuit has
-    neurons."""
+    """Share that the dictionary's attribution graph finds, as in the main table."""
 
 
-def middles_kept(known: KnownModel, circuit: KnownCircuit, kind: str) -> MiddleFigures:
-    """Train a dictionary of one kind and see whether middle variables have features, and whether graphs rank them."""
+def known_features(known: KnownModel, kind: str) -> tuple[KnownFeatures, float]:
+    """A model's dictionary of a kind, the one that ships if there is one, else trained now; and the share of variance
+    that it misses."""
     inputs, outputs = _recorded(known)
-    transcoders, missed = train_small(known, kind, inputs, outputs)
-    model = ReplacementModel(known.model, transcoders)
-    carriers = _carriers(known, transcoders, inputs)
-    held, found = [], []
+    folder = _folder(known, kind)
+    made = read_transcoders(str(folder)) if folder.is_dir() else train_small(known, kind, inputs, outputs)
+    return KnownFeatures(ReplacementModel(known.model, made), _alike(known, made, inputs)), _missed(
+        known, made, inputs, outputs
+    )
+
+
+def shipped_kinds(known: KnownModel) -> tuple[str, ...]:
+    """The kinds of dictionaries that ship for a model."""
+    return tuple(kind for kind in KINDS if _folder(known, kind).is_dir())
+
+
+def _folder(known: KnownModel, kind: str) -> Path:
+    return SHIPPED / "dictionaries" / f"{known.name}-{known.seed}-{kind}"
+
+
+def trained_dictionary(known: KnownModel, kind: str) -> Transcoders:
+    """A model's dictionary of a kind, trained now."""
+    return train_small(known, kind, *_recorded(known))
+
+
+def middles_kept(
+    circuit: KnownCircuit, kind: str, features: KnownFeatures, missed: float, rows: Sequence[Mapping[str, float]]
+) -> MiddleFigures:
+    """Whether middle variables have features in a dictionary, and whether an attribution graph ranks them (`rows`: its
+    figures by input)."""
+    held = []
     for one in circuit.inputs:
-        graph = answer(model, Question(list(one.prompt), Difference(one.answer, one.rival)))
-        nodes, rank = graph.nodes, graph.influence()
-        rows = range(nodes.features.start, nodes.features.stop)
-        strongest = set(sorted(rows, key=lambda row: -float(rank[row]))[: len(one.nodes)])
+        graph = answer(features.model, Question(list(one.prompt), Difference(one.answer, one.rival)))
+        nodes = graph.nodes[graph.nodes.features]
+        on = {(int(node.layer), int(node.position), int(node.index)) for node in nodes}
         for names in one.mediators.values():
             places = [tuple(map(int, name.split("_"))) for name in names]
-            mine = {
-                row
-                for row in rows
-                for layer, neuron, position in places
-                if (int(nodes.layer[row]), int(nodes.position[row])) == (layer, position)
-                and (layer, int(nodes.index[row]), neuron) in carriers
-            }
-            held.append(bool(mine))
-            found.append(bool(mine & strongest))
+            held.append(
+                any(
+                    (layer, position, feature) in on
+                    for layer, neuron, position in places
+                    for feature in (features.alike[layer][:, neuron] >= CARRIES**2).nonzero().flatten().tolist()
+                )
+            )
+    found = [row["mediators"] for row in rows if not math.isnan(row["mediators"])]
     shares = [sum(part) / len(part) if part else math.nan for part in (held, found)]
     return MiddleFigures(circuit.task, circuit.seed, kind, missed, *shares)
 
 
 def train_small(
     known: KnownModel, kind: str, inputs: list[Float[Tensor, "token d"]], outputs: list[Float[Tensor, "token d"]]
-) -> tuple[Transcoders, float]:
-    """A dictionary of a compiled model, trained in seconds, and the share of variance that it misses.
+) -> Transcoders:
+    """A dictionary of a small model, trained in seconds.
 
-    The direction that sets the norms is taken out of what encoders read: constant and hundreds of times as large as all
-    else, it would be all that they learn.
+    The direction that sets a compiled model's norms is taken out of what encoders read: constant and hundreds of times
+    as large as all else, it would be all that they learn.
     """
     config = TrainConfig(
         model=known.task.name, self_sample=1.0, kind=kind, width=str(FEATURES), k=str(ACTIVE),
         tokens=STEPS * BATCH, batch=BATCH,
         seed=known.seed, dead_after=20 * BATCH, lr=3e-3, warmup=20, precision="float32",
     )  # fmt: skip
-    loud = _loud(inputs)
+    loud = torch.zeros_like(inputs[0][0]) if known.trained else _loud(inputs)
     quiet = [x - (x @ loud)[:, None] * loud for x in inputs]
     layers = range(len(inputs))
     facts = measure([(quiet, outputs)], config.outlier, layers)
     dictionary = start(config, tuple(facts[layer] for layer in layers), None, torch.device("cpu"), layers)
     optimizer, silent = optimizer_of(dictionary), torch.zeros(len(inputs), FEATURES, dtype=torch.int64)
     draw = torch.Generator().manual_seed(known.seed)
-    missed = []
     for step in range(STEPS):
         some = torch.randint(len(quiet[0]), (BATCH,), generator=draw)
-        seen = take_step(
+        take_step(
             dictionary, optimizer, [x[some] for x in quiet], [y[some] for y in outputs], silent,
             schedule(config, dictionary.widths, step, step / STEPS), torch.float32,
         )  # fmt: skip
-        missed.append(float(seen.fvu.mean()))
-    made = to_transcoders(dictionary, f"{known.task.name}-{known.seed}-{kind}")
-    return _deaf(made, loud), sum(missed[-20:]) / 20
+    return _deaf(to_transcoders(dictionary, f"{known.name}-{known.seed}-{kind}"), loud)
+
+
+def _missed(
+    known: KnownModel,
+    transcoders: Transcoders,
+    inputs: Sequence[Float[Tensor, "token d"]],
+    outputs: Sequence[Float[Tensor, "token d"]],
+) -> float:
+    """The share of the variance of what MLPs write that a dictionary misses, the mean over layers."""
+    shares = []
+    active = [layer.encode(x)[1] for layer, x in zip(transcoders.layers, inputs, strict=True)]
+    for at, (x, y) in enumerate(zip(inputs, outputs, strict=True)):
+        made = transcoders.layers[at].decoder_bias.expand(len(x), -1)
+        for source in transcoders.sources(at):
+            every = torch.arange(transcoders.widths[source])
+            made = made + active[source] @ transcoders.decoder_rows(source, every, at, torch.float32)
+        skip = transcoders.layers[at].skip
+        made = made if skip is None else made + x @ skip.dense(torch.float32).T
+        shares.append(float((y - made).square().sum() / (y - y.mean(0)).square().sum()))
+    return sum(shares) / len(shares)
 
 
 def _deaf(transcoders: Transcoders, loud: Float[Tensor, " d"]) -> Transcoders:
@@ -127,7 +166,7 @@ def _loud(inputs: Sequence[Float[Tensor, "token d"]]) -> Float[Tensor, " d"]:
 
 def _recorded(known: KnownModel) -> tuple[list[Float[Tensor, "token d"]], list[Float[Tensor, "token d"]]]:
     """What MLPs read and write on drawn prompts, by layer, at all positions but the first."""
-    random = Random(f"training {known.task.name} {known.seed}")
+    random = Random(f"training {known.name} {known.seed}")
     seen: list[Recording] = [
         known.model.record(torch.tensor(known.ids(known.task.draw(random)))) for _ in range(PROMPTS)
     ]
@@ -138,19 +177,17 @@ def _recorded(known: KnownModel) -> tuple[list[Float[Tensor, "token d"]], list[F
     )
 
 
-def _carriers(
+def _alike(
     known: KnownModel, transcoders: Transcoders, inputs: Sequence[Float[Tensor, "token d"]]
-) -> set[tuple[int, int, int]]:
-    """(layer, feature, neuron) of features that carry a neuron of the program."""
-    found = set()
+) -> tuple[Float[Tensor, "feature neuron"], ...]:
+    """By layer, how far features go with neurons."""
+    found = []
     for layer, x in enumerate(inputs):
         features = _centred(transcoders.layers[layer].encode(x)[1])
         mlp = known.model.blocks[layer].get_submodule(known.model.architecture.mlp)
         own = _centred(mlp.act(mlp.c_fc(x.to(known.model.dtype))).float())
-        related = ((features.T @ own) >= CARRIES).nonzero()
-        program = {index for at, index in known.compiled.places.neurons if at == layer}
-        found |= {(layer, feature, neuron) for feature, neuron in related.tolist() if neuron in program}
-    return found
+        found.append((features.T @ own).clamp_min(0).square())
+    return tuple(found)
 
 
 def _centred(values: Float[Tensor, "token unit"]) -> Float[Tensor, "token unit"]:

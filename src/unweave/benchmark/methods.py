@@ -1,7 +1,5 @@
 """Methods that are judged: each takes a question and says how much every neuron, edge and head matters."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -14,43 +12,20 @@ from ..attribution.targets import Difference
 from ..graphs.graph import Graph
 from ..graphs.nodes import NodeKind
 from ..graphs.totals import total_effects
-from ..interventions.attribution_patching import difference, predicted_effects, write_gradients
-from ..interventions.edits import set_to
 from ..response.response import response_graph
-from ..transcoders.replacement import ReplacementModel
-from .data import TARGET, Edge2, before
+from .data import TARGET, Edge2
+from .feature_methods import influence_of_edges, passed_on
+from .gradient_methods import attribution_patching, integrated_gradients, relp
 from .known import patch_effects
-from .passes import BatchPass, GivenValues, direct_effects, gradients, head_mask, run, run_put
+from .passes import BatchPass, GivenValues, direct_effects, head_mask, run, run_put
+from .question import BenchmarkQuestion, Method, pairs, unit
 from .score import CircuitScores
-
-STEPS = 10
-"""Of integrated gradients."""
-
-
-@dataclass(frozen=True)
-class BenchmarkQuestion:
-    """What a method is asked: why one prompt's answer rather than another prompt's, in terms of the model's neurons."""
-
-    model: ReplacementModel
-    """With the model's own neurons as its dictionary; `model.language_model.module` is the Hugging Face model."""
-    prompt: tuple[int, ...]
-    instead: tuple[int, ...]
-    answer: int
-    rival: int
-    neurons: tuple[str, ...]
-    """The neurons in question, as ids; a method may score more."""
-    sources: tuple[str, ...]
-    """The tokens that differ."""
-    heads: tuple[str, ...]
-
-
-Method = Callable[[BenchmarkQuestion], CircuitScores]
 
 
 def random_scores(asked: BenchmarkQuestion) -> CircuitScores:
     """Chance."""
     draw = Random(repr((asked.prompt, asked.instead)))
-    edges = {pair: draw.gauss() for pair in _pairs(asked)}
+    edges = {pair: draw.gauss() for pair in pairs(asked)}
     return CircuitScores(
         {name: draw.gauss() for name in asked.neurons}, edges, {name: draw.gauss() for name in asked.heads}, True
     )
@@ -63,21 +38,21 @@ def activation_patching(asked: BenchmarkQuestion) -> CircuitScores:
     """
     model, tokens = asked.model.language_model, (asked.answer, asked.rival)
     base, other = run(model, [asked.prompt]), run(model, [asked.instead])
-    units = [_unit(name) for name in asked.neurons]
+    units = [unit(name) for name in asked.neurons]
     nodes = patch_effects(model, asked.prompt, base, other, units, tokens).tolist()
     edges, heads = _patched_edges(asked, base, other), _patched_heads(asked, base, other)
     return CircuitScores(dict(zip(asked.neurons, nodes, strict=True)), edges, heads, True)
 
 
 def _patched_edges(asked: BenchmarkQuestion, base: BatchPass, other: BatchPass) -> dict[Edge2, float]:
-    model, units = asked.model.language_model, {name: _unit(name) for name in (*asked.sources, *asked.neurons)}
+    model, units = asked.model.language_model, {name: unit(name) for name in (*asked.sources, *asked.neurons)}
     direct = direct_effects(model, asked.prompt, base, other, list(units.values()))
     row = {name: number for number, name in enumerate(units)}
     to_target = (direct.logits[:, asked.answer] - direct.logits[:, asked.rival]).tolist()
     edges = {(name, TARGET): to_target[row[name]] for name in units}
-    pairs = [(a, b) for a, b in _pairs(asked) if b != TARGET and float(direct.neurons[row[a]][units[b]]) != 0]
-    for begin in range(0, len(pairs), 2048):
-        some = pairs[begin : begin + 2048]
+    between = [(a, b) for a, b in pairs(asked) if b != TARGET and float(direct.neurons[row[a]][units[b]]) != 0]
+    for begin in range(0, len(between), 2048):
+        some = between[begin : begin + 2048]
         mask = torch.zeros(len(some), *base.neurons.shape[1:], dtype=torch.bool)
         values = base.neurons.repeat(len(some), 1, 1, 1)
         for number, (source, target) in enumerate(some):
@@ -90,7 +65,7 @@ def _patched_edges(asked: BenchmarkQuestion, base: BatchPass, other: BatchPass) 
 
 def _patched_heads(asked: BenchmarkQuestion, base: BatchPass, other: BatchPass) -> dict[str, float]:
     model, count = asked.model.language_model, len(asked.heads)
-    mask = head_mask(model, [_unit(name[1:]) for name in asked.heads], base)
+    mask = head_mask(model, [unit(name[1:]) for name in asked.heads], base)
     ids = torch.tensor([asked.prompt]).repeat(count, 1)
     made = run_put(model, ids, GivenValues(heads=(mask, other.heads.repeat(count, 1, 1, 1))))
     return dict(zip(asked.heads, _change(asked, made, base), strict=True))
@@ -99,35 +74,6 @@ def _patched_heads(asked: BenchmarkQuestion, base: BatchPass, other: BatchPass) 
 def _change(asked: BenchmarkQuestion, made: BatchPass, base: BatchPass) -> list[float]:
     change = made.logits - base.logits
     return (change[:, asked.answer] - change[:, asked.rival]).tolist()
-
-
-def attribution_patching(asked: BenchmarkQuestion) -> CircuitScores:
-    """Gradients on the prompt times what changes: one backward pass."""
-    model, recording = asked.model, asked.model.language_model.record(torch.tensor(asked.prompt))
-    other = run(model.language_model, [asked.instead]).neurons[0]
-    slopes = write_gradients(model, recording, difference(asked.answer, asked.rival), "open")
-    changes = [[set_to(name, float(other[_unit(name)]))] for name in asked.neurons]
-    nodes = predicted_effects(model, recording, changes, slopes).tolist()
-    return CircuitScores(dict(zip(asked.neurons, nodes, strict=True)), signed=True)
-
-
-def integrated_gradients(asked: BenchmarkQuestion) -> CircuitScores:
-    """Gradients averaged over embeddings between the two prompts, times what changes.
-
-    Source: Hanna et al. 2024, "Have Faith in Faithfulness" (EAP-IG, inputs).
-    """
-    model = asked.model.language_model
-    base, other = run(model, [asked.prompt]), run(model, [asked.instead])
-    share = ((torch.arange(STEPS, dtype=base.logits.dtype) + 0.5) / STEPS)[:, None, None]
-    path = base.embeddings + share * (other.embeddings - base.embeddings)
-    slopes, head_slopes = gradients(model, path, lambda logits: logits[:, asked.answer] - logits[:, asked.rival])
-    effect = slopes.mean(0) * (other.neurons - base.neurons)[0]
-    by_channel = head_slopes.mean(0) * (other.heads - base.heads)[0]
-    by_head = by_channel.unflatten(-1, (model.config.num_attention_heads, -1)).sum(-1)
-    return CircuitScores(
-        {name: float(effect[_unit(name)]) for name in asked.neurons}, None,
-        {name: float(by_head[_unit(name[1:])]) for name in asked.heads}, True,
-    )  # fmt: skip
 
 
 def response(asked: BenchmarkQuestion) -> CircuitScores:
@@ -146,19 +92,13 @@ def _response(asked: BenchmarkQuestion, instead: tuple[int, ...] | None) -> Circ
     units = (len(asked.prompt) - 1) * seen.shape[1] * seen.shape[3]
     graph = response_graph(model, asked.prompt, (asked.answer, asked.rival), instead, most=units)
     assert graph.effect is not None
-    effect, taken = graph.effect.double(), graph.preactivation.double()
-    passed = torch.where(taken != 0, -effect / taken.where(taken != 0, torch.inf), 0.0)
-    passed[-1] = 1.0
-    return CircuitScores(_nodes(graph, effect), _edges(graph, graph.dense().double() * passed[:, None]), None, True)
+    return CircuitScores(_nodes(graph, graph.effect.double()), _edges(graph, passed_on(graph)), None, True)
 
 
 def attribution(asked: BenchmarkQuestion) -> CircuitScores:
     """An attribution graph of neurons, ranked by influence as pruning ranks: the prompt alone, patterns frozen."""
     graph = _attributed(asked)
-    share = (graph.influence().double() + graph.logit_weight) / graph.input_size.clamp_min(1e-10)
-    return CircuitScores(
-        _nodes(graph, graph.influence().double()), _edges(graph, graph.dense().double().abs() * share[:, None])
-    )
+    return CircuitScores(_nodes(graph, graph.influence().double()), _edges(graph, influence_of_edges(graph)))
 
 
 def attribution_contrast(asked: BenchmarkQuestion) -> CircuitScores:
@@ -197,22 +137,12 @@ def _edges(graph: Graph, values: Float[Tensor, "target source"]) -> dict[Edge2, 
     return {(names[source], names[target]): value for target, source, value in found}
 
 
-def _pairs(asked: BenchmarkQuestion) -> list[Edge2]:
-    sources = (*asked.sources, *asked.neurons)
-    return [(a, b) for b in (*asked.neurons, TARGET) for a in sources if before(a, b)]
-
-
-def _unit(name: str) -> tuple[int, int, int]:
-    """(layer, position, index) of an id; layer -1 for a token."""
-    layer, index, position = name.split("_")
-    return -1 if layer == "E" else int(layer), int(position), int(index)
-
-
 METHODS: dict[str, Method] = {
     "activation-patching": activation_patching,
     "integrated-gradients": integrated_gradients,
     "response": response,
     "attribution-patching": attribution_patching,
+    "relp": relp,
     "attribution-contrast": attribution_contrast,
     "response-alone": response_alone,
     "attribution": attribution,

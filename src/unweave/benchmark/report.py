@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from ..base.files import write_atomically
 from ..studies.plots import draw
 from ..studies.results import Plot
 from ..validation.statistics import Estimate
-from .run import BenchmarkRun
-from .score import FIGURES
+from .known import TRAINED
+from .run import ALL_FIGURES, BenchmarkRun
 
-HEADINGS = ("neurons", "neurons, AP", "edges", "edges, AP", "heads", "middles found", "effects", "seconds")
-"""Of `FIGURES`, in a table."""
+HEADINGS = (
+    "neurons", "neurons, AP", "edges", "edges, AP", "heads", "middles found", "effects", "CPR", "CMD", "seconds"
+)  # fmt: skip
+"""Of `ALL_FIGURES`, in a table."""
 COLOURED = 6
 """Methods that one plot can tell apart."""
 
@@ -27,12 +31,16 @@ def facts(run: BenchmarkRun) -> dict[str, Any]:
         "interchange": run.interchange,
         "models": [
             {
-                "name": circuit.name, "accuracy": circuit.accuracy,
+                "name": circuit.name, "accuracy": circuit.accuracy, "rest": circuit.rest,
                 "interchange": {one.name: one.interchange for one in circuit.variables},
             }
             for circuit in run.circuits
         ],
         "methods": {name: _estimates(run.summary(name)) for name in run.methods},
+        "families": {
+            family: {name: _estimates(run.summary(name, tasks)) for name in run.methods}
+            for family, tasks in families(run).items()
+        },
         "tasks": {task: {name: _estimates(run.summary(name, task)) for name in run.methods} for task in run.tasks},
         "dictionaries": [
             {name: _defined(value) if isinstance(value, float) else value for name, value in asdict(one).items()}
@@ -48,12 +56,32 @@ def facts(run: BenchmarkRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def table(run: BenchmarkRun, task: str | None = None, *, intervals: bool = False) -> list[tuple[str, ...]]:
+def families(run: BenchmarkRun) -> dict[str, tuple[str, ...]]:
+    """The tasks of compiled and of trained models."""
+    trained = tuple(task for task in run.tasks if task.endswith(TRAINED))
+    found = {"compiled": tuple(task for task in run.tasks if task not in trained), "trained": trained}
+    return {name: tasks for name, tasks in found.items() if tasks}
+
+
+def found(run: BenchmarkRun) -> dict[str, Any]:
+    """What graphs say of themselves: by method and task, the share of middle variables found, and of how many
+    models."""
+    shares: dict[str, dict[str, Any]] = {}
+    for name in run.methods:
+        means = {task: run.summary(name, task)["mediators"] for task in run.tasks}
+        shares[name] = {task: {"found": round(one.value, 3), "models": one.n} for task, one in means.items() if one.n}
+    return {"date": date.today().isoformat(), "methods": shares}
+
+
+def table(
+    run: BenchmarkRun, task: str | Sequence[str] | None = None, *, intervals: bool = False
+) -> list[tuple[str, ...]]:
     """Rows of text: headings, then a method each."""
     rows: list[tuple[str, ...]] = [("method", *HEADINGS)]
     for name in run.methods:
         found = run.summary(name, task)
-        rows.append((name, *(_cell(found[figure], figure, intervals=intervals) for figure in FIGURES)))
+        if found["nodes"].n:
+            rows.append((name, *(_cell(found[figure], figure, intervals=intervals) for figure in ALL_FIGURES)))
     return rows
 
 
@@ -66,6 +94,16 @@ def dictionary_table(run: BenchmarkRun) -> list[tuple[str, ...]]:
         rows.append(
             (task, kind, f"{means[0]:.1e}", *("–" if math.isnan(mean) else f"{mean:.2f}" for mean in means[1:]))
         )
+    return rows
+
+
+def middles_table(run: BenchmarkRun, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    """Rows of text: middle variables found, a method a row, a task a column."""
+    rows: list[tuple[str, ...]] = [("method", *(task.removesuffix(TRAINED) for task in tasks))]
+    for name in run.methods:
+        means = [run.summary(name, task)["mediators"] for task in tasks]
+        if any(one.n for one in means):
+            rows.append((name, *(_cell(one, "mediators", intervals=False) for one in means)))
     return rows
 
 
@@ -88,7 +126,10 @@ def write_report(run: BenchmarkRun, folder: Path) -> list[Path]:
         FileError: one cannot be written.
     """
     text = json.dumps(facts(run), indent=1)
-    tables = ["# Benchmark", "", markdown(table(run, intervals=True))]
+    tables = ["# Benchmark"]
+    for family, tasks in families(run).items():
+        tables += ["", f"## Models that were {family}", "", markdown(table(run, tasks, intervals=True))]
+        tables += ["", "Middles found:", "", markdown(middles_table(run, tasks))]
     for task in run.tasks:
         tables += ["", f"## {task}", "", markdown(table(run, task))]
     if run.dictionaries:
@@ -99,6 +140,11 @@ def write_report(run: BenchmarkRun, folder: Path) -> list[Path]:
             folder / "benchmark.md", lambda name: Path(name).write_text("\n".join(tables) + "\n", encoding="utf-8")
         ),
     ]
+    written.append(
+        write_atomically(
+            folder / "found.json", lambda name: Path(name).write_text(json.dumps(found(run), indent=1) + "\n")
+        )
+    )
     if find_spec("matplotlib") is not None:
         written += [draw(plot, folder / f"{plot.name}.svg") for plot in plots(run)]
     return written
@@ -109,7 +155,7 @@ def plots(run: BenchmarkRun) -> list[Plot]:
     names = ("nodes_ap", "edges_ap", "mediators")
     by_method = {name: run.summary(name) for name in run.methods}
     series = {
-        HEADINGS[FIGURES.index(figure)]: [_drawn(by_method[name][figure].value) for name in run.methods]
+        HEADINGS[ALL_FIGURES.index(figure)]: [_drawn(by_method[name][figure].value) for name in run.methods]
         for figure in names
     }
     shown = [name for name in run.methods if name not in ("random", "activation-patching")][:COLOURED] or run.methods

@@ -26,6 +26,8 @@ class CircuitScores:
     signed: bool = False
     """Whether a node's score is the change of the target when it takes its value in the other prompt."""
     seconds: float = field(default=math.nan, compare=False)
+    carried: Sequence[frozenset[str]] | None = None
+    """Of a method that ranks other units than neurons: the neurons that each goes with, the strongest unit first."""
 
 
 def score_circuit(known: KnownInput, found: CircuitScores, *, heads: Sequence[str] = ()) -> dict[str, float]:
@@ -55,16 +57,22 @@ def score_circuit(known: KnownInput, found: CircuitScores, *, heads: Sequence[st
         "nodes": auroc(sizes, labels), "nodes_ap": average_precision(sizes, labels),
         "edges": auroc(edge_sizes, edge_labels), "edges_ap": average_precision(edge_sizes, edge_labels),
         "heads": auroc(head_sizes, [head in known.heads for head in heads] if head_sizes else []),
-        "mediators": mediators_found(known, sizes), "effects": effects if found.signed else math.nan,
+        "mediators": mediators_found(known, sizes, found.carried), "effects": effects if found.signed else math.nan,
         "seconds": found.seconds,
     }  # fmt: skip
 
 
-def mediators_found(known: KnownInput, sizes: Sequence[float]) -> float:
+def mediators_found(
+    known: KnownInput, sizes: Sequence[float], carried: Sequence[frozenset[str]] | None = None
+) -> float:
     """Share of the variables between input and answer that have a neuron among the strongest, as many as the circuit
-    has; NaN where there is none. A neuron tied with ones left out does not count."""
+    has, or one with which one of as many other units goes (`carried`, the strongest first); NaN where there is none.
+    A neuron tied with ones left out does not count."""
     if not known.mediators:
         return math.nan
+    if carried is not None:
+        there = frozenset[str]().union(*carried[: len(known.nodes)])
+        return sum(bool(there & set(names)) for names in known.mediators.values()) / len(known.mediators)
     nodes, count = known.scored_nodes(), len(known.nodes)
     ranked = sorted(sizes, reverse=True)
     least = ranked[count] if len(ranked) > count else -1.0

@@ -1,53 +1,11 @@
 """The benchmark's tasks: programs, what they compute as causal models, and how prompts are drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from random import Random
 
 from .program import Program, at_least, both, copy, lookup, match, total
-
-Tokens = tuple[str, ...]
-Values = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A causal variable: which neurons carry it, and where."""
-
-    name: str
-    role: str
-    """`middle`, or `answer` for what the output is read from."""
-    carried_by: str
-    """The variable that its neurons compute, as the program names it."""
-    where: Callable[[Tokens], int]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A program with its causal model: `solve(tokens, put)` gives all variables and `answer`, those in `put` set."""
-
-    name: str
-    what: str
-    program: Program
-    variables: tuple[Variable, ...]
-    solve: Callable[[Tokens, Mapping[str, object]], Values]
-    draw: Callable[[Random], Tokens]
-    change: Callable[[Random, Tokens], Tokens]
-    """Another prompt that has some of the first's tokens changed."""
-
-
-def _last(length: int) -> Callable[[Tokens], int]:
-    return lambda tokens: length - 1
-
-
-def _redrawn(draw: Callable[[Random], Tokens], places: Sequence[int]) -> Callable[[Random, Tokens], Tokens]:
-    """One of several places takes another prompt's token."""
-
-    def change(random: Random, tokens: Tokens) -> Tokens:
-        at, other = random.choice(places), draw(random)
-        return (*tokens[:at], other[at], *tokens[at + 1 :])
-
-    return change
+from .task import Task, Tokens, Values, Variable, last, redrawn, steps
+from .tasks_more import brackets, indirect_object, sort_three
 
 
 def two_hop() -> Task:
@@ -89,8 +47,8 @@ def two_hop() -> Task:
 
     variables = (
         Variable("city", "middle", "city", at),
-        Variable("city at the end", "middle", "city at the end", _last(4)),
-        Variable("answer", "answer", "answer", _last(4)),
+        Variable("city at the end", "middle", "city at the end", last(4)),
+        Variable("answer", "answer", "answer", last(4)),
     )
     return Task("two-hop", two_hop.__doc__ or "", program, variables, solve, draw, change)
 
@@ -128,7 +86,7 @@ def induction() -> Task:
             some[3], some[0] = some[0], some[3]
         return ("BOS", *some, tokens[5])
 
-    variables = (Variable("previous", "middle", "previous", at), Variable("answer", "answer", "answer", _last(6)))
+    variables = (Variable("previous", "middle", "previous", at), Variable("answer", "answer", "answer", last(6)))
     return Task("induction", induction.__doc__ or "", program, variables, solve, draw, change)
 
 
@@ -138,7 +96,7 @@ def count() -> Task:
     neurons = [
         lookup(0, "is x", ["token x"], {"one x": 1.0}),
         lookup(1, "any", ["token ?"], {"say 0": 1.0}),
-        *_steps(1, "count", "number of x", [str(k) for k in range(most + 1)]),
+        *steps(1, "count", "number of x", [str(k) for k in range(most + 1)]),
     ]
     adder = total(1, "adder", length, {"one x": "number of x"})
     digits = tuple(str(k) for k in range(most + 1))
@@ -154,9 +112,9 @@ def count() -> Task:
 
     variables = (
         *(Variable(f"x at {i}", "middle", "is x", lambda tokens, i=i: i) for i in range(1, 5)),
-        Variable("count", "answer", "count", _last(length)),
+        Variable("count", "answer", "count", last(length)),
     )
-    return Task("count", count.__doc__ or "", program, variables, solve, draw, _redrawn(draw, (1, 2, 3, 4)))
+    return Task("count", count.__doc__ or "", program, variables, solve, draw, redrawn(draw, (1, 2, 3, 4)))
 
 
 def modular_sum() -> Task:
@@ -184,8 +142,8 @@ def modular_sum() -> Task:
     def draw(random: Random) -> Tokens:
         return ("BOS", random.choice(numbers), random.choice(numbers), "=")
 
-    variables = (Variable("pair", "middle", "pair", _last(4)), Variable("sum", "answer", "sum", _last(4)))
-    return Task("modular-sum", modular_sum.__doc__ or "", program, variables, solve, draw, _redrawn(draw, (1, 2)))
+    variables = (Variable("pair", "middle", "pair", last(4)), Variable("sum", "answer", "sum", last(4)))
+    return Task("modular-sum", modular_sum.__doc__ or "", program, variables, solve, draw, redrawn(draw, (1, 2)))
 
 
 def largest() -> Task:
@@ -223,9 +181,9 @@ def largest() -> Task:
             for k in range(1, 4)
             for i in range(1, 4)
         ),
-        Variable("largest", "answer", "largest", _last(length)),
+        Variable("largest", "answer", "largest", last(length)),
     )
-    return Task("largest", largest.__doc__ or "", program, variables, solve, draw, _redrawn(draw, (1, 2, 3)))
+    return Task("largest", largest.__doc__ or "", program, variables, solve, draw, redrawn(draw, (1, 2, 3)))
 
 
 def two_routes() -> Task:
@@ -260,18 +218,9 @@ def two_routes() -> Task:
     variables = (
         Variable("one way", "middle", "one way", lambda tokens: 1),
         Variable("other way", "middle", "other way", lambda tokens: 1),
-        Variable("known", "answer", "known", _last(3)),
+        Variable("known", "answer", "known", last(3)),
     )
-    return Task("two-routes", two_routes.__doc__ or "", program, variables, solve, draw, _redrawn(draw, (1,)))
-
-
-def _steps(layer: int, variable: str, direction: str, names: Sequence[str]) -> list:
-    """Thresholds from 1 on, each of which takes the answer from one name to the next."""
-    return [
-        neuron
-        for k in range(1, len(names))
-        for neuron in at_least(layer, variable, direction, k, {f"say {names[k]}": 1.0, f"say {names[k - 1]}": -1.0})
-    ]
+    return Task("two-routes", two_routes.__doc__ or "", program, variables, solve, draw, redrawn(draw, (1,)))
 
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -281,5 +230,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "modular-sum": modular_sum,
     "largest": largest,
     "two-routes": two_routes,
+    "brackets": brackets,
+    "sort-three": sort_three,
+    "indirect-object": indirect_object,
 }
 """All tasks by name."""

@@ -18,7 +18,7 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this method, or several separated by commas; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Models per task.")] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Models per task.", show_default="3 compiled, all trained")] = None,
     inputs: Annotated[int, typer.Option(help="Pairs of prompts per model.")] = 4,
     scores: Annotated[
         list[str] | None,
@@ -28,8 +28,8 @@ def benchmark(
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Also train transcoders (per-layer, skip, cross-layer, or several separated by commas) and test "
-            "which steps they keep.",
+            help="Graphs of transcoders: per-layer, skip, cross-layer, or several separated by commas; trained first "
+            "where none ships.",
         ),
     ] = None,
     out: Annotated[
@@ -40,24 +40,27 @@ def benchmark(
     """Score methods on models whose circuits are known; exit code 1 if a model does not compute by its circuit."""
     given = dict(_named(one) for one in scores or ())
     with progress("compiling models") as say:
+        from ..benchmark.known import ALL_TASKS
         from ..benchmark.methods import METHODS
-        from ..benchmark.report import dictionary_table, facts, table, write_report
+        from ..benchmark.report import dictionary_table, facts, families, table, write_report
         from ..benchmark.run import SURE, run_benchmark
-        from ..benchmark.tasks import TASKS
 
         collect_garbage()
         run = run_benchmark(
-            _names(tasks) or tuple(TASKS), _names(methods) or tuple(METHODS), seeds=seeds, inputs=inputs,
-            scores=given, dictionaries=_names(dictionaries), out=out, progress=say,
+            _names(tasks) or ALL_TASKS, _names(methods) or tuple(METHODS), seeds=seeds, inputs=inputs,
+            scores=given, dictionaries=_names(dictionaries) or None, out=out, progress=say,
         )  # fmt: skip
         written = [] if out is None else write_report(run, out.expanduser())
     if as_json:
         print_json(facts(run))
     else:
-        _show_rows(table(run))
-        if run.dictionaries:
+        for family, of in families(run).items():
+            stdout.print(f"Models that were {family}:", highlight=False)
+            _show_rows(table(run, of))
             stdout.print()
+        if run.dictionaries:
             _show_rows(dictionary_table(run))
+            stdout.print()
         _show_end(run, written)
     if run.interchange < SURE:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from ..errors import OptionError, TranscoderError, UnsupportedModel, UnweaveErro
 from ..explanation.summary import summarize
 from ..graphs.graph import Graph
 from ..graphs.interchange import write_json
+from ..graphs.limits import known_limits
 from ..graphs.nodes import NodeKind
 from ..graphs.pruning import prune
 from ..models.architectures import ARCHITECTURES, architecture_of
@@ -105,6 +106,7 @@ def _graph_facts(name: str) -> dict[str, Any]:
         "scores_of_this_file": {"replacement": here.replacement, "completeness": here.completeness},
         "position_zero": facts.position_zero, "exactness": exactness,
         "two_nodes_in_one_id": facts.extra.get("ambiguous") or None,
+        "known_circuits": list(known_limits(facts)),
         "damaged": None if worst is None else f"the weights into {worst.id} do not add up",
         "max_features": facts.max_features, "active_features": facts.active_features, "dtype": facts.dtype,
         "precision": facts.precision, "version": facts.version, "created": facts.created, "origin": facts.origin,

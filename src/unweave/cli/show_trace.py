@@ -167,6 +167,7 @@ def _show_trust(facts: dict[str, Any], console: Console) -> None:
         lines.insert(
             3, f"folded      {graph['active_features'] - graph['features']:,} further active features, counted as error"
         )
+    lines += [f"[dim]measured    {escape(note)}[/]" for note in facts["known_circuits"]]
     if facts["unexplained"] is not None and facts["unexplained"] > 1:
         lines.append(
             f"[bold red]careful[/]     errors are larger than what the MLPs add (squares {facts['unexplained']:.1f} "

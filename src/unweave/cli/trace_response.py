@@ -6,6 +6,7 @@ from typing import Any
 
 from ..base.parsing import target_of, token_ids
 from ..errors import OptionError
+from ..graphs.limits import known_limits
 from .terminal import escaped, print_json, progress, stdout
 
 STRONGEST = 12
@@ -122,6 +123,7 @@ def response_facts(graph: Any) -> dict[str, Any]:
         "target": {"token": facts.logit_labels[0], "value": float(graph.preactivation[last]), "node": nodes[last].id},
         "strongest": [told(row) for row in units], "prompt_tokens": [told(row) for row in tokens], "edges": routes,
         "agreement": facts.agreement, "mediated": facts.mediated, "mediated_by_layer": list(facts.mediated_by_layer),
+        "known_circuits": list(known_limits(facts)),
         "graph": {"units": facts.max_features, "units_there": facts.active_features, "edges": graph.n_edges},
     }  # fmt: skip
 
@@ -158,6 +160,8 @@ def show_response(facts: dict[str, Any]) -> None:
             )
     stdout.print("\n[bold]How far to trust it[/]", highlight=False)
     stdout.print(f"  agrees with one backward pass within {facts['agreement']:.1e}", highlight=False)
+    for note in facts["known_circuits"]:
+        stdout.print(f"  [dim]measured: {escaped(note)}[/]", highlight=False)
     stdout.print(
         f"  {facts['mediated']:.0%} of the units' effects pass through other units of the graph; the rest is direct, "
         "or through what is no unit",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..attribution.promoted import promoted_tokens
 from ..graphs.graph import Graph
+from ..graphs.limits import known_limits
 from ..graphs.nodes import Node, NodeKind
 from ..graphs.paths import Path, strongest_paths
 from ..interventions.attribution_patching import first_order_effects, target_tokens
@@ -63,6 +64,7 @@ def summarize(
         "scores": {"replacement": honest.replacement, "completeness": honest.completeness},
         "scores_position_zero_dropped": {"replacement": dropped.replacement, "completeness": dropped.completeness},
         "unexplained": facts.unexplained,
+        "known_circuits": list(known_limits(facts)),
         "exactness": {"logits": facts.logits_error, "residual": facts.residual},
         "graph": {
             "features": kinds[0],

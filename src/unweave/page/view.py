@@ -12,6 +12,7 @@ from torch import Tensor
 from ..base.choices import PositionZero
 from ..errors import GraphError
 from ..graphs.graph import Graph
+from ..graphs.limits import known_limits
 from ..graphs.nodes import NodeKind
 from ..graphs.provenance import Provenance
 
@@ -246,4 +247,7 @@ def _provenance(facts: Provenance) -> dict[str, Any]:
     shown = {
         field.name: getattr(facts, field.name) for field in fields(Provenance) if field.name not in ("extra", "tokens")
     }
-    return shown | {"metadata": facts.extra.get("metadata")}
+    return shown | {
+        "known_circuits": "; ".join(known_limits(facts)) or None,
+        "metadata": facts.extra.get("metadata"),
+    }
