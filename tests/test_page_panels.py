@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -232,7 +233,7 @@ def test_a_prompt_is_traced_with_progress_or_cancelled(site):
     page.get_by_role("button", name="Trace", exact=True).click()
     page.wait_for_selector(".link-canvas")
     assert page.evaluate("location.hash").startswith("#0-7-3-41-7-12")
-    assert unweave.Graph.load(next(site.folder.glob("0-7*"))).provenance.max_features == 40
+    assert unweave.Graph.load(next(site.folder.glob("0-7*.graph.safetensors"))).provenance.max_features == 40
     page.goto(site.address)
     page.route("**/api/trace", lambda route: route.fulfill(json={"job": "slow"}))
     events = 'event: progress\ndata: {"share": 0.4, "title": "edges into layer 1"}\n\n'
@@ -302,6 +303,17 @@ def test_an_unknown_graph_is_said_and_leads_back(site):
     page = site.tab("")
     page.goto(site.address + "#nowhere")
     page.get_by_role("alert").get_by_text("nowhere").wait_for()
+
+    def late(route):
+        time.sleep(0.3)
+        route.continue_()
+
+    page.goto(site.address)
+    page.route("**/api/graphs/elsewhere", late)  # refused for its annotations before its view comes
+    page.goto(site.address + "#elsewhere")
+    page.get_by_role("alert").get_by_text("elsewhere").wait_for()
+    page.wait_for_timeout(600)
+    page.get_by_role("alert").get_by_text("elsewhere").wait_for(timeout=1000)
     page.locator("a.graph-card").first.click()
     page.wait_for_selector(".link-canvas")
     page.get_by_role("button", name="All graphs").click()

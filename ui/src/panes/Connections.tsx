@@ -11,7 +11,7 @@ import * as store from "../store.ts";
 import { Kind } from "../types.ts";
 import { Glyph, Icon, IconButton, Pane, ShareBar } from "../widgets.tsx";
 
-const PAGE = 40;
+const PAGE = 16;
 const MIX_NAMES = ["features", "errors", "tokens", "", "not in this file"];
 const MIX_NAMES_OF_RESPONSES = ["units", "rests of MLPs", "tokens", "", "not in this file"];
 

@@ -30,9 +30,10 @@ export async function open(slug: string, nodeId?: string): Promise<void> {
   failure.value = null;
   const started = performance.now();
   const clock = window.setInterval(() => (loading.value = `The server prepares the graph… ${Math.round((performance.now() - started) / 1000)} s`), 1000);
+  let over = false; // of two answers the one that is refused ends it, and the other may still come
   const received = (bytes: number): void => {
     window.clearInterval(clock);
-    if (turn === latest) loading.value = `Receiving the graph… ${(bytes / 1e6).toFixed(1)} MB`;
+    if (turn === latest && !over) loading.value = `Receiving the graph… ${(bytes / 1e6).toFixed(1)} MB`;
   };
   try {
     const wanted = Number(new URLSearchParams(location.search).get("edges")) || undefined;
@@ -60,6 +61,7 @@ export async function open(slug: string, nodeId?: string): Promise<void> {
       failure.value = (error as Error).message;
     });
   } finally {
+    over = true;
     window.clearInterval(clock);
     if (turn === latest) loading.value = null;
   }
