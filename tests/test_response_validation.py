@@ -40,6 +40,61 @@ def test_the_curve_runs_from_the_other_prompt_to_this_one(contrast):
     assert all(len(part) == 3 for part in (curve.kept, curve.complement, curve.random, curve.random_complement))
 
 
+def test_shares_are_mibs_f_by_hooks_of_our_own(contrast):
+    """m(C) with all neurons outside C at the values of the counterfactual prompt, between m(empty) and m(model)."""
+    model, graph = contrast
+    mlps = [block.get_submodule("mlp.down_proj") for block in model.blocks]
+
+    def run(ids, change):
+        seen, hooks = {}, []
+        for layer, module in enumerate(mlps):
+
+            def put(module, args, layer=layer):
+                seen[layer] = made = change(layer, args[0].clone())
+                return (made,)
+
+            hooks.append(module.register_forward_pre_hook(put))
+        with torch.no_grad():
+            logits = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        for hook in hooks:
+            hook.remove()
+        plus, minus = graph.provenance.target_tokens[0]
+        return float(logits[plus] - logits[minus]), seen
+
+    whole, own = run(PROMPT, lambda layer, h: h)
+    _, other = run(OTHER, lambda layer, h: h)
+    strongest = changed_of(model, graph).support.argsort(descending=True)
+    layers, places, indices = (part[graph.nodes.features] for part in (
+        graph.nodes.layer, graph.nodes.position, graph.nodes.index,
+    ))  # fmt: skip
+    curve = unweave.circuit_curve(model, graph, sizes=(4, 16, 60))
+    for number, size in enumerate(curve.sizes):
+        member = {layer: torch.zeros_like(h, dtype=torch.bool) for layer, h in own.items()}
+        for row in strongest[:size].tolist():
+            member[int(layers[row])][0, places[row], indices[row]] = True
+
+        def outside(layer, h, put):
+            first = torch.zeros_like(h, dtype=torch.bool)
+            first[:, 0] = True  # the first token is the same in both
+            return torch.where(put | first, h, other[layer])
+
+        found = {
+            "kept": run(PROMPT, lambda layer, h, m=member: outside(layer, h, m[layer]))[0],
+            "restored": run(PROMPT, lambda layer, h, m=member: torch.where(
+                m[layer], own[layer], outside(layer, h, m[layer])
+            ))[0],
+            "complement": run(PROMPT, lambda layer, h, m=member: outside(layer, h, ~m[layer]))[0],
+        }  # fmt: skip
+        empty = run(PROMPT, lambda layer, h: outside(layer, h, torch.zeros_like(h, dtype=torch.bool)))[0]
+        for name, value in found.items():
+            assert getattr(curve, name)[number] == pytest.approx((value - empty) / (whole - empty), rel=1e-3, abs=1e-4)
+    sizes, f = [0, 4, 16, 60], [0.0, *curve.kept]
+    steps = [(sizes[i + 1] - sizes[i]) / 60 for i in range(3)]
+    area = sum(step * (f[i] + f[i + 1]) / 2 for i, step in enumerate(steps))
+    missed = sum(step * (abs(1 - f[i]) + abs(1 - f[i + 1])) / 2 for i, step in enumerate(steps))
+    assert curve.cpr == pytest.approx(area) and curve.cmd == pytest.approx(missed)
+
+
 def test_single_effects_are_the_models_own(contrast):
     model, graph = contrast
     report = unweave.validate_response(model, graph, most=30)
