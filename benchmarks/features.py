@@ -20,8 +20,9 @@ import unweave
 from unweave.corpus.blocks import named_sources
 from unweave.corpus.documents import mixed
 from unweave.corpus.text import token_blocks
-from unweave.features.collect import Collection, Reading, activations, add_batch
-from unweave.features.pages import feature_page, open_pages
+from unweave.features.collect import AT_ONCE, Collection, Reading, activations, add_batch
+from unweave.features.details import feature_page
+from unweave.features.pages import open_pages
 from unweave.models.passes import batches
 from unweave.transcoders.dense import DenseTranscoders
 
@@ -55,23 +56,24 @@ def main() -> None:
         model.language_model.unembedding.shape[0],
     )
     warm, blocks = found[: options.warm], found[options.warm : options.warm + options.blocks]
+
+    def count(ids: torch.Tensor) -> None:
+        add_batch([collection], model.language_model, model.transcoders.write, [dictionary], ids)
+
     for ids in batches(warm, model.language_model):
-        add_batch(collection, model, dictionary, ids)
+        count(ids)
     alone: list[tuple[float, float]] = []
     counted: list[tuple[float, float]] = []
     for _ in range(options.rounds):
         alone.append(
             measured(
                 lambda: [
-                    [None for _ in activations(model, dictionary, ids)] for ids in batches(blocks, model.language_model)
+                    [None for _ in activations(model, dictionary, ids)]
+                    for ids in batches(blocks, model.language_model, AT_ONCE)
                 ]
             )
         )
-        counted.append(
-            measured(
-                lambda: [add_batch(collection, model, dictionary, ids) for ids in batches(blocks, model.language_model)]
-            )
-        )
+        counted.append(measured(lambda: [count(ids) for ids in batches(blocks, model.language_model, AT_ONCE)]))
     tokens = blocks[:, 1:].numel()
     for place, name in enumerate(("wall", "processor")):
         base, full = (statistics.median(times[place] for times in rows) for rows in (alone, counted))

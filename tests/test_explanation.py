@@ -13,12 +13,13 @@ from unweave.explanation.choose import random_sets
 from unweave.explanation.contrast import contrast_of
 from unweave.explanation.groups import METHODS, PartGroup, Profiles, agreement, hidden
 from unweave.explanation.maps import patching_maps, stages
-from unweave.explanation.names import contexts, readable, with_names
+from unweave.explanation.names import readable, with_names
 from unweave.explanation.predict import predict
 from unweave.explanation.stored import read_explanation
 from unweave.interventions.live import NeuronPlaces, TokenPair, look, run
 from unweave.interventions.parts import Part
 from unweave.interventions.slopes import gradients
+from unweave.response.means import other_contexts
 from unweave.validation.claims import check_claims, read_claims
 
 PROMPT, INSTEAD = [0, 3, 7, 9, 4], [0, 3, 12, 9, 4]
@@ -339,7 +340,7 @@ def test_pushed_tokens_are_what_the_whole_model_says(explained, model):
     """One group's push by hooks of the test's own, over the same contexts."""
     contrast = explained.contrast
     group = next(group for group in explained.groups if group.kind == "neurons" and group.pushes)
-    prompts, rises = contexts(contrast), []
+    prompts, rises = other_contexts(contrast.model, first=int(contrast.ids[0])), []
     for ids in prompts.tolist():
         here = look(model, torch.tensor(ids))
         put = {}

@@ -178,7 +178,7 @@ def test_examples_are_the_strongest_of_blocks_and_an_even_sample(built):
 
 
 def test_a_stopped_collection_goes_on_as_if_it_had_not_been(model, folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("unweave.models.passes.TOKENS_PER_BATCH", 5 * CONTEXT)
+    monkeypatch.setattr(collecting, "AT_ONCE", 5 * CONTEXT)
     whole = collect(model, reading(model, folders[3]), tmp_path, tokens=1500)
     cut = tmp_path / "cut"
     cut.mkdir()
@@ -242,7 +242,7 @@ def test_memory_does_not_grow_with_the_text(model, folders):
     sizes = []
     for seed in range(12):
         ids = torch.randint(1, 50, (40, CONTEXT), generator=torch.Generator().manual_seed(seed))
-        add_batch(collection, model, dictionary, ids)
+        add_batch([collection], model.language_model, model.transcoders.write, [dictionary], ids)
         collection.compact()
         for layer in collection.layers:
             layer.count_tokens()

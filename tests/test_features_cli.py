@@ -351,8 +351,8 @@ def test_tables_are_written_under_no_other_name_than_is_cleared(tmp_path):
 def test_a_killed_build_goes_on(run, folders, tmp_path):
     words = build_words(folders, tmp_path / "p")
     harm = (
-        "import os\nimport unweave.features.collect as c\nimport unweave.models.passes as p\nc.SAVE_EVERY, "
-        "p.TOKENS_PER_BATCH = 0.0, 80\n"
+        "import os\nimport unweave.features.collect as c\nc.SAVE_EVERY, "
+        "c.AT_ONCE = 0.0, 80\n"
         "c._say = lambda report, seen, *rest: os.kill(os.getpid(), 9) if seen > 600 else None"
     )
     assert process(words, harm).returncode == -9

@@ -145,6 +145,8 @@ export interface SteerRun {
 export interface FeatureDetails {
   layer: number;
   index: number;
+  /** Of a page of a neuron: which of its two. */
+  sign?: string;
   label?: string | null;
   density?: number | null;
   promoted?: [string, number | null][] | null;

@@ -17,6 +17,8 @@ PACKAGED = {"smollm2": ("unweave_smollm2", "dictionary")}
 """Dictionaries in data packages of their own, by name: the module and the folder in it."""
 FEATURE_PAGES = ("unweave_smollm2_features", "pages")
 """Where the feature pages of the default model's dictionary are: the module of a data package and the folder in it."""
+NEURON_PAGES = ("unweave_smollm2_neurons", "pages")
+"""The same for the default model's neurons, of which pages can also be built."""
 INSTALL = "pip install 'unweave[smollm2]' (or make, in a clone)"
 """What installs the data packages."""
 
@@ -291,6 +293,26 @@ def default_feature_pages() -> Path:
     if folder is None:
         raise FileError(f"the feature pages of smollm2 are not installed; run: {INSTALL}")
     return folder
+
+
+def default_neuron_pages() -> Path:
+    """The folder with pages of the default model's neurons.
+
+    Raises:
+        FileError: they are not installed.
+    """
+    folder = _installed(*NEURON_PAGES)
+    if folder is None:
+        raise FileError(
+            "no pages of smollm2's neurons are installed; build them (unweave features build --text TEXT --neurons "
+            "FOLDER), and give --features FOLDER"
+        )
+    return folder
+
+
+def neuron_pages_for(model: str) -> bool:
+    """Whether pages of a model's neurons ship and are installed."""
+    return model == "smollm2" and _installed(*NEURON_PAGES) is not None
 
 
 def _installed(module: str, folder: str) -> Path | None:

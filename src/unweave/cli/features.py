@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from ..base.parsing import feature_of
-from ..errors import FileError, OptionError
-from .terminal import AsJson, Dictionary, Model, collect_garbage, escaped, print_json, progress, stdout
+from ..errors import OptionError
+from .terminal import AsJson, Dictionary, Model, escaped, print_json, progress, stdout
 
 app = typer.Typer(
     add_completion=False,
@@ -19,6 +19,7 @@ Folder = Annotated[
     Path | None,
     typer.Option("--features", "-f", help="Folder of feature pages. Default: those of the default transcoders."),
 ]
+Neurons = Annotated[bool, typer.Option("--neurons", help="Pages of the model's neurons, those that ship.")]
 Text = Annotated[
     list[str] | None,
     typer.Option(help="Text file, folder, JSONL, Parquet or dataset; SOURCE=WEIGHT mixes; repeatable."),
@@ -49,6 +50,16 @@ def build(
     sampled: Annotated[
         int, typer.Option(help="How many contexts to sample evenly over each feature's activations, at most 32.")
     ] = 16,
+    neurons: Annotated[
+        Path | None, typer.Option(help="Build pages of the model's neurons too, from the same pass, in this folder.")
+    ] = None,
+    promoted: Annotated[
+        str,
+        typer.Option(
+            help="How promoted tokens are found: causal (through the layers that follow, on average over contexts) or "
+            "direct (decoder and unembedding alone)."
+        ),
+    ] = "causal",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Build feature pages: run the model over text and record what every feature does."""
@@ -56,45 +67,27 @@ def build(
         raise OptionError("no text; give --text FILE")
     if tokens < 1 or not 0 <= strongest <= 8 or not 0 <= sampled <= 32:
         raise OptionError("--tokens must be at least 1, --strongest 0 to 8, --sampled 0 to 32")
+    if promoted not in ("causal", "direct"):
+        raise OptionError(f"--promoted {promoted!r} is neither causal nor direct")
+    folders = [folder.expanduser() for folder in (out, neurons) if folder is not None]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise OptionError(f"--out and --neurons are the same folder, {out}; give two")
     with progress(f"loading {model}") as report:
-        from ..base.files import check_writable, locked
-        from ..features.collect import Reading, collect, discard
-        from ..features.pages import already_built
-        from ..features.write import write_pages
-        from ..transcoders.replacement import load
+        from ..features.building import BuildOptions, build_pages
 
-        out = out.expanduser()
-        check_writable(out / "pages.json")
-        loaded = load(model, transcoders, device=device)
-        reading = Reading(
-            loaded.language_model.name,
-            loaded.transcoders.name,
-            loaded.transcoders.sha256,
-            tuple(text),
-            context,
-            held_out,
+        build_pages(
+            BuildOptions(
+                model, transcoders, device, tuple(text), context, held_out, tokens, strongest, sampled, promoted
+            ),
+            folders,
+            report,
         )
-        collect_garbage()
-        busy = FileError(f"another process builds pages in {out}; wait for it, or give another --out")
-        with locked(out, busy):
-            if not already_built(out, reading, tokens):
-                collection = collect(
-                    loaded, reading, out, tokens=tokens, report=lambda share, title: report(0.8 * share, title)
-                )
-                write_pages(
-                    collection,
-                    loaded,
-                    out,
-                    strongest=strongest,
-                    sampled=sampled,
-                    report=lambda share, title: report(0.8 + 0.2 * share, title),
-                )
-                discard(out)
-    stdout.print(
-        f"Pages in [bold]{escaped(str(out))}[/]. [dim]Look: unweave features show 0_0 --features "
-        f"{escaped(str(out))}[/]",
-        highlight=False,
-    )
+    for folder in folders:
+        stdout.print(
+            f"Pages in [bold]{escaped(str(folder))}[/]. [dim]Look: unweave features show 0_0 --features "
+            f"{escaped(str(folder))}[/]",
+            highlight=False,
+        )
 
 
 @app.command()
@@ -103,6 +96,7 @@ def show(
         str, typer.Argument(metavar="FEATURE", help="layer_index, such as 12_345; a position after it is ignored.")
     ],
     features: Folder = None,
+    neurons: Neurons = False,
     contexts: Annotated[int, typer.Option(help="Show at most this many contexts.")] = 12,
     when: Annotated[
         list[str] | None,
@@ -114,7 +108,7 @@ def show(
     transcoders: Dictionary = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the page of one feature, or when it is on and off in a text."""
+    """Show the page of one feature, or when it is on and off in a text; of a neuron, both signs."""
     from .show_features import show_page, show_when
 
     layer, index = feature_of(feature)
@@ -125,29 +119,32 @@ def show(
             from ..features.like import when as when_on
             from ..transcoders.replacement import load
 
-            loaded = load(model, transcoders)
+            loaded = load(model, "neurons" if neurons else transcoders)
+            levels = _pages(features, loaded.transcoders.of_neurons).levels if loaded.transcoders.of_neurons else ()
             text = mixed([parse_source(source) for source in when])
             blocks = token_blocks(loaded.language_model, text, context, min_characters=1, shorter=True)
             facts = when_on(
-                loaded, blocks, layer, index, tokens=tokens, progress=lambda share: report(share, "reading")
-            )
-    else:
-        from ..features.details import feature_page
-        from ..features.pages import open_pages
+                loaded, blocks, layer, index, tokens=tokens, levels=levels,
+                progress=lambda share: report(share, "reading"),
+            )  # fmt: skip
+        print_json(facts) if as_json else show_when(facts, stdout)
+        return
+    from ..features.details import feature_pages
 
-        facts = feature_page(open_pages(features), layer, index)
+    pages = _pages(features, neurons)
+    found = feature_pages(pages, [(layer, pages.unit(layer, index, sign)) for sign in (1.0, -1.0)]).values()
     if as_json:
-        print_json(facts)
-    elif when:
-        show_when(facts, stdout)
-    else:
-        show_page(facts, stdout, contexts=contexts)
+        print_json({"pages": list(found)} if pages.of_neurons else next(iter(found)))
+        return
+    for page in found:
+        show_page(page, stdout, contexts=contexts)
 
 
 @app.command()
 def search(
     text: Annotated[str, typer.Argument(help="A word or part of one, taken literally, in any case.")],
     features: Folder = None,
+    neurons: Neurons = False,
     field: Annotated[
         list[str] | None,
         typer.Option("--in", help="label, token, promoted, suppressed or context; repeatable. Default: all."),
@@ -156,10 +153,10 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find features by label, by tokens they fire on or promote, and by contexts."""
-    from ..features.pages import FIELDS, open_pages, search_features
+    from ..features.pages import FIELDS, search_features
     from .show_features import show_found
 
-    rows = search_features(open_pages(features), text, fields=field or FIELDS, limit=limit)
+    rows = search_features(_pages(features, neurons), text, fields=field or FIELDS, limit=limit)
     if as_json:
         print_json({"text": text, "features": rows})
     else:
@@ -170,6 +167,13 @@ def search(
 def like(
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or several example texts.")],
     features: Folder = None,
+    neurons: Neurons = False,
+    graph: Annotated[
+        Path | None, typer.Option(metavar="GRAPH", help="Look among the features of this graph alone.")
+    ] = None,
+    supernode: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --graph: make what is found a supernode of the graph.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most this many features.")] = 20,
     model: Model = "smollm2",
     transcoders: Dictionary = None,
@@ -178,22 +182,41 @@ def like(
     """Find features that are more active on the given texts than on other text."""
     from .show_features import show_like
 
+    if supernode is not None and (graph is None or not supernode.strip()):
+        raise OptionError("--supernode names a group of the nodes of a graph; give --graph, and a name")
     with progress(f"loading {model}"):
         from dataclasses import asdict
 
+        from ..features.graphs import in_graph
         from ..features.like import like as like_texts
         from ..features.pages import open_pages
+        from ..graphs.graph import Graph
         from ..transcoders.replacement import load
 
-        loaded = load(model, transcoders)
+        given = None if graph is None else Graph.load(graph)
+        loaded = load(model, "neurons" if neurons else transcoders)
         pages = open_pages(features, loaded.transcoders)
-        found = like_texts(loaded, pages, text, limit=limit)
+        nodes = {} if given is None else in_graph(given, pages)
+        found = like_texts(loaded, pages, text, limit=limit, among=None if given is None else list(nodes))
         labels = pages.labels([(one.layer, one.index) for one in found])
-    rows = [asdict(one) | {"label": labels.get((one.layer, one.index), "")} for one in found]
+    rows = [
+        asdict(one) | dict(zip(("index", "sign"), pages.name(one.layer, one.index), strict=True))
+        | {"label": labels.get((one.layer, one.index), "")}
+        | ({} if given is None else {"nodes": nodes[one.layer, one.index]})
+        for one in found
+    ]  # fmt: skip
+    if supernode is not None and graph is not None and rows:
+        from ..server.annotations import add_supernode
+
+        add_supernode(graph, given, supernode, [name for row in rows for name in row["nodes"]])
     if as_json:
         print_json({"texts": text, "features": rows})
-    else:
-        show_like(rows, len(text), stdout)
+        return
+    show_like(rows, len(text), stdout)
+    if supernode is not None:
+        members = sum(len(row["nodes"]) for row in rows)
+        said = f"Supernode [bold]{escaped(supernode)}[/] of {members} nodes is saved beside {escaped(str(graph))}"
+        stdout.print(said if rows else "[dim]Nothing was found, so no supernode was made[/]", highlight=False)
 
 
 @app.command()
@@ -230,11 +253,8 @@ def label(
         blocks = _held_out(loaded, pages, text, tokens, context) if text else None
         rows = ask_for_labels(service, loaded, pages, blocks, places, report=lambda share: report(share, "asking"))
         if save:
-            relabel(
-                pages.folder,
-                {(row["layer"], row["index"]): (row["label"], row["detection"]) for row in rows},
-                endpoint_model,
-            )
+            found = {(row["layer"], row["index"]): (row["label"], row["detection"]) for row in rows}
+            relabel(pages.folder, found, endpoint_model)
     if as_json:
         print_json({"features": rows})
         return
@@ -363,6 +383,14 @@ def import_(
     check_writable(out / "pages.json")
     count = import_pages(source.expanduser(), out.expanduser(), dictionary)
     stdout.print(f"{count:,} pages in [bold]{escaped(str(out))}[/]", highlight=False)
+
+
+def _pages(folder: Path | None, neurons: bool) -> Any:
+    """The pages of a folder, or those that ship, of features or of neurons."""
+    from ..base.catalogue import default_neuron_pages
+    from ..features.pages import open_pages
+
+    return open_pages(default_neuron_pages() if neurons and folder is None else folder)
 
 
 def _held_out(model: Any, pages: Any, text: list[str] | None, tokens: int, context: int) -> Any:

@@ -67,7 +67,7 @@ def open_server(
         FileError: nothing is there to be shown, or no feature pages are in the folder given.
     """
     from ..explanation.stored import SUFFIX
-    from ..features.foreign import open_pages, shipped_pages
+    from ..features.foreign import open_pages, shipped_neuron_pages, shipped_pages
     from ..server.app import create_app
     from ..server.library import beside, open_library
     from ..server.live import Live
@@ -84,7 +84,7 @@ def open_server(
             f"no graphs in {library.folder}; trace a prompt first, or give --model smollm2 to trace from the page"
         )
     pages = shipped_pages() if features is None else open_pages(features)
-    server = Server(library, None if loaded is None else Live(loaded), pages)
+    server = Server(library, None if loaded is None else Live(loaded), pages, shipped_neuron_pages())
     graphs = f"{len(found)} graph{'' if len(found) == 1 else 's'}"
     hint = "" if loaded is not None else "; --model smollm2 adds tracing and steering"
     address = address_of(listening, slug)

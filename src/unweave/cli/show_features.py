@@ -30,7 +30,8 @@ def highlighted(tokens: Sequence[str], activations: Sequence[float], peak: int |
 
 def show_page(page: dict[str, Any], console: Console, *, contexts: int = 12) -> None:
     """Print one feature's page for a person."""
-    name = f"layer {page['layer']} feature {page['index']}"
+    side = {"+": ", positive", "-": ", negative"}.get(page.get("sign", ""), "")
+    name = f"layer {page['layer']} {'neuron' if side else 'feature'} {page['index']}{side}"
     sure = "" if page["confidence"] is None else f"  [dim]confidence {page['confidence']:.2f}[/]"
     score = page["score"]
     tested = (
@@ -63,7 +64,9 @@ def show_page(page: dict[str, Any], console: Console, *, contexts: int = 12) -> 
             highlight=False,
         )
     if page["companions"]:
-        listed = ", ".join(f"{layer}_{index} {share:.0%}" for layer, index, share in page["companions"])
+        listed = ", ".join(
+            f"{layer}_{index}{''.join(sign)} {share:.0%}" for layer, index, share, *sign in page["companions"]
+        )
         console.print(f"  [bold]fires with[/] {listed}", highlight=False)
     previous = None
     for context in page["contexts"][:contexts] if contexts else ():
@@ -94,7 +97,8 @@ def show_found(rows: Sequence[dict[str, Any]], console: Console) -> None:
     for heading in ("feature", "label", "found in"):
         table.add_column(heading)
     for row in rows:
-        table.add_row(f"{row['layer']}_{row['index']}", escape(row["label"]), ", ".join(row["fields"]))
+        name = f"{row['layer']}_{row['index']}{row.get('sign', '')}"
+        table.add_row(name, escape(row["label"]), ", ".join(row["fields"]))
     console.print(table if rows else "[dim]nothing found[/]")
 
 
@@ -111,8 +115,8 @@ def show_like(rows: Sequence[dict[str, Any]], texts: int, console: Console) -> N
         )
     for row in rows:
         table.add_row(
-            f"{row['layer']}_{row['index']}", f"{row['score']:.3f}", f"{row['share']:.1%}", f"{row['density']:.2%}",
-            f"{row['texts']} of {texts}",
+            f"{row['layer']}_{row['index']}{row.get('sign', '')}", f"{row['score']:.3f}", f"{row['share']:.1%}",
+            f"{row['density']:.2%}", f"{row['texts']} of {texts}",
             f"{row['strongest']:.2f} ‘{escape(visible(row['token']))}’", escape(row["label"]),
         )  # fmt: skip
     console.print(table)

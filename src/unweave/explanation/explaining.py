@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..base.catalogue import neuron_pages_for
 from ..base.kinds import typed
 from ..errors import OptionError, PromptError
 from ..interventions.live import check_supported, heads_of, run
+from ..interventions.parts import NeuronPlaces
 from ..models.language_model import LanguageModel
 from ..transcoders.replacement import ReplacementModel
 from .change import smallest_change
@@ -57,7 +59,8 @@ def explain(
         baseline: "auto"; "mean" or "zero" for values from no other prompt.
         method: how neurons are grouped: "segments", "link" or "band".
         draws: random groups as control for each group.
-        features: folder of feature pages of the model's neurons, whose labels names then use.
+        features: folder of feature pages of the model's neurons, whose labels names then use; None: those that ship,
+            if they are of this model.
 
     Raises:
         PromptError: a prompt that cannot be run, or an `instead` of another length or with the same answer.
@@ -80,7 +83,7 @@ def explain(
         raise OptionError(f"groups is {groups}; it must be at least 1")
     if draws < 1:
         raise OptionError(f"draws is {draws}; it must be at least 1")
-    pages = None if features is None else _pages(language_model, features)
+    pages = _pages(language_model, features)
     progress(0.0, "looking for the contrast")
     contrast = contrast_of(language_model, prompt, target, instead, baseline)
     if not contrast.positions or abs(contrast.whole) < LITTLE:
@@ -104,8 +107,7 @@ def explain(
         )
     made = _worth(contrast, make_groups(chosen, heads, profiles, groups, method))
     effects = dict(zip(chosen.units.triples, effect.tolist(), strict=True))
-    members = [(layer, index) for layer, _, index in chosen.units.triples]
-    labels = {} if pages is None else pages.labels(members)
+    labels = {} if pages is None else pages.labels_at(_strongest(contrast, chosen.units))
     made = with_names(contrast, made, effects, labels)
     progress(0.6, "measuring")
     measured = measure(contrast, made, draws)
@@ -116,12 +118,24 @@ def explain(
     return Explanation(contrast, maps, heads, chosen, made, measured, said)
 
 
-def _pages(model: LanguageModel, folder: str | Path) -> "Pages":
-    """The feature pages of a model's neurons; what reads them is loaded only where there are any."""
-    from ..features.pages import open_pages
+def _pages(model: LanguageModel, folder: str | Path | None) -> "Pages | None":
+    """The pages of a model's neurons, those that ship unless a folder is given; what reads them is loaded only where
+    there are any."""
+    if folder is None and not neuron_pages_for(model.name):
+        return None
+    from ..features.pages import pages_of
     from ..transcoders.neurons import neurons
 
-    return open_pages(folder, neurons(model))
+    return pages_of(neurons(model), folder)
+
+
+def _strongest(contrast: Contrast, units: NeuronPlaces) -> dict[tuple[int, int], float]:
+    """Activations of neurons on the prompt, at the position where each is strongest."""
+    found: dict[tuple[int, int], float] = {}
+    for (layer, _, index), value in zip(units.triples, contrast.here.units(units).tolist(), strict=True):
+        if abs(value) >= abs(found.get((layer, index), 0.0)):
+            found[layer, index] = value
+    return found
 
 
 def _worth(contrast: Contrast, groups: Sequence[PartGroup]) -> tuple[PartGroup, ...]:

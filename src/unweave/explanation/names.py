@@ -14,7 +14,7 @@ from ..interventions.live import Put, Variant, heads_of, next_logits, run_logits
 from ..interventions.parts import Part
 from ..interventions.slopes import slopes
 from ..models.language_model import LanguageModel
-from ..response.means import texts
+from ..response.means import other_contexts
 from .groups import PartGroup
 from .maps import Contrast
 
@@ -43,7 +43,7 @@ def with_names(
     at the last token of other contexts, through the whole model, as a mean over contexts. A name holds if most members
     push for its tokens too, each by the mean derivative over contexts.
     """
-    prompts = contexts(contrast)
+    prompts = other_contexts(contrast.model, CONTEXTS, CONTEXT, int(contrast.ids[0]))
     pushed = [_named_tokens(contrast, push) for push in _pushes(contrast, groups, prompts)]
     members = _members(contrast, groups, pushed, prompts)
     made = []
@@ -83,20 +83,6 @@ def _told_apart(groups: Sequence[PartGroup]) -> list[PartGroup]:
         again = f" (group {met[group.name]})" if met[group.name] > 1 else ""
         made.append(replace(group, name=group.name + again, place=group.place + again))
     return made
-
-
-def contexts(contrast: Contrast) -> Int[Tensor, "context pos"]:
-    """Contexts of one length with no relation to the prompt: beginnings of texts, or random tokens for a model without
-    a tokenizer."""
-    model = contrast.model
-    if model.tokenizer is not None:
-        found = [ids[:CONTEXT] for ids in texts(model) if len(ids) >= CONTEXT]
-        if len(found) >= CONTEXTS:
-            return torch.stack(found[:: len(found) // CONTEXTS][:CONTEXTS])
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(contrast.here.logits), (CONTEXTS, CONTEXT), generator=generator)
-    drawn[:, 0] = contrast.ids[0]
-    return drawn
 
 
 def place(contrast: Contrast, group: PartGroup) -> str:

@@ -15,9 +15,8 @@ from ..transcoders.replacement import ReplacementModel
 from ..transcoders.transcoders import JumpReLU, Transcoders
 from .label import PROMOTES, promotes
 from .pages import Pages
-from .write import META, PARQUET, label_rows, save, write_rows, written
-
-WORDS = "vocabulary.parquet"
+from .readout import Readout, written
+from .write import META, PARQUET, WORDS, label_rows, save, write_rows
 
 
 def carry(pages: Pages, old: Transcoders, model: ReplacementModel, folder: Path, report: Progress) -> Path:
@@ -40,9 +39,11 @@ def carry(pages: Pages, old: Transcoders, model: ReplacementModel, folder: Path,
     (folder / META).unlink(missing_ok=True)
     words = {row["token"]: row["text"] for row in pages.query(f"SELECT token, text FROM {pages.file(WORDS)}")}
     rows, n = label_rows(pages.folder), len(pages.widths)
+    causal = pages.facts.get("promoted") == "causal"
+    readout = Readout.of(model.language_model, lambda share: report(0, "what directions do")) if causal else None
     for number in range(n):
         report(number / n, f"carrying pages of layer {number}")
-        new = written(model, number)
+        new = written(model, number, readout)
         _replace(pages, folder, f"features_{number}.parquet", new)
         for index, tokens in enumerate(new["promoted"].tolist()):
             row = rows.get((number, index))

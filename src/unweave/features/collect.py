@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,14 +22,19 @@ from ..corpus.documents import mixed, parse_source
 from ..corpus.text import token_blocks
 from ..errors import FileError, TextError
 from ..models.language_model import LanguageModel
-from ..models.passes import batches, counted, read_at, run
-from ..transcoders.dense import DenseTranscoders
+from ..models.passes import TOKENS_PER_BATCH, batches
+from ..models.recording import WritePoint
 from ..transcoders.replacement import ReplacementModel
 from .tally import LayerTally
+from .units import SignedNeurons, Units, activations_of, n_units, units_of
 
 STATE = "collecting.safetensors"
 SAVE_EVERY = 180.0
 """Seconds between checkpoints."""
+AT_ONCE = 2 * TOKENS_PER_BATCH
+"""Tokens counted together on a CPU: there are no logits, and counting in large steps is cheaper."""
+LEVELS = 64
+"""Blocks from which the levels of neurons are taken, the first."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Collection:
         self.n_blocks = 0
         self.digest = hashlib.sha256().hexdigest()
         """Of all tokens read, in order."""
+        self.levels: tuple[np.ndarray, ...] = ()
+        """Of neurons, by layer what each sign of each must be above to count."""
         self.ended = False
         """Whether there is no more text."""
         self.kept: dict[int, np.ndarray] = {}
@@ -96,6 +103,7 @@ class Collection:
         tensors["blocks"] = (
             np.stack(list(self.kept.values())) if self.kept else np.zeros((0, self.reading.context), np.int32)
         )
+        tensors |= {f"{number}.level": level for number, level in enumerate(self.levels)}
         for number, layer in enumerate(self.layers):
             layer.count_tokens()
             tensors |= {f"{number}.{name}": array for name, array in layer.arrays.items()}
@@ -122,45 +130,92 @@ class Collection:
                 numbers, blocks = file.get_tensor("block_numbers"), file.get_tensor("blocks")
                 for number, layer in enumerate(self.layers):
                     layer.arrays = {name: file.get_tensor(f"{number}.{name}") for name in layer.arrays}
+                if "0.level" in file.keys():  # noqa: SIM118 (no mapping)
+                    self.levels = tuple(file.get_tensor(f"{number}.level") for number in range(len(self.layers)))
             self.kept = {int(number): row for number, row in zip(numbers, blocks, strict=True)}
             self.n_blocks, self.digest = facts["n_blocks"], facts["digest"]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"cannot read {path} ({error}); remove it to begin anew") from error
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Pages that are to be made: of which dictionary, from what text, and where."""
+
+    model: ReplacementModel
+    reading: Reading
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """What a stopped run goes on from."""
+        return self.folder / STATE
+
+
 def collect(
     model: ReplacementModel, reading: Reading, folder: Path, *, tokens: int, report: Progress | None = None
 ) -> Collection:
-    """Read text until `tokens` are counted or it ends; goes on where an earlier run in `folder` was stopped.
+    """`collect_together` for one dictionary."""
+    return collect_together([Wanted(model, reading, folder)], tokens=tokens, report=report)[0]
+
+
+def collect_together(wanted: Sequence[Wanted], *, tokens: int, report: Progress | None = None) -> list[Collection]:
+    """Read text until `tokens` are counted or it ends, once for several dictionaries of one model; each goes on where
+    an earlier run in its folder was stopped.
 
     Raises:
         TextError: no text, too little for one block, or not the text that an earlier run read.
-        FileError: the folder cannot be written, or holds a collection of something else.
-        TranscoderError: the dictionary holds weights that are not finite.
+        FileError: a folder cannot be written, or holds a collection of something else.
+        TranscoderError: a dictionary holds weights that are not finite.
     """
-    language_model, say = model.language_model, report or (lambda share, title: None)
-    path = folder / STATE
-    collection = Collection(reading, model.transcoders.widths, language_model.unembedding.shape[0])
-    blocks = reading.blocks(language_model)
-    if path.is_file():
-        collection.restore(path)
-        _skip(blocks, collection, say)
-    dictionary = DenseTranscoders.load(model.transcoders, language_model.engine_dtype, language_model.device)
-    begin, first, saved = time.monotonic(), collection.seen, time.monotonic()
-    wanted = math.ceil(tokens / (reading.context - 1))
-    blocks = islice(blocks, max(0, wanted - collection.n_blocks))
-    while some := list(islice(blocks, 64)):
-        for ids in batches(torch.stack(some), language_model):
-            add_batch(collection, model, dictionary, ids)
-            _say(say, collection.seen, first, tokens, time.monotonic() - begin)
+    reading, model = wanted[0].reading, wanted[0].model.language_model
+    say = report or (lambda share, title: None)
+    found = [_begun(part, say) for part in wanted]
+    units = [_units(part, collection) for part, collection in zip(wanted, found, strict=True)]
+    at, first = min(part.n_blocks for part in found), min(part.seen for part in found)
+    n_wanted, each = max(at, math.ceil(tokens / (reading.context - 1))), reading.context - 1
+    blocks = islice(reading.blocks(model), at, n_wanted)
+    begin = saved = time.monotonic()
+    while some := list(islice(blocks, min([64, *(part.n_blocks - at for part in found if part.n_blocks > at)]))):
+        behind = [number for number, part in enumerate(found) if part.n_blocks == at]
+        mine, theirs = [found[number] for number in behind], [units[number] for number in behind]
+        for ids in batches(torch.stack(some), model, AT_ONCE):
+            add_batch(mine, model, wanted[0].model.transcoders.write, theirs, ids)
+            at += len(ids)
+            _say(say, at * each, first, tokens, time.monotonic() - begin)
             if time.monotonic() - saved > SAVE_EVERY:
-                collection.save(path)
+                _save(found, wanted)
                 saved = time.monotonic()
-    if not collection.n_blocks:
+    if not at:
         raise TextError(f"the text gives no block of {reading.context} tokens; give more text or a shorter --context")
-    collection.ended = collection.n_blocks < wanted
-    collection.save(path)
+    for collection in found:
+        collection.ended = collection.n_blocks < n_wanted
+    _save(found, wanted)
+    return found
+
+
+def _begun(wanted: Wanted, report: Progress) -> Collection:
+    """A collection as an earlier run left it, or an empty one."""
+    model, transcoders = wanted.model.language_model, wanted.model.transcoders
+    collection = Collection(wanted.reading, n_units(transcoders), model.unembedding.shape[0])
+    if wanted.path.is_file():
+        collection.restore(wanted.path)
+        _skip(wanted.reading.blocks(model), collection, report)
     return collection
+
+
+def _units(wanted: Wanted, collection: Collection) -> Units:
+    """What is counted; the levels of neurons come from the beginning of the text."""
+    model = wanted.model.language_model
+    if wanted.model.transcoders.of_neurons and not collection.levels:
+        some = list(islice(wanted.reading.blocks(model), LEVELS))  # `blocks` raises where there are none
+        collection.levels = tuple(level.numpy() for level in SignedNeurons.from_blocks(model, torch.stack(some)).levels)
+    return units_of(wanted.model, collection.levels)
+
+
+def _save(found: Sequence[Collection], wanted: Sequence[Wanted]) -> None:
+    for collection, part in zip(found, wanted, strict=True):
+        collection.save(part.path)
 
 
 def discard(folder: Path) -> None:
@@ -168,29 +223,23 @@ def discard(folder: Path) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
-def add_batch(collection: Collection, model: ReplacementModel, dictionary: DenseTranscoders, ids: Tensor) -> None:
-    """Run one batch of blocks [sequence, pos] and count it."""
-    numbers, first = ids.cpu().numpy(), collection.n_blocks
-    for layer, activation in activations(model, dictionary, ids):
-        collection.layers[layer].add(activation, numbers, first)
-    collection.note(numbers)
+def add_batch(
+    found: Sequence[Collection], model: LanguageModel, write: WritePoint, units: Sequence[Units], ids: Tensor
+) -> None:
+    """Run one batch of blocks [sequence, pos] once and count it for every collection."""
+    numbers, firsts = ids.cpu().numpy(), [part.n_blocks for part in found]
+    for number, layer, activation, shown in activations_of(model, write, units, ids):
+        found[number].layers[layer].add(activation, numbers, firsts[number], shown)
+    for collection in found:
+        collection.note(numbers)
 
 
 def activations(
-    model: ReplacementModel, dictionary: DenseTranscoders, ids: Tensor
+    model: ReplacementModel, units: Units, ids: Tensor
 ) -> Iterator[tuple[int, Float[Tensor, "sequence pos feature"]]]:
     """(layer, activations from position 1 on) of a batch of blocks [sequence, pos], layer by layer."""
-    language_model = model.language_model
-    dtype, clean = language_model.engine_dtype, run(language_model, ids, model.transcoders.write, logits=False)
-    for layer in range(language_model.n_layers):
-        seen = read_at(
-            language_model,
-            layer,
-            dictionary.read,
-            counted(clean.resid_mid[layer], dtype),
-            counted(clean.inputs[layer], dtype),
-        )
-        yield layer, dictionary.encode(layer, seen).view(len(ids), ids.shape[1] - 1, -1)
+    for _, layer, activation, _ in activations_of(model.language_model, model.transcoders.write, [units], ids):
+        yield layer, activation
 
 
 def _skip(blocks: Iterator[Tensor], collection: Collection, report: Progress) -> None:

@@ -18,10 +18,12 @@ def feature_page(pages: Pages, layer: int, index: int) -> dict[str, Any]:
     """All that is known of one feature, as plain data.
 
     Returns:
-        layer, index, label, density, promoted and suppressed ([token, logit] pairs), histogram (edges, counts) or None,
-        quantiles or None, contexts (tokens, activations, peak, quantile: "strongest" or the part of its firings such as
-        "60–80%"), source "page"; and count, mean, maximum, tokens ([token, firings, of how many]), companions
-        ([layer, index, share]), norms ([layer, norm of what is written there]), confidence, score.
+        layer, index, sign, label, density, promoted and suppressed ([token, logit] pairs), histogram (edges, counts)
+        or None, quantiles or None, contexts (tokens, activations, peak, quantile: "strongest" or the part of its
+        firings such as "60–80%"), source "page"; and count, mean, maximum, tokens ([token, firings, of how many]),
+        companions ([layer, index, share], of neurons also the sign), norms ([layer, norm of what is written there]),
+        confidence, score. A neuron has two pages: `sign` is "+" or "-" (empty for features), and the negative one goes
+        by its index and the layer's number of neurons added (`Pages.unit`).
 
     Raises:
         InterventionError: no such feature.
@@ -84,9 +86,11 @@ def _page(
     edges = bin_edges(row["first_bin"] + np.arange(len(counts) + 1)) if len(counts) else np.zeros(0)
     names = [_band(context["value"], edges, counts) if context["sampled"] else "strongest" for context in contexts]
 
+    number, sign = pages.name(layer, index)
     return {
         "layer": layer,
-        "index": index,
+        "index": number,
+        "sign": sign,
         "label": row["label"] or "",
         "density": row["count"] / max(1, pages.seen),
         "promoted": [[words[token], value] for token, value in zip_longest(row["promoted"], row["promoted_logit"])],
@@ -107,13 +111,19 @@ def _page(
             [words[token], count, times[token]] for token, count in zip(row["token"], row["token_count"], strict=True)
         ],
         "companions": [
-            [*pages.place(number), share]
-            for number, share in zip(row["companion"], row["companion_share"], strict=True)
+            [at, *_named(pages, at, unit, share)]
+            for (at, unit), share in zip(map(pages.place, row["companion"]), row["companion_share"], strict=True)
         ],
         "norms": [[layer + at, norm] for at, norm in enumerate(row["norm"])],
         "confidence": row["confidence"],
         "score": None if row["f1"] is None else {name: row[name] for name in ("precision", "recall", "f1")},
     }
+
+
+def _named(pages: Pages, layer: int, unit: int, share: float) -> list[Any]:
+    """Index and share of a companion, and of a neuron its sign."""
+    index, sign = pages.name(layer, unit)
+    return [index, share, sign] if sign else [index, share]
 
 
 def _span(context: dict[str, Any], blocks: dict[int, list[int]]) -> tuple[list[int], list[float], int]:

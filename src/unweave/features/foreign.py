@@ -3,14 +3,17 @@
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..base.catalogue import default_neuron_pages
 from ..errors import FileError
+from ..graphs.graph import Graph
 from ..graphs.provenance import Provenance
 from ..graphs.spelling import cantor
+from ..transcoders.neurons import NEURONS
 from .details import feature_pages
 from .label_files import read_labels
 from .packed import INDEX, read_index, read_record
@@ -38,12 +41,19 @@ class FeaturePages:
     """Of the dictionary they are of; empty where their folder does not say."""
     shipped: bool = False
     """Whether nobody asked for them: they are then shown only with graphs that are known to be of their dictionary."""
+    neurons_of: str = ""
+    """Of pages of neurons the model's name; empty for pages of features."""
+    unit: Callable[[int, int, float], int] = lambda layer, index, activation: index
+    """The number that a page goes by, from layer, index and, for neurons, the sign of the activation."""
 
     def fits(self, facts: Provenance) -> bool:
         """Whether they are of a graph's dictionary, as far as both say."""
+        of_neurons = facts.units == "neurons" or facts.transcoders == NEURONS
+        if self.neurons_of or of_neurons:
+            return bool(self.neurons_of) and of_neurons and self.neurons_of == facts.model
         hashes = {facts.transcoders_sha256, facts.transcoders_weights_sha256} - {""}
-        if facts.units == "neurons" or not hashes or not self.sha256:
-            return facts.units != "neurons" and not self.shipped
+        if not hashes or not self.sha256:
+            return not self.shipped
         return any(known.startswith(self.sha256) or self.sha256.startswith(known) for known in hashes)
 
     def __call__(self, layer: int, index: int) -> dict[str, Any] | None:
@@ -85,6 +95,41 @@ def shipped_pages() -> FeaturePages | None:
         return None
 
 
+def shipped_neuron_pages() -> FeaturePages | None:
+    """The pages that ship for the default model's neurons; None if their data package is not installed."""
+    try:
+        return served(open_ours(default_neuron_pages()), shipped=True)
+    except FileError:
+        return None
+
+
+def on_graph(pages: FeaturePages, graph: Graph) -> FeaturePages:
+    """Pages that go by layer and index in a graph: of a neuron that of the sign it has there, where it is strongest."""
+    if not pages.neurons_of:
+        return pages
+    rows = graph.nodes.features
+    activation = graph.nodes.activation[rows]
+    order = activation.abs().argsort(stable=True).tolist()  # the strongest comes last and stays
+    layers, indices, values = graph.nodes.layer[rows].tolist(), graph.nodes.index[rows].tolist(), activation.tolist()
+    sign = {(layers[row], indices[row]): values[row] for row in order}
+
+    def units(features: Sequence[Key]) -> dict[Key, Key]:
+        return {
+            (layer, pages.unit(layer, index, sign.get((layer, index), 1.0))): (layer, index)
+            for layer, index in features
+        }
+
+    def several(features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+        known = units(features)
+        return {known[unit]: page for unit, page in pages.several(list(known)).items()}
+
+    def briefs(features: Sequence[Key]) -> dict[Key, tuple[str, float | None]]:
+        known = units(features)
+        return {known[unit]: brief for unit, brief in pages.briefs(list(known)).items()}
+
+    return replace(pages, several=several, briefs=briefs)
+
+
 def served(pages: Pages, shipped: bool = False) -> FeaturePages:
     """Our own pages, one request at a time: a DuckDB connection is not for several threads."""
     lock = threading.Lock()
@@ -105,7 +150,8 @@ def served(pages: Pages, shipped: bool = False) -> FeaturePages:
             known, labels = columns(), pages.labels(wanted)
         return {key: (labels.get(key, ""), float(known[key[0]][key[1]])) for key in wanted}
 
-    return FeaturePages(several, briefs, pages.facts["sha256"], shipped)
+    of = pages.facts["model"] if pages.of_neurons else ""
+    return FeaturePages(several, briefs, pages.facts["sha256"], shipped, of, pages.unit)
 
 
 def named(labels: Mapping[Key, str]) -> FeaturePages:

@@ -67,7 +67,7 @@ def judge(
     """
     ids = blocks.numpy()
     members = Members(pages.vocabulary[0])
-    firing = firing_on(model, blocks, features, report)
+    firing = firing_on(model, blocks, features, report, pages.levels if pages.of_neurons else ())
     labels, baseline = stored_labels(pages, features), first_tokens(pages, features)
     found: dict[str, list[tuple[Detection, Detection]]] = {"label": [], "baseline": []}
     by_feature: dict[Place, Detection] = {}

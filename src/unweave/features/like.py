@@ -1,6 +1,6 @@
 """Which features a text switches on, compared with background; and when one feature is on and off across a corpus."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ..base.progress import Progress
 from ..errors import OptionError
-from ..interventions.edits import Feature, check_feature
 from ..models.passes import batches
-from ..transcoders.dense import DenseTranscoders
 from ..transcoders.replacement import ReplacementModel
 from .collect import activations
 from .pages import Pages
 from .tally import AFTER, BEFORE
+from .units import check_unit, n_units, units_of
 
 
 @dataclass(frozen=True)
@@ -40,30 +39,42 @@ class Likeness:
     """Where it fires most strongly."""
 
 
-def like(model: ReplacementModel, pages: Pages, texts: Sequence[str], *, limit: int = 20) -> list[Likeness]:
+def like(
+    model: ReplacementModel,
+    pages: Pages,
+    texts: Sequence[str],
+    *,
+    limit: int = 20,
+    among: Collection[tuple[int, int]] | None = None,
+) -> list[Likeness]:
     """Features that texts switch on more than the pages' text does, the most telling first.
 
     The score is averaged over the texts, so that what fires in all of them comes before what fires often in one.
 
+    Args:
+        among: only these, as (layer, number of the page), such as `in_graph` finds; None: all.
+
     Raises:
-        OptionError: no text, or a limit below 1.
+        OptionError: no text, a limit below 1, or nothing to look among.
         PromptError: a text that is empty or too long.
     """
     if not texts or limit < 1:
         raise OptionError("give at least one text, and a limit of at least 1")
+    if among is not None and not among:
+        raise OptionError("the graph has no features of these pages; trace one with features")
     language_model = model.language_model
-    dictionary = DenseTranscoders.load(model.transcoders, language_model.engine_dtype, language_model.device)
+    units, widths = units_of(model, pages.levels if pages.of_neurons else ()), n_units(model.transcoders)
     density = pages.densities()
-    shares = [np.zeros(width) for width in model.transcoders.widths]
-    scores = [np.zeros(width) for width in model.transcoders.widths]
-    within = [np.zeros(width, np.int64) for width in model.transcoders.widths]
-    best = [np.zeros(width) for width in model.transcoders.widths]
-    where = [np.zeros((width, 2), np.int64) for width in model.transcoders.widths]
+    shares = [np.zeros(width) for width in widths]
+    scores = [np.zeros(width) for width in widths]
+    within = [np.zeros(width, np.int64) for width in widths]
+    best = [np.zeros(width) for width in widths]
+    where = [np.zeros((width, 2), np.int64) for width in widths]
     all_ids = [language_model.tokenize(text) for text in texts]
     for number, ids in enumerate(all_ids):
         if len(ids) < 2:
             raise OptionError(f"text {number + 1} has no token besides the leading one; give more words")
-        for layer, activation in activations(model, dictionary, ids[None].to(language_model.device)):
+        for layer, activation in activations(model, units, ids[None].to(language_model.device)):
             found = activation[0].float().cpu().numpy()
             n, share = len(found), (found > 0).mean(0)
             shares[layer] += share / len(texts)
@@ -79,8 +90,7 @@ def like(model: ReplacementModel, pages: Pages, texts: Sequence[str], *, limit: 
     order = sorted(
         (
             (scores[layer][index] * within[layer][index] / len(texts), layer, int(index))
-            for layer in range(len(scores))
-            for index in _top(scores[layer], limit * 8)
+            for layer, index in (_tops(scores, limit * 8) if among is None else among)
         ),
         key=lambda entry: (-entry[0], entry[1:]),
     )
@@ -95,8 +105,13 @@ def like(model: ReplacementModel, pages: Pages, texts: Sequence[str], *, limit: 
     ]  # fmt: skip
 
 
-def _top(values: np.ndarray, count: int) -> np.ndarray:
-    return np.argpartition(-values, min(count, len(values)) - 1)[:count]
+def _tops(scores: Sequence[np.ndarray], count: int) -> list[tuple[int, int]]:
+    """The best of each layer."""
+    return [
+        (layer, int(index))
+        for layer, values in enumerate(scores)
+        for index in np.argpartition(-values, min(count, len(values)) - 1)[:count]
+    ]
 
 
 def when(
@@ -107,9 +122,11 @@ def when(
     *,
     tokens: int,
     count: int = 8,
+    levels: Sequence[np.ndarray] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """When one feature is on and off across text: how often, its strongest contexts, and near misses.
+    """When one feature is on and off across text: how often, its strongest contexts, and near misses; of neurons, whose
+    pages say from what `levels` on they count, each sign is a feature.
 
     A near miss is a token on which the feature is on elsewhere in this text, and here is off.
 
@@ -120,11 +137,11 @@ def when(
         InterventionError: the dictionary has no such feature.
         OptionError: no tokens are asked for.
     """
-    check_feature(Feature(layer, 0, index), model.transcoders)
+    check_unit(model.transcoders, layer, index)
     if tokens < 1:
         raise OptionError(f"tokens is {tokens}; give at least 1")
     language_model = model.language_model
-    dictionary = DenseTranscoders.load(model.transcoders, language_model.engine_dtype, language_model.device)
+    units = units_of(model, levels)
     rows: list[np.ndarray] = []
     values: list[np.ndarray] = []
     seen = 0
@@ -133,7 +150,7 @@ def when(
         if not some:
             break
         for ids in batches(torch.stack(some), language_model):
-            found = next(part for number, part in activations(model, dictionary, ids) if number == layer)
+            found = next(part for number, part in activations(model, units, ids) if number == layer)
             rows.append(ids.cpu().numpy())
             values.append(np.pad(found[..., index].float().cpu().numpy(), ((0, 0), (1, 0))))
             seen += ids.shape[0] * (ids.shape[1] - 1)

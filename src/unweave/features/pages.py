@@ -1,7 +1,7 @@
 """Reading feature pages: one feature in milliseconds, and search over all of them, with DuckDB over Parquet."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from ..base.catalogue import default_feature_pages
+from ..base.catalogue import default_feature_pages, default_neuron_pages
 from ..base.kinds import typed
 from ..errors import FileError, InterventionError, OptionError, TranscoderMismatch
 from ..transcoders.transcoders import Transcoders
@@ -32,8 +32,24 @@ class Pages:
 
     @property
     def widths(self) -> list[int]:
-        """Number of features of every layer."""
+        """Number of features of every layer; of neurons, twice as many: each sign has a page."""
         return self.facts["widths"]
+
+    @property
+    def of_neurons(self) -> bool:
+        """Whether they are pages of a model's neurons: those of negative activations come after all others."""
+        return bool(self.facts.get("neurons"))
+
+    def unit(self, layer: int, index: int, activation: float) -> int:
+        """The number of the page that tells of a feature, or of a neuron with an activation of this sign."""
+        return index + (self.widths[layer] // 2 if self.of_neurons and activation < 0 else 0)
+
+    def name(self, layer: int, unit: int) -> tuple[int, str]:
+        """Index and sign of what a page is of: the sign is empty for features."""
+        if not self.of_neurons:
+            return unit, ""
+        half = self.widths[layer] // 2
+        return unit % half, "-" if unit >= half else "+"
 
     @property
     def seen(self) -> int:
@@ -103,6 +119,27 @@ class Pages:
         )
         return {(row["layer"], row["index"]): row["label"] for row in rows}
 
+    def labels_at(self, activations: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], str]:
+        """Labels of features, or of neurons by the signs of their activations, by (layer, index)."""
+        units = {
+            (layer, self.unit(layer, index, value)): (layer, index) for (layer, index), value in activations.items()
+        }
+        return {units[place]: text for place, text in self.labels(list(units)).items()}
+
+    @cached_property
+    def levels(self) -> tuple[np.ndarray, ...]:
+        """Of neurons, by layer what each unit must be above to be on."""
+        return tuple(
+            np.array(
+                [
+                    row["level"]
+                    for row in self.query(f"SELECT level FROM {self.file(f'features_{layer}.parquet')} ORDER BY index")
+                ],
+                np.float32,
+            )
+            for layer in range(len(self.widths))
+        )
+
     @cached_property
     def vocabulary(self) -> tuple[list[str], list[int]]:
         """Text of every token, and how often it came."""
@@ -128,7 +165,7 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     """Open a folder of feature pages.
 
     Args:
-        folder: None: those that ship for the default model's dictionary.
+        folder: None: those that ship for the default model's dictionary, or for its neurons if `transcoders` are.
         transcoders: if given, the pages must have been made with it.
 
     Raises:
@@ -139,7 +176,9 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     >>> unweave.open_pages().facts["tokens"]                                  # doctest: +SKIP
     139700
     """
-    place = default_feature_pages() if folder is None else Path(folder).expanduser()
+    of_neurons = transcoders is not None and transcoders.of_neurons
+    shipped = default_neuron_pages if of_neurons else default_feature_pages
+    place = shipped() if folder is None else Path(folder).expanduser()
     path = place / META
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -276,9 +315,17 @@ def search_features(
     rows = pages.query(sql, values)
     labels = pages.labels([(row["layer"], row["index"]) for row in rows])
     return [
-        {**row, "label": labels.get((row["layer"], row["index"]), ""), "weight": round(row["weight"], 4)}
+        {**row, **_named(pages, row), "label": labels.get((row["layer"], row["index"]), ""),
+         "weight": round(row["weight"], 4)}
         for row in rows
-    ]
+    ]  # fmt: skip
+
+
+def _named(pages: Pages, row: dict[str, Any]) -> dict[str, Any]:
+    """Of pages of neurons the neuron's index, and the sign."""
+    if not pages.of_neurons:
+        return {}
+    return dict(zip(("index", "sign"), pages.name(row["layer"], row["index"]), strict=True))
 
 
 def _contexts_with(pages: Pages, ids: list[int]) -> list[str]:

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..base.progress import Progress
 from ..errors import TextError
 from ..models.passes import batches
-from ..transcoders.dense import DenseTranscoders
 from ..transcoders.replacement import ReplacementModel
 from .collect import activations
 from .rules import Members, Rule, holds
+from .units import units_of
 
 CONTEXT = 16
 """Tokens in a context that a label picks or not."""
@@ -77,18 +77,17 @@ def firing_on(
     blocks: Int[Tensor, "sequence pos"],
     features: Sequence[Place],
     report: Progress = lambda share: None,
+    levels: Sequence[np.ndarray] = (),
 ) -> dict[Place, np.ndarray]:
     """Where features fire in blocks of tokens, [sequence, pos] each; never at position 0."""
-    dictionary = DenseTranscoders.load(
-        model.transcoders, model.language_model.engine_dtype, model.language_model.device
-    )
+    units = units_of(model, levels)
     wanted: dict[int, list[int]] = {}
     for layer, index in features:
         wanted.setdefault(layer, []).append(index)
     parts: dict[Place, list[np.ndarray]] = {place: [] for place in features}
     done = 0
     for ids in batches(blocks, model.language_model):
-        for layer, activation in activations(model, dictionary, ids):
+        for layer, activation in activations(model, units, ids):
             if layer in wanted:
                 chosen = (activation[..., torch.tensor(wanted[layer], device=activation.device)] != 0).cpu().numpy()
                 for column, index in enumerate(wanted[layer]):

@@ -62,10 +62,17 @@ class LayerTally:
             self.arrays[f"{name}_window"] = np.zeros((width, size, WINDOW), np.uint8)
         self._waiting: list[np.ndarray] = []
 
-    def add(self, activation: Float[Tensor, "sequence pos feature"], ids: np.ndarray, first_block: int) -> None:
+    def add(
+        self,
+        activation: Float[Tensor, "sequence pos feature"],
+        ids: np.ndarray,
+        first_block: int,
+        shown: Float[Tensor, "sequence pos feature"] | None = None,
+    ) -> None:
         """Count one batch: activations from position 1 on, its tokens [sequence, pos + 1], and the number of its
-        first block."""
+        first block; examples show `shown`, where it is given, around what is counted."""
         _, length, width = activation.shape
+        shown = activation if shown is None else shown
         flat = activation.reshape(-1, width)
         where = flat.nonzero()
         if not len(where):
@@ -81,12 +88,10 @@ class LayerTally:
         strength = _ordered(value)
         chosen = np.flatnonzero(strength > self.arrays["strongest_key"][feature, -1])
         chosen = chosen[_best_of_each(block[chosen] * width + feature[chosen], strength[chosen])]
-        self._keep(
-            "strongest", feature[chosen], strength[chosen], place[chosen], value[chosen], activation, first_block
-        )
+        self._keep("strongest", feature[chosen], strength[chosen], place[chosen], value[chosen], shown, first_block)
         rank = priority(place)
         chosen = np.flatnonzero(rank > self.arrays["sampled_key"][feature, -1])
-        self._keep("sampled", feature[chosen], rank[chosen], place[chosen], value[chosen], activation, first_block)
+        self._keep("sampled", feature[chosen], rank[chosen], place[chosen], value[chosen], shown, first_block)
 
     def _count(self, feature: np.ndarray, value: np.ndarray) -> None:
         bits = value.view(np.int32) >> 21

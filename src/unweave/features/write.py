@@ -6,25 +6,24 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import torch
 
-from ..attribution.promoted import logit_effects
 from ..base.files import write_atomically
 from ..base.progress import Progress
 from ..transcoders.replacement import ReplacementModel
 from ..version import __version__
 from .collect import Collection
+from .distinct import chosen, tokens_around
 from .label import Background, Evidence, Label, label
+from .readout import Readout, rounded, written
 from .rules import Rule
-from .tally import BEFORE, SAMPLED, STRONGEST, WINDOW, LayerTally
+from .tally import SAMPLED, STRONGEST, LayerTally
 from .together import companions
+from .units import n_units
 
 FORMAT, VERSION = "unweave feature pages", 1
-META = "pages.json"
-PROMOTED, FIRING, COMPANIONS = 10, 16, 6
+META, WORDS = "pages.json", "vocabulary.parquet"
+FIRING, COMPANIONS = 16, 6
 """Tokens and features listed on a page."""
-AT_ONCE = 256
-"""Features whose effects on all logits are computed together."""
 ROWS = 2048
 """Rows in a group of a Parquet file, the least that is read for one feature."""
 PARQUET = f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 19, ROW_GROUP_SIZE {ROWS}, USE_TMP_FILE false)"
@@ -38,12 +37,14 @@ def write_pages(
     *,
     strongest: int = STRONGEST,
     sampled: int = SAMPLED,
+    readout: Readout | None = None,
     report: Progress | None = None,
 ) -> Path:
     """Write the pages of a collection; `pages.json` comes last, so a folder without it is not finished.
 
     Args:
-        strongest, sampled: examples kept of each feature.
+        strongest, sampled: examples kept of each feature, at most: none is shown that is like another.
+        readout: what promoted tokens are read off with; None: the decoder and the unembedding alone.
 
     Raises:
         FileError: the folder cannot be written.
@@ -56,12 +57,11 @@ def write_pages(
     words = np.array(vocabulary, dtype=object)
     save(
         connection,
-        folder / "vocabulary.parquet",
+        folder / WORDS,
         {"token": np.arange(len(words), dtype=np.int32), "text": words, "count": collection.tokens},
     )
     numbers = np.array(sorted(collection.kept), np.int32)
     blocks = np.stack([collection.kept[number] for number in numbers.tolist()])
-    save(connection, folder / "blocks.parquet", {"block": numbers, "tokens": blocks})
     background = Background(vocabulary, collection.tokens, blocks)
     together = companions(
         [layer.arrays["sampled_place"] for layer in collection.layers],
@@ -69,27 +69,35 @@ def write_pages(
         lambda share: say(0.3 * share, "co-firing"),
     )
     labels: list[tuple[int, int, Label]] = []
+    used: list[np.ndarray] = []
     n = len(collection.layers)
+    lookup = np.full(int(numbers[-1]) + 1, -1, np.int64)
+    lookup[numbers] = np.arange(len(numbers))
     for number, layer in enumerate(collection.layers):
         say(0.3 + 0.7 * number / n, f"writing pages of layer {number}")
-        rows = _features(layer, number, model) | {
+        rows = _features(layer) | written(model, number, readout) | {
             "companion": together[number][0],
             "companion_share": together[number][1],
-        }
+        }  # fmt: skip
+        if collection.levels:
+            rows["level"] = collection.levels[number]
         promoted = [tuple(vocabulary[token] for token in row if token >= 0) for row in rows["promoted"].tolist()]
-        lookup = np.full(int(numbers[-1]) + 1, -1, np.int64)
-        lookup[numbers] = np.arange(len(numbers))
         for index, evidence in _evidence(layer, lookup, blocks, promoted):
             found = label(evidence, background)
             if found is not None:
                 labels.append((number, index, found))
         save(connection, folder / f"features_{number}.parquet", rows)
-        save(connection, folder / f"contexts_{number}.parquet", _contexts(layer, reading.context, strongest, sampled))
+        examples = _contexts(layer, reading.context, lookup, blocks, (strongest, sampled))
+        used.append(np.unique(examples["block"]))
+        save(connection, folder / f"contexts_{number}.parquet", examples)
     write_labels(folder, labels, "evidence")
+    shown = np.unique(np.concatenate(used))
+    save(connection, folder / "blocks.parquet", {"block": shown.astype(np.int32), "tokens": blocks[lookup[shown]]})
     facts = {
         "format": FORMAT, "version": VERSION, "unweave": __version__, "model": reading.model,
         "transcoders": reading.transcoders,
-        "sha256": reading.sha256, "kind": model.transcoders.kind, "widths": list(model.transcoders.widths),
+        "sha256": reading.sha256, "kind": model.transcoders.kind, "widths": list(n_units(model.transcoders)),
+        "neurons": model.transcoders.of_neurons, "promoted": "direct" if readout is None else "causal",
         "text": list(reading.text),
         "context": reading.context, "held_out": reading.held_out, "tokens": collection.seen, "ended": collection.ended,
         "blocks": collection.n_blocks,
@@ -151,8 +159,8 @@ def write_labels(folder: Path, labels: list[tuple[int, int, Label]], source: str
     )
 
 
-def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[str, np.ndarray]:
-    """One row a feature: counts, histogram, tokens, decoder."""
+def _features(layer: LayerTally) -> dict[str, np.ndarray]:
+    """One row a feature: counts, histogram, tokens."""
     arrays, width = layer.arrays, layer.width
     histogram = arrays["histogram"]
     some = histogram.any(1)
@@ -174,51 +182,31 @@ def _features(layer: LayerTally, number: int, model: ReplacementModel) -> dict[s
         "histogram": bins.astype(np.int32),
         "token": tokens,
         "token_count": counts,
-        **written(model, number),
     }
 
 
-def written(model: ReplacementModel, number: int) -> dict[str, np.ndarray]:
-    """What features of a layer write: norms of their decoders, tokens they promote and suppress."""
-    transcoders, dtype = model.transcoders, model.language_model.engine_dtype
-    every = torch.arange(transcoders.widths[number])
-    norms = np.stack(
-        [transcoders.decoder_rows(number, every, at, dtype).norm(dim=1).numpy() for at in transcoders.writes(number)], 1
-    ).astype(np.float32)
-    return {"norm": rounded(norms), **_effects(model, number, np.asarray(norms.any(1)))}
-
-
-def _effects(model: ReplacementModel, number: int, alive: np.ndarray) -> dict[str, np.ndarray]:
-    """Tokens that features promote and suppress most, and by how much (relative to the mean token)."""
-    width, vocabulary = len(alive), model.language_model.unembedding.shape[0]
-    count = min(PROMOTED, vocabulary)
-    tokens = {name: np.full((width, count), -1, np.int32) for name in ("promoted", "suppressed")}
-    logits = {name: np.full((width, count), np.nan, np.float32) for name in tokens}
-    for part in torch.from_numpy(np.flatnonzero(alive)).split(AT_ONCE):
-        effects = logit_effects(model, number, part)
-        for name, largest in (("promoted", True), ("suppressed", False)):
-            found = effects.topk(count, largest=largest)
-            tokens[name][part.numpy()] = found.indices.cpu().numpy()
-            logits[name][part.numpy()] = rounded(found.values.float().cpu().numpy())
-    return tokens | {f"{name}_logit": values for name, values in logits.items()}
-
-
-def _contexts(layer: LayerTally, context: int, strongest: int, sampled: int) -> dict[str, np.ndarray]:
-    """One row an example, the strongest first, then the even sample by activation."""
-    parts: list[dict[str, np.ndarray]] = []
-    for name, size in (("strongest", strongest), ("sampled", sampled)):
-        arrays = {field: layer.arrays[f"{name}_{field}"][:, :size] for field in ("place", "value", "scale", "window")}
-        feature, slot = np.nonzero(arrays["place"] >= 0)
-        found = {field: array[feature, slot] for field, array in arrays.items()}
-        parts.append({"index": feature, "sampled": np.full(len(feature), name == "sampled"), **found})
-    whole = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
-    order = np.lexsort((-whole["value"], whole["sampled"], whole["index"]))
-    whole = {field: array[order] for field, array in whole.items()}
-    block, position = np.divmod(whole["place"], context)
+def _contexts(
+    layer: LayerTally, context: int, lookup: np.ndarray, blocks: np.ndarray, most: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """One row an example, none like another of its feature: at most so many of the strongest, then of the even sample
+    by activation."""
+    whole = {
+        field: np.concatenate([layer.arrays[f"{name}_{field}"] for name in ("strongest", "sampled")], 1)
+        for field in ("place", "value", "scale", "window")
+    }
+    is_sample = np.arange(STRONGEST + SAMPLED) >= STRONGEST
+    kept = chosen(whole["place"], is_sample, context, lookup, blocks, most)
+    feature, slot = np.nonzero(kept)
+    found = {"index": feature, "sampled": is_sample[slot]} | {
+        field: array[feature, slot] for field, array in whole.items()
+    }
+    order = np.lexsort((-found["value"], found["sampled"], found["index"]))
+    found = {field: array[order] for field, array in found.items()}
+    block, position = np.divmod(found["place"], context)
     return {
-        "index": whole["index"].astype(np.int32), "sampled": whole["sampled"], "block": block.astype(np.int32),
+        "index": found["index"].astype(np.int32), "sampled": found["sampled"], "block": block.astype(np.int32),
         "position": position.astype(np.int16),
-        "value": rounded(whole["value"]), "scale": rounded(whole["scale"]), "activation": whole["window"],
+        "value": rounded(found["value"]), "scale": rounded(found["scale"]), "activation": found["window"],
     }  # fmt: skip
 
 
@@ -241,22 +229,6 @@ def _evidence(
             )
         )
     return found
-
-
-def tokens_around(places: np.ndarray, context: int, lookup: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Tokens around positions, [place, window]; -1 outside the block and for its leading token. `lookup` gives a
-    block's row in `blocks`."""
-    block, position = np.divmod(places, context)
-    at = position[:, None] - BEFORE + np.arange(WINDOW)
-    inside = (at >= 1) & (at < context)
-    return np.where(inside, blocks[lookup[block][:, None], np.clip(at, 0, context - 1)], -1)
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """Numbers to about three digits, which halves the files."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    kept = ((bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)).view(np.float32)
-    return np.where(np.isfinite(values), kept, values).astype(np.float32)
 
 
 def relabel(folder: Path, labels: dict[tuple[int, int], tuple[str, dict[str, float] | None]], source: str) -> None:

@@ -57,9 +57,11 @@ def counted(x: Float[Tensor, "sequence pos d"], dtype: torch.dtype) -> Float[Ten
     return x[:, 1:].reshape(-1, x.shape[-1]).to(dtype)
 
 
-def batches(blocks: Int[Tensor, "sequence pos"], model: LanguageModel) -> Iterator[Int[Tensor, "batch pos"]]:
+def batches(
+    blocks: Int[Tensor, "sequence pos"], model: LanguageModel, on_cpu: int = TOKENS_PER_BATCH
+) -> Iterator[Int[Tensor, "batch pos"]]:
     """Blocks in batches that suit the model's device, on that device."""
-    tokens = TOKENS_PER_BATCH if model.device.type == "cpu" else TOKENS_PER_BATCH_ELSEWHERE
+    tokens = on_cpu if model.device.type == "cpu" else TOKENS_PER_BATCH_ELSEWHERE
     for part in blocks.split(max(1, tokens // blocks.shape[1])):
         yield part.to(model.device)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.catalogue import shipped_beside
-from ..errors import OptionError
+from ..errors import OptionError, PromptError
 from ..models.language_model import LanguageModel
 from ..models.recording import first_of
 from ..transcoders.transcoders import Transcoders
@@ -79,6 +79,23 @@ def texts(model: LanguageModel, first: int = 0, tokens: int = TOKENS) -> list[In
                 words = text if len(text) <= tokens * 20 else text[: tokens * 20].rpartition(" ")[0]
                 found.append(model.tokenize(words or text)[:tokens])
     return found
+
+
+def other_contexts(
+    model: LanguageModel, count: int = 16, tokens: int = 8, first: int = 0
+) -> Int[Tensor, "context pos"]:
+    """Contexts of one length with no relation to any prompt: beginnings of texts, or random tokens (the first of them
+    `first`) for a model without a tokenizer, or one that does not know the words of these texts."""
+    try:
+        found = [ids[:tokens] for ids in texts(model) if len(ids) >= tokens] if model.tokenizer is not None else []
+    except PromptError:
+        found = []
+    if len(found) >= count:
+        return torch.stack(found[:: len(found) // count][:count])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(model.unembedding), (count, tokens), generator=generator)
+    drawn[:, 0] = first
+    return drawn
 
 
 def over_texts(

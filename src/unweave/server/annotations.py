@@ -4,8 +4,9 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -114,6 +115,30 @@ def save(
         body = orjson.dumps(content, option=orjson.OPT_INDENT_2)
         write_atomically(path, lambda name: Path(name).write_bytes(body))
         return True, Saved(revision + 1, annotations)
+
+
+def add_supernode(graph_path: Path, graph: Graph, name: str, members: Sequence[str]) -> Saved:
+    """Make nodes a supernode of a graph, in place of one of the same name; nodes of other supernodes leave those.
+
+    Raises:
+        FileError: the file is damaged, from a newer version, or cannot be written.
+    """
+    while True:
+        now = read(graph_path, graph)
+        taken, kept = set(members), []
+        for group in now.annotations.get("supernodes", []):
+            rest = [member for member in group["members"] if member not in taken]
+            if group.get("name") != name and rest:
+                kept.append(group | {"members": rest})
+        used = {group["id"] for group in kept}
+        free = next(f"s{number}" for number in count(1) if f"s{number}" not in used)
+        made = {"id": free, "name": name, "members": list(members), "collapsed": True}
+        pins = list(dict.fromkeys([*now.annotations.get("pins", []), *members]))
+        done, saved = save(
+            graph_path, now.revision, now.annotations | {"supernodes": [*kept, made], "pins": pins}, graph
+        )
+        if done:
+            return saved
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def _tag(server: Server, asked: Opened, edges: int) -> str:
     live, pages = server.live, server.pages_of(asked.graph)
     model = None if live is None else (live.name, live.fits(asked.graph))
     # a folder of another tool says nothing that would tell it apart
-    of = None if pages is None else (pages.sha256, id(pages))
+    of = None if pages is None else (pages.sha256, id(server.pages), id(server.neuron_pages))
     beside = validation_of(asked.path)[1], study_file_of(asked.path)
     return tag_of(__version__, asked.slug, asked.stamp, *beside, model, of, edges)
 

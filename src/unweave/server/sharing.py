@@ -6,7 +6,7 @@ from typing import Any
 
 from ..base.files import write_atomically
 from ..errors import OptionError
-from ..features.foreign import open_pages, shipped_pages
+from ..features.foreign import open_pages, shipped_neuron_pages, shipped_pages
 from ..graphs.graph import Graph
 from ..graphs.interchange import to_json, with_annotations
 from ..page.html import html_document
@@ -64,7 +64,7 @@ def write_shared(
     """
     library: Library = open_library([path])
     file = library.roots[0]
-    server = Server(library, pages=shipped_pages() if pages is None else open_pages(pages))
+    server = Server(library, None, shipped_pages() if pages is None else open_pages(pages), shipped_neuron_pages())
     asked = Opened(stem_of(file), file, *library.graph(file))
     written = []
     if html is not None:

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from ..errors import FileError
-from ..features.foreign import FeaturePages, Key
+from ..features.foreign import FeaturePages, Key, on_graph
 from ..graphs.graph import Graph
 from .answers import Kept
 from .explanations import Explanations
@@ -33,6 +33,7 @@ class Server:
     library: Library
     live: Live | None = None
     pages: FeaturePages | None = None
+    neuron_pages: FeaturePages | None = None
     token: str = field(default_factory=new_token)
     kept: Kept = field(default_factory=Kept)
     jobs: Jobs = field(default_factory=Jobs)
@@ -40,8 +41,9 @@ class Server:
     set_up: SetUp = field(default_factory=SetUp)
 
     def pages_of(self, graph: Graph) -> FeaturePages | None:
-        """The feature pages of a graph's dictionary, if there are any."""
-        return self.pages if self.pages is not None and self.pages.fits(graph.provenance) else None
+        """The feature pages of a graph's dictionary, or of its neurons, if there are any."""
+        known = (pages for pages in (self.pages, self.neuron_pages) if pages is not None)
+        return next((on_graph(pages, graph) for pages in known if pages.fits(graph.provenance)), None)
 
     def details(self, graph: Graph, features: Sequence[Key]) -> dict[Key, dict[str, Any]]:
         """What is known of some features: their pages, else their decoders by the loaded model, else the names in the

@@ -10,6 +10,7 @@ export function Details({ details, here }: { details: FeatureDetails; here: numb
   const of = (quantile: string) => contexts.filter((context) => String(context.quantile ?? "") === quantile);
   return (
     <>
+      {details.sign && <p class="muted">Of this neuron where it is strongly {details.sign === "-" ? "negative" : "positive"}, as it is here.</p>}
       {first !== undefined && <Texts title={titleOf(first)} contexts={of(first)} most={most} />}
       {((details.promoted?.length ?? 0) > 0 || (details.suppressed?.length ?? 0) > 0) && (
         <div class="logits">
