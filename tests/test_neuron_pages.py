@@ -49,10 +49,8 @@ def wanted(one, folders, out):  # noqa: F811
 def built(folders, tmp_path_factory):  # noqa: F811
     """Folders of pages of features and of neurons, from one pass."""
     root = tmp_path_factory.mktemp("both")
-    asked = BuildOptions(
-        str(folders[0]), str(folders[1]), "cpu", (str(folders[3]),), CONTEXT, 0.0, 1500, 8, 16, "causal"
-    )
-    build_pages(asked, [root / "features", root / "neurons"], silent)
+    words = (str(folders[0]), str(folders[1]), "cpu", (str(folders[3]),), CONTEXT, 0.0, 1500, 8, 16, "causal")
+    build_pages(BuildOptions(*words), [root / "features", root / "neurons"], silent)
     return root / "features", root / "neurons"
 
 

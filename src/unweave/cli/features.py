@@ -185,9 +185,8 @@ def like(
     if supernode is not None and (graph is None or not supernode.strip()):
         raise OptionError("--supernode names a group of the nodes of a graph; give --graph, and a name")
     with progress(f"loading {model}"):
-        from dataclasses import asdict
-
         from ..features.graphs import in_graph
+        from ..features.like import as_rows
         from ..features.like import like as like_texts
         from ..features.pages import open_pages
         from ..graphs.graph import Graph
@@ -196,26 +195,19 @@ def like(
         given = None if graph is None else Graph.load(graph)
         loaded = load(model, "neurons" if neurons else transcoders)
         pages = open_pages(features, loaded.transcoders)
-        nodes = {} if given is None else in_graph(given, pages)
-        found = like_texts(loaded, pages, text, limit=limit, among=None if given is None else list(nodes))
-        labels = pages.labels([(one.layer, one.index) for one in found])
-    rows = [
-        asdict(one) | dict(zip(("index", "sign"), pages.name(one.layer, one.index), strict=True))
-        | {"label": labels.get((one.layer, one.index), "")}
-        | ({} if given is None else {"nodes": nodes[one.layer, one.index]})
-        for one in found
-    ]  # fmt: skip
-    if supernode is not None and graph is not None and rows:
-        from ..server.annotations import add_supernode
+        nodes = None if given is None else in_graph(given, pages)
+        rows = as_rows(pages, like_texts(loaded, pages, text, limit=limit, among=nodes), nodes)
+        members = [name for row in rows for name in row.get("nodes", ())]
+        if supernode is not None and graph is not None and given is not None and members:
+            from ..server.annotations import add_supernode
 
-        add_supernode(graph, given, supernode, [name for row in rows for name in row["nodes"]])
+            add_supernode(graph, given, supernode, members)
     if as_json:
         print_json({"texts": text, "features": rows})
         return
     show_like(rows, len(text), stdout)
     if supernode is not None:
-        members = sum(len(row["nodes"]) for row in rows)
-        said = f"Supernode [bold]{escaped(supernode)}[/] of {members} nodes is saved beside {escaped(str(graph))}"
+        said = f"Supernode [bold]{escaped(supernode)}[/] of {len(members)} nodes is saved beside {escaped(str(graph))}"
         stdout.print(said if rows else "[dim]Nothing was found, so no supernode was made[/]", highlight=False)
 
 

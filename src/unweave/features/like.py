@@ -1,7 +1,7 @@
 """Which features a text switches on, compared with background; and when one feature is on and off across a corpus."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -103,6 +103,20 @@ def like(
         )
         for score, layer, index in chosen
     ]  # fmt: skip
+
+
+def as_rows(
+    pages: Pages, found: Sequence[Likeness], nodes: Mapping[tuple[int, int], list[str]] | None = None
+) -> list[dict[str, Any]]:
+    """What was found as plain data, with labels; of neurons index and sign; in a graph the ids of its nodes."""
+    labels = pages.labels([(one.layer, one.index) for one in found])
+    rows = []
+    for one in found:
+        index, sign = pages.name(one.layer, one.index)
+        more = {} if nodes is None else {"nodes": nodes[one.layer, one.index]}
+        label = labels.get((one.layer, one.index), "")
+        rows.append(asdict(one) | {"index": index, "sign": sign, "label": label} | more)
+    return rows
 
 
 def _tops(scores: Sequence[np.ndarray], count: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..attribution.promoted import logit_effects
 from ..base.progress import Progress
+from ..interventions.live import Place
 from ..interventions.slopes import slopes
 from ..models.language_model import LanguageModel
 from ..response.means import other_contexts
@@ -38,7 +39,7 @@ class Readout:
         unembedding = model.unembedding.to("cpu", torch.float64)
         undo = torch.linalg.pinv(unembedding.T @ unembedding) @ unembedding.T
         undo = undo.to(model.device, model.engine_dtype)
-        places = [("stream", layer) for layer in range(1, model.n_layers)]
+        places: list[tuple[Place, int]] = [("stream", layer) for layer in range(1, model.n_layers)]
         d = unembedding.shape[1]
         maps = torch.zeros(model.n_layers, d, d, dtype=model.engine_dtype)
         for begin in range(0, d, AT_ONCE):
