@@ -220,9 +220,11 @@ def test_verdict_on_an_explanation(without_answer, without_explanation, apart, v
     }
     sets = {"answer": cases["what makes the answer"], "explanation": cases["what makes the explanation"]}
     random = {"answer": hits(10, 9), "explanation": hits(8, 10)}
-    result = explains._result(
-        found, random, {name: 1.0 for name in random}, cases, {}, sets, torch.ones(10), Explains(given="sum"), ()
+    first = explains.Text(Variant({}, "x", "y"), (0, 50, 51, 1), 3, 2)
+    tested = explains.Tested(
+        sets, cases, found, random, dict.fromkeys(random, 1.0), {}, torch.ones(10, dtype=torch.bool), first
     )
+    result = explains.tell(tested, Explains(given="sum"), ())
     figures = result.figures
     assert figures["apart"] == pytest.approx(apart) and verdict in result.summary
     assert (figures["answer_random"], figures["explanation_random"], figures["shared"], figures["told"]) == (
