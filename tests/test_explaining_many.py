@@ -113,11 +113,31 @@ def test_what_swapping_a_group_takes_elsewhere_is_measured(model):
         assert one["share_other"] == pytest.approx(one["share"], abs=1e-4)
 
 
+def test_two_models_are_compared_unit_by_unit(model, tiny_folders):
+    from unweave.explanation.say import Test as Swap
+    from unweave.explanation.say import run_tests
+    from unweave.interventions.parts import Part
+
+    folder, _ = tiny_folders("llama", "jumprelu")
+    other = unweave.load_model(str(folder))
+    other.module.model.layers[1].mlp.down_proj.weight.data.mul_(0.5)
+    a, b = (unweave.explain(one, PROMPT, instead=INSTEAD, draws=2) for one in (model, other))
+    units = unweave.compare_explanations(a, b)["units"]
+    members = {part.words for found in (a, b) for group in found.groups for part in group.part.members}
+    assert {(unit["part"],) for unit in units} == members
+    gaps = [abs(unit["share"][0] - unit["share"][1]) for unit in units]
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0
+    part = Part.parse([units[0]["part"]])
+    for found, share in zip((a, b), units[0]["share"], strict=True):
+        assert run_tests(found.contrast, [Swap(part, Part(), None, 1.0)])[0] == pytest.approx(share, abs=1e-5)
+    assert unweave.compare_explanations(a, a)["units"] == []
+
+
 def test_commands(run, tiny_folders, tmp_path):
     folder, _ = tiny_folders("llama", "jumprelu")
     first, second = (" ".join(map(str, ids)) for ids in (PROMPT, [0, 5, 7, 9, 4]))
     code, out, err = run("compare", first, "--ids", "--models", folder, folder, "--baseline", "zero")
-    assert code == 0 and "In both" in out and "Arrows that differ (0 of" in out, err
+    assert code == 0 and "In both" in out and "Arrows that differ (0 of" in out and "Single parts" in out, err
     for words, message in (
         ([first, "--ids"], "a second prompt or --models"),
         ([first, first, "--ids"], "the same"),

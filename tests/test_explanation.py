@@ -330,7 +330,7 @@ def test_names_say_by_how_many_members_they_are_borne(explained):
         if group.pushes:
             assert group.support is not None and 2 * group.support >= len(group)
             assert all(repr(token) in group.name for token in group.pushes)
-            assert len(group) == 1 or f"({group.support} of {len(group)} members)" in group.name
+            assert len(group) == 1 or f"({group.support} of {len(group)} do)" in group.name
         else:
             assert group.support is None and "(unnamed)" in group.evidence
     assert len({group.name for group in explained.groups}) == len(explained.groups)

@@ -10,7 +10,7 @@ from unweave.explanation.groups import PartGroup
 from unweave.explanation.measure import random_parts
 from unweave.explanation.names import listed
 from unweave.explanation.say import elsewhere, run_tests
-from unweave.explanation.way import Way, measured_way, strongest_way
+from unweave.explanation.way import Way, measured_way, strong_ways
 from unweave.explanation.wordings import HERE_ALONE, nowhere, with_wordings
 from unweave.interventions.live import NeuronPlaces, run
 from unweave.interventions.parts import Part
@@ -36,13 +36,13 @@ def at(*layers):
     return [PartGroup(Part(NeuronPlaces.of([(layer, 2, layer)]))) for layer in layers]
 
 
-def test_the_strongest_way_is_found_from_the_answer_back():
+def test_ways_are_found_from_the_answer_back():
     groups = at(0, 1, 2)
     arrows = [arrow(2, None, 0.6), arrow(1, None, 0.5), arrow(0, 2, 0.2), arrow(1, 2, 0.3), arrow(0, 1, 0.1)]
-    assert strongest_way(groups, arrows) == (0, 1, 2)
-    assert strongest_way(groups, [*arrows[:2], arrow(1, 2, 0.3, control=0.4)]) == (), "random parts did as much"
-    assert strongest_way(groups, [arrow(1, 2, 0.3)]) == ()
-    assert strongest_way(groups, [arrow(2, None, -0.6), arrow(1, 2, 0.3)]) == (), "nothing speaks for the answer"
+    assert strong_ways(groups, arrows) == [(0, 1, 2), (1, 2), (0, 1)]
+    assert strong_ways(groups, [*arrows[:2], arrow(1, 2, 0.3, control=0.4)]) == [], "random parts did as much"
+    assert strong_ways(groups, [arrow(1, 2, 0.3)]) == []
+    assert strong_ways(groups, [arrow(2, None, -0.6), arrow(1, 2, 0.3)]) == [], "nothing speaks for the answer"
 
 
 def test_a_way_is_measured_with_all_else_held(explained):

@@ -8,6 +8,9 @@ from ..base.parsing import prompt_of
 from ..errors import OptionError
 from .terminal import AsJson, Model, escaped, print_json, progress, stdout
 
+UNITS = 8
+"""Single parts that are shown, at most."""
+
 
 def compare(
     prompt: Annotated[str, typer.Argument(help="The text whose next token is explained.")],
@@ -76,6 +79,11 @@ def show(facts: dict[str, Any]) -> None:
         for group in facts[key]:
             there = "no such token" if group["share_other"] is None else percent(group["share_other"])
             line(f"  {percent(group['share']):>6} {there:>6}  {escaped(group['name'])}")
+    if facts["units"]:
+        line(f"\n[bold]Single parts that differ most[/] (share in A, in B; of {len(facts['units'])})")
+        for unit in facts["units"][:UNITS]:
+            a, b = map(percent, unit["share"])
+            line(f"  {a:>6} {b:>6}  {escaped(unit['part'])}")
     differ = [arrow for arrow in facts["arrows"] if arrow["differs"]]
     line(f"\n[bold]Arrows that differ[/] ({len(differ)} of {len(facts['arrows'])} between groups of both)")
     for arrow in differ:

@@ -10,15 +10,15 @@ from .terminal import escaped
 TITLES = {
     "way": "In short",
     "hangs": "What the answer hangs on",
-    "chain": "The chain",
-    "direct": "What speaks for it at the end",
+    "chain": "The chain: how far one moves the next to its values in the contrast, all other groups held",
+    "direct": "What speaks for it at the end, all other groups held",
     "against": "What works against it",
     "change": "What would have to change",
     "together": "What is not explained",
 }
 WHY_NOT = {
     "hangs": "What holds it back",
-    "direct": "What speaks against it at the end",
+    "direct": "What speaks against it at the end, all other groups held",
     "against": "What works for it",
 }
 

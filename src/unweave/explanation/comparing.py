@@ -27,7 +27,9 @@ def compare_explanations(a: Explanation, b: Explanation) -> dict[str, Any]:
     Returns:
         Plain data: `headlines`; `shared` (numbers in both, the `share` of the difference in both), `only_a` and
         `only_b` (a group's number and name, its `share`, and `share_other`: what swapping the same parts takes in the
-        other, None where it has no such token); `arrows` between shared groups (`moved` in both, `differs`).
+        other, None where it has no such token); `arrows` between shared groups (`moved` in both, `differs`); of two
+        models also `units`: every neuron, head and MLP of the groups of either, swapped alone (`share` in both), those
+        first that differ most.
 
     Raises:
         OptionError: the models' layers, heads or neurons are not the same in number.
@@ -64,6 +66,7 @@ def compare_explanations(a: Explanation, b: Explanation) -> dict[str, Any]:
         "only_a": alone[0],
         "only_b": alone[1],
         "arrows": _arrows(a, b, dict(pairs)),
+        "units": [] if a.contrast.model is b.contrast.model else _units(a, b, forth, back),
     }
 
 
@@ -108,6 +111,20 @@ def _shares(a: Explanation, b: Explanation, places: Mapping[int, int]) -> list[f
     ran = run(b.contrast.model, b.contrast.ids, b.contrast.question, variants)
     share = b.contrast.share(ran.lead).tolist()
     return [value if len(part) else None for part, value in zip(parts, share, strict=True)]
+
+
+def _units(a: Explanation, b: Explanation, forth: Mapping[int, int], back: Mapping[int, int]) -> list[dict[str, Any]]:
+    """What each part takes on its own in either model."""
+    members = [member for group in a.groups for member in group.part.members]
+    members += [member.moved(back) for group in b.groups for member in group.part.members]
+    here = list({member.words: member for member in members if len(member) and len(member.moved(forth))}.values())
+    shares = []
+    for side, parts in ((a, here), (b, [part.moved(forth) for part in here])):
+        contrast, count = side.contrast, heads_of(side.contrast.model)
+        variants = [part.put(contrast.there, count) for part in parts]
+        shares.append(contrast.share(run(contrast.model, contrast.ids, contrast.question, variants).lead).tolist())
+    found = [{"part": " ".join(part.words), "share": [one, two]} for part, one, two in zip(here, *shares, strict=True)]
+    return sorted(found, key=lambda unit: (-abs(unit["share"][0] - unit["share"][1]), unit["part"]))
 
 
 def _arrows(a: Explanation, b: Explanation, pairs: Mapping[int, int]) -> list[dict[str, Any]]:

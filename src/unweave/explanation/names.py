@@ -52,7 +52,7 @@ def with_names(
         known, evidence = "", []
         if tokens and pushing >= MOST_OF * size:
             words = ", ".join(repr(contrast.model.token_text(token)) for token in tokens)
-            count = f" ({pushing} of {size} members)" if size > 1 else ""
+            count = f" ({pushing} of {size} do)" if size > 1 else ""
             known = f" that push{'es' * (size == 1)} {words}{count}"
             evidence.append(f"{pushing} of {size} members push for these in {len(prompts)} other contexts")
         else:

@@ -106,13 +106,14 @@ class Explanation:
         """How figures and names are to be read."""
         contrast = self.contrast
         return (
-            f"Swapped: put to {values_of(contrast)}, everything else free to respond. Held: kept as on this prompt. "
-            f"The difference: by how much the logit of {self.answer!r} leads that of {self.rival!r}, "
-            f"{contrast.lead:.1f} on the prompt and {contrast.other:.1f} with everything swapped; 100% is all of it; "
-            f"more than all and less than nothing are possible, because some parts work against others. All of the "
-            f"way: to {values_of(contrast)}. Random parts: sets of as many other parts of the same layers and token, "
-            f"swapped likewise. Predicted: from slopes on this prompt alone. Head 23.4 is head 4 of layer 23; layers, "
-            f"heads and neurons count from 0. What parts push was tried in other texts."
+            f"Swapped: put to {values_of(contrast)}, everything else free to respond. Held: kept as on this prompt; "
+            f"so are all other groups where one acts on another, or directly. The difference: by how much the logit "
+            f"of {self.answer!r} leads that of {self.rival!r}, {contrast.lead:.1f} on the prompt and "
+            f"{contrast.other:.1f} with everything swapped; 100% is all of it; more than all and less than nothing "
+            f"are possible, because some parts work against others. All of the way: to {values_of(contrast)}. Random "
+            f"parts: sets of as many other parts of the same layers and token, swapped likewise. Predicted: from "
+            f"slopes on this prompt alone. Head 23.4 is head 4 of layer 23; layers, heads and neurons count from 0. "
+            f"What parts push was tried in other texts."
         )
 
     @cached_property

@@ -110,8 +110,9 @@ def _way(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) ->
         return []
     places = [groups[number].place for number in way.groups]
     said = f"{_answer(contrast)} is held back" if contrast.why_not else f"{_answer(contrast)} comes about"
+    most = "mostly" if way.share > HALF else "in part"
     text = (
-        f"{said} mostly on this way: {', then '.join(places)}. With the first swapped and every group off this way "
+        f"{said} {most} on this way: {', then '.join(places)}. With the first swapped and every group off this way "
         f"held, {percent(way.share)} of the difference is gone (random parts: at most {percent(way.control)})."
     )
     test = Test(groups[way.groups[0]].part, others(groups, *way.groups), None, way.share)
@@ -125,7 +126,9 @@ def _hangs(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
         effect, group = measured.effects[number], groups[number]
         if effect.share < NOTABLE_ARROW:
             break
-        role = f"{_verb(group, 'is', 'are')} {'necessary' if effect.answer < measured.answer / 2 else 'part of it'}"
+        role = _verb(group, "matters, but is not necessary", "matter, but are not necessary")
+        if effect.answer < measured.answer / 2:
+            role = _verb(group, "is necessary", "are necessary")
         if contrast.why_not:
             role = f"{_verb(group, 'holds', 'hold')} {_answer(contrast)} back"
         text = (
@@ -143,6 +146,8 @@ def _after(contrast: Contrast, effect: Effect, before: float) -> str:
     answer, way = _answer(contrast), "falls" if effect.answer < before else "rises"
     random = f"(random parts: {percent(effect.random_answer)})"
     text = f"{answer} {way} from {percent(before)} to {percent(effect.answer)} {random}"
+    if percent(before) == percent(effect.answer):
+        text = f"{answer} stays at {percent(before)} {random}"
     if contrast.why_not and effect.rank == 1:
         text += " and comes first"
     elif effect.rank > 1:
@@ -167,11 +172,12 @@ def _chain(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) 
         source, target = groups[arrow.source], groups[arrow.target]
         name = target.place if arrow.target in met else target.name
         met.add(arrow.target)
+        more = ", more than all of it, as what works against it is held" if arrow.carried > 1.005 else ""
         text = (
-            f"{_capital(source.place)} {_verb(source, 'acts', 'act')} on {name}: swapped with all other groups held, "
+            f"{_capital(source.place)} {_verb(source, 'acts', 'act')} on {name}: swapped, "
             f"{_verb(source, 'it moves', 'they move')} {_verb(target, 'it', 'them')} {_moved(arrow.moved)} "
             f"(random parts: at most {percent(arrow.control)}; predicted {percent(arrow.predicted)}){_by(arrow)}. "
-            f"{percent(arrow.carried)} of the difference passes here."
+            f"{percent(arrow.carried)} of the difference passes here{more}."
         )
         test = Test(source.part, _others(groups, arrow), target.part, arrow.moved)
         said.append(CheckedSentence(text, "chain", test, arrow.control, (arrow.source, arrow.target)))
@@ -208,9 +214,9 @@ def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured)
         group = groups[arrow.source]
         text = (
             f"{_capital(group.place)} {_verb(group, 'speaks', 'speak')} {'against' if contrast.why_not else 'for'} "
-            f"{_answer(contrast)} directly, by no other group: swapped with "
-            f"all other groups held, {percent(arrow.moved)} of the difference is gone ({_free(measured, arrow)}random "
-            f"parts: at most {percent(arrow.control)}; predicted {percent(arrow.predicted)}){_by(arrow)}."
+            f"{_answer(contrast)} directly: swapped, {percent(arrow.moved)} of the difference is gone "
+            f"({_free(measured, arrow)}random parts: at most {percent(arrow.control)}; predicted "
+            f"{percent(arrow.predicted)}){_by(arrow)}."
         )
         test = Test(group.part, _others(groups, arrow), None, arrow.moved)
         said.append(CheckedSentence(text, "direct", test, arrow.control, (arrow.source,)))
@@ -220,7 +226,7 @@ def _direct(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured)
 def _free(measured: Measured, arrow: Arrow) -> str:
     """Beside a share above all of the difference: what it is where nothing is held, so that others make up for it."""
     share = measured.effects[arrow.source].share
-    return f"with them free {percent(share)}; " if arrow.moved > 1.005 else ""
+    return f"with all other groups free {percent(share)}; " if arrow.moved > 1.005 else ""
 
 
 def _against(contrast: Contrast, groups: Sequence[PartGroup], measured: Measured) -> list[CheckedSentence]:

@@ -23,33 +23,31 @@ class Way(NamedTuple):
     """The largest share of random parts in the place of the first."""
 
 
-def strongest_way(groups: Sequence[PartGroup], arrows: Sequence[Arrow]) -> tuple[int, ...]:
-    """From the answer back: each time the group that carries most by the one before it, while any does."""
-    way: list[int] = []
-    while len(way) < LONGEST:
-        target = way[0] if way else None
-        able = [
-            arrow for arrow in arrows
-            if arrow.target == target and arrow.passed and arrow.carried > 0 and arrow.moved > 0
-            and arrow.source not in way
-        ]  # fmt: skip
-        if not able:
-            break
-        way.insert(0, max(able, key=lambda arrow: arrow.carried).source)
-    return tuple(way) if len(way) > 1 else ()
+def strong_ways(groups: Sequence[PartGroup], arrows: Sequence[Arrow]) -> list[tuple[int, ...]]:
+    """From each group that acts on the answer, back: each time the group that carries most by the one before it, while
+    any does. Ways and their ends, of two groups or more."""
+    able = [arrow for arrow in arrows if arrow.passed and arrow.carried > 0 and arrow.moved > 0]
+    found: list[tuple[int, ...]] = []
+    for end in (arrow.source for arrow in able if arrow.target is None):
+        way = [end]
+        while len(way) < LONGEST:
+            before = [arrow for arrow in able if arrow.target == way[0] and arrow.source not in way]
+            if not before:
+                break
+            way.insert(0, max(before, key=lambda arrow: arrow.carried).source)
+        found += [tuple(way[start:]) for start in range(len(way) - 1)]
+    return list(dict.fromkeys(found))
 
 
 def measured_way(
     contrast: Contrast, groups: Sequence[PartGroup], arrows: Sequence[Arrow], random: Sequence[Sequence[list[Put]]]
 ) -> Way:
-    """The strongest way, the first of its groups swapped with all groups held that are not on it; of its ends, which
-    are ways as well, the one by which most goes.
+    """Of all strong ways the one by which most goes: its first group swapped with all groups held that are not on it.
 
     Args:
         random: by group, what swaps random parts in its place.
     """
-    whole, count = strongest_way(groups, arrows), heads_of(contrast.model)
-    ways = [whole[start:] for start in range(len(whole) - 1)]
+    ways, count = strong_ways(groups, arrows), heads_of(contrast.model)
     if not ways:
         return Way()
     held = [others(groups, *way).put(contrast.here, count) for way in ways]
