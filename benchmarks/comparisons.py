@@ -35,7 +35,7 @@ KEPT = (
     "The capital of Japan is Tokyo.",
 )
 LAYERS, STEPS, RATE = range(5, 15), 30, 1e-4
-EARLY, LATE = 60, 150
+EARLY, LATE = 50, 120
 
 
 def main() -> None:

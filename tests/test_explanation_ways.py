@@ -99,3 +99,17 @@ def test_what_is_about_this_wording_alone_is_said_once(explained):
     assert nowhere(lonely) and not nowhere(explained.sentences) and not nowhere(())
     assert ALONE in markdown(replace(explained, sentences=lonely).facts) and ALONE not in explained.markdown
     assert torch.equal(explained.contrast.ids, torch.tensor(PROMPT))
+
+
+def test_a_way_begins_where_it_can(explained):
+    contrast, groups = explained.contrast, explained.groups
+    order = sorted(range(len(groups)), key=lambda number: groups[number].order)
+    first, middle, last = order[0], order[1], order[-1]
+    arrows = [arrow(last, None, 0.6), arrow(middle, last, 0.3), arrow(first, middle, 0.3)]
+    ways = strong_ways(groups, arrows)
+    assert ways == [(first, middle, last), (middle, last)]
+    shares = [measured_way(contrast, groups, arrows[: 2 + full], [[]] * len(groups)).share for full in (False, True)]
+    found = measured_way(contrast, groups, arrows, [[]] * len(groups))
+    assert found.groups in ways and found.control == 0.0 and found.share == shares[1]
+    if found.groups == ways[1]:
+        assert shares[0] > 0

@@ -19,6 +19,10 @@ def compare(
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="Compare two models of the same architecture on one prompt instead."),
     ] = None,
+    instead: Annotated[
+        str | None,
+        typer.Option(metavar="PROMPT", help="With --models: a prompt with another answer that both are held against."),
+    ] = None,
     model: Model = "smollm2",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
@@ -33,6 +37,8 @@ def compare(
         raise OptionError("give either a second prompt or --models A B")
     if other == prompt:
         raise OptionError("both prompts are the same; give two, or --models A B")
+    if instead is not None and models is None:
+        raise OptionError("--instead goes with --models; two prompts are each held against one of their own")
     prompts = [prompt_of(prompt, ids), prompt_of(prompt if other is None else other, ids)]
     names = list(models or (model, model))
     with progress(f"loading {names[0]}") as report:
@@ -45,8 +51,10 @@ def compare(
         check_one_layout(*loaded)
         found = []
         for number in range(2):
-            instead = found[0].contrast.other_ids if models and found else None
-            asked: Any = None if instead is None else instead.tolist()
+            known = found[0].contrast.other_ids if models and found else None
+            asked: Any = None if known is None else known.tolist()
+            if instead is not None:
+                asked = prompt_of(instead, ids)
             found.append(
                 explain(
                     loaded[number], prompts[number], instead=asked, baseline=baseline,

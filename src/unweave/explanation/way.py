@@ -9,6 +9,7 @@ from .groups import PartGroup
 from .maps import Contrast
 from .predict import others
 
+HALF = 0.5
 LONGEST = 4
 """Groups of a way, at most."""
 
@@ -42,7 +43,8 @@ def strong_ways(groups: Sequence[PartGroup], arrows: Sequence[Arrow]) -> list[tu
 def measured_way(
     contrast: Contrast, groups: Sequence[PartGroup], arrows: Sequence[Arrow], random: Sequence[Sequence[list[Put]]]
 ) -> Way:
-    """Of all strong ways the one by which most goes: its first group swapped with all groups held that are not on it.
+    """A strong way, its first group swapped with all groups held that are not on it: of those by which at least half as
+    much goes as by the best, the one that begins first, and of these the one by which most goes.
 
     Args:
         random: by group, what swaps random parts in its place.
@@ -53,7 +55,10 @@ def measured_way(
     held = [others(groups, *way).put(contrast.here, count) for way in ways]
     variants = [puts + groups[way[0]].part.put(contrast.there, count) for way, puts in zip(ways, held, strict=True)]
     share = contrast.share(run(contrast.model, contrast.ids, contrast.question, variants).lead)
-    best = int(share.argmax())
+    if float(share.max()) <= 0:
+        return Way()
+    enough = [number for number, value in enumerate(share.tolist()) if value >= HALF * float(share.max())]
+    best = min(enough, key=lambda number: (groups[ways[number][0]].order, -float(share[number])))
     variants = [held[best] + puts for puts in random[ways[best][0]]]
     control = contrast.share(run(contrast.model, contrast.ids, contrast.question, variants).lead)
     return Way(ways[best], float(share[best]), float(control.abs().max()) if len(control) else 0.0)
