@@ -84,6 +84,8 @@ if TYPE_CHECKING:  # the same table for editors and type checkers; tests/test_ty
     from .response.several import mean_effects as mean_effects
     from .response.several import read_pairs as read_pairs
     from .studies.run import run_study as run_study
+    from .studies.stability import repeat_study as repeat_study
+    from .studies.stabilitycard import stability_card as stability_card
     from .studies.studyfile import read_study as read_study
     from .training.config import TrainConfig as TrainConfig
     from .training.loop import train as train
@@ -176,7 +178,9 @@ _HOMES = {
     "read_pairs": "response.several",
     "routes": "response.routes",
     "run_benchmark": "benchmark.run",
+    "repeat_study": "studies.stability",
     "run_study": "studies.run",
+    "stability_card": "studies.stabilitycard",
     "scale": "interventions.edits",
     "score_circuit": "benchmark.score",
     "search_features": "features.pages",

@@ -137,6 +137,67 @@ def _check_steps(study: Any, only: list[str]) -> None:
         raise OptionError(f"--only {missing}: {study.name} has the steps {', '.join(steps)}")
 
 
+@app.command()
+def repeat(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A study that ships, or a study file.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="As for `study run`.")] = None,
+    transcoders: Dictionary = None,
+    dictionary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRANSCODERS", help="Repeat it with these too, such as a second training; repeatable."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=0, max=100, help="How many other seeds.")] = 2,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the report, and a Stability Card for each step, here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Run a study again in other wordings, with other seeds and dictionaries: which findings survive?
+
+    Exit code 1 if one does not."""
+    from ..studies.studyfile import find_study, read_study
+    from ..transcoders.formats import read_transcoders
+    from ..transcoders.neurons import NEURONS, neurons
+    from ..transcoders.replacement import ReplacementModel, load
+
+    study = read_study(find_study(name))
+    with progress("reading the study") as say:
+        from ..studies.report import check_folder, write_stability
+        from ..studies.stability import repeat_study, stability_facts, told
+
+        folder = None if report is None else check_folder(report, [study.name])
+        wanted = model or (study.meant_for[0] if study.meant_for else DEFAULT)
+        say(0.0, f"loading {wanted}")
+        loaded = load(wanted, transcoders, device=device)
+        own = loaded.language_model
+        others = [
+            ReplacementModel(own, neurons(own) if one == NEURONS else read_transcoders(one)) for one in dictionary or ()
+        ]
+        found = repeat_study(study, loaded, seeds=seeds, others=others, progress=say)
+        if folder is not None:
+            write_stability(found, folder)
+    if as_json:
+        print_json(stability_facts(found))
+    else:
+        _show_table(found.table)
+        stdout.print(escaped(told(found)), highlight=False)
+    raise typer.Exit(0 if all(one.survives for one in found.findings) else 1)
+
+
+def _show_table(table: Any) -> None:
+    from rich.table import Table
+
+    from ..studies.results import number
+
+    shown = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
+    for column in table.columns:
+        shown.add_column(column)
+    for row in table.rows:
+        shown.add_row(*(escaped(number(value)) for value in row))
+    stdout.print(shown)
+
+
 def _run(
     studies: list[Any], model: str | None, transcoders: str | None, only: list[str], folder: Path | None, device: str
 ) -> list[Any]:

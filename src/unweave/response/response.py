@@ -83,8 +83,8 @@ def response_graph(
     """
     asked = ask(model, prompt, target, instead, units, baseline, attention, position)
     start = target_start(asked)
-    chosen, there = _choose(asked, start, most, ranking)
-    setting = Setting.of(asked, chosen, start)
+    chosen, support, there = _choose(asked, start, most, ranking)
+    setting = Setting.of(asked, chosen, start, support)
     slopes, sources = _rows(setting)
     totals = _totals(chosen, slopes)
     by_path = torch.cat([totals * chosen.taken, sources[-1] + totals.to(sources) @ sources[:-1]])
@@ -98,8 +98,8 @@ def response_graph(
     return replace(graph, router=Router(setting))
 
 
-def _choose(asked: ResponseQuestion, start: Starts, most: int, ranking: Ranking) -> tuple[Units, int]:
-    """The strongest units by a ranking, and how many there are."""
+def _choose(asked: ResponseQuestion, start: Starts, most: int, ranking: Ranking) -> tuple[Units, Tensor, int]:
+    """The strongest units by a ranking, their strengths, and how many there are."""
     tangent, basis, last = asked.tangent, asked.basis, int(start.position[0])
     candidates = basis.all_units(asked.firing, asked.reference, asked.silent, last)
     effects = strengths(asked, start, candidates, ranking)
@@ -107,10 +107,10 @@ def _choose(asked: ResponseQuestion, start: Starts, most: int, ranking: Ranking)
         (last + 1 - asked.silent) * layer.mlp.width if asked.transcoders is None else len(units)
         for layer, units in zip(tangent.layers, candidates, strict=True)
     )
-    chosen = strongest(candidates, effects, most, there)
+    chosen, support = strongest(candidates, effects, most, there)
     if not len(chosen):
         raise OptionError("no unit has an effect on this target; choose another target, prompt or baseline")
-    return chosen, there
+    return chosen, support, there
 
 
 def _rows(setting: Setting) -> tuple[Float[Tensor, "target unit"], Float[Tensor, "target source"]]:

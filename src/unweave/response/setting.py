@@ -23,13 +23,17 @@ class Setting:
     """What is taken away with the rest of each MLP, where units write."""
     tokens: Float[Tensor, "pos d"]
     """What is taken away with each token."""
+    support: Float[Tensor, " unit"] | None = None
+    """How much each chosen unit holds the target up, by the ranking that chose it; None: not known here."""
 
     @staticmethod
-    def of(asked: ResponseQuestion, chosen: Units, start: Starts) -> "Setting":
+    def of(
+        asked: ResponseQuestion, chosen: Units, start: Starts, support: Float[Tensor, " unit"] | None = None
+    ) -> "Setting":
         """The setting for chosen units, on the positions up to the target's."""
         n = int(start.position[0]) + 1
         return Setting(
-            asked, chosen, asked.basis.cut(chosen), start, _rests(asked, chosen)[:, :n], taken_tokens(asked, n)
+            asked, chosen, asked.basis.cut(chosen), start, _rests(asked, chosen)[:, :n], taken_tokens(asked, n), support
         )
 
 

@@ -178,8 +178,8 @@ def _dense(firing: ActiveUnits, n: int, width: int, like: Tensor) -> Float[Tenso
     return made
 
 
-def strongest(by_layer: list[Units], effects: list[Tensor], most: int, there: int) -> Units:
-    """The `most` units with the largest absolute effects, by (layer, position, index).
+def strongest(by_layer: list[Units], effects: list[Tensor], most: int, there: int) -> tuple[Units, Tensor]:
+    """The `most` units with the largest absolute effects, by (layer, position, index), and their effects.
 
     Raises:
         OptionError: `most` is 0 or more than there are.
@@ -187,10 +187,11 @@ def strongest(by_layer: list[Units], effects: list[Tensor], most: int, there: in
     if not 0 < most <= there:
         raise OptionError(f"most is {most}; it must lie between 1 and the {there:,} units of this prompt")
     everything = Units.join(by_layer)
-    size = torch.cat(effects).abs()
+    effect = torch.cat(effects)
+    size = effect.abs()
     order = torch.argsort(size, descending=True, stable=True)[:most]
     order = torch.sort(order[size[order] > 0]).values
-    return everything.select(order)
+    return everything.select(order), effect[order]
 
 
 def _columns(units: Units) -> tuple[Tensor, ...]:

@@ -114,6 +114,7 @@ class Bench:
     """Of the steps that were run, by their names."""
     _said: dict[Variant, Said] = field(default_factory=dict)
     _recordings: dict[Variant, Recording] = field(default_factory=dict)
+    _ids: dict[Variant, list[int]] = field(default_factory=dict)
 
     def where(self, wanted: dict[str, tuple[str, ...]]) -> "Bench":
         """The same bench with those variants alone whose fields have one of the wanted values; what was computed is
@@ -142,11 +143,18 @@ class Bench:
             self.results,
             self._said,
             self._recordings,
+            self._ids,
         )
 
     def text(self, variant: Variant) -> str:
         """The prompt as the model gets it."""
         return chat_text(self.model.language_model, variant.prompt, self.system) if self.chat else variant.prompt
+
+    def ids(self, variant: Variant) -> list[int]:
+        """The prompt as tokens."""
+        if variant not in self._ids:
+            self._ids[variant] = self.model.language_model.tokenize(self.text(variant)).tolist()
+        return self._ids[variant]
 
     def record(self, variant: Variant) -> Recording:
         """A variant's recording; the last few are kept."""
@@ -235,7 +243,7 @@ class Bench:
         Raises:
             StudyError: no variant has the field, or no two differ in it alone.
         """
-        fixed = self._free(name)
+        fixed = self.free(name)
         pool = self.right() if right else list(self.variants)
         found = []
         for place, here in enumerate(pool):
@@ -255,7 +263,7 @@ class Bench:
             )
         return self.some(found, most)
 
-    def _free(self, name: str) -> list[str]:
+    def free(self, name: str) -> list[str]:
         """The other fields of prompts that do not depend on this one: not the same for all variants with one value
         of it."""
         if name not in self.variants[0].fields:

@@ -37,7 +37,7 @@ def positions(bench: Bench, variant: Variant, at: Places) -> list[int]:
     Raises:
         StudyError: a field whose value does not stand in the prompt, or a token before the prompt.
     """
-    ids = _ids(bench, variant)
+    ids = bench.ids(variant)
     return [_position(bench, variant, ids, place) for place in at] if at else list(range(1, len(ids)))
 
 
@@ -60,10 +60,6 @@ def _position(bench: Bench, variant: Variant, ids: list[int], place: int | str) 
     raise StudyError(f"{place} {variant.fields[place]!r} does not stand in the prompt {variant.prompt!r}")
 
 
-def _ids(bench: Bench, variant: Variant) -> list[int]:
-    return bench.model.language_model.tokenize(bench.text(variant)).tolist()
-
-
 def alike(variant: Variant, names: Sequence[str]) -> bool:
     """Whether fields have one value."""
     return len({variant.fields[name] for name in names}) < 2
@@ -83,7 +79,7 @@ def _batches(bench: Bench, variants: Sequence[Variant]) -> list[tuple[list[Varia
     """Prompts of one length together."""
     lengths: dict[int, list[tuple[Variant, list[int]]]] = {}
     for variant in dict.fromkeys(variants):
-        ids = _ids(bench, variant)
+        ids = bench.ids(variant)
         lengths.setdefault(len(ids), []).append((variant, ids))
     return [
         (

@@ -2,6 +2,8 @@
 
 from .ablate import ABLATE
 from .accuracy import ACCURACY
+from .apart import APART
+from .contrast import CONTRAST
 from .explains import EXPLAINS
 from .families import ABLATED
 from .inhibit import INHIBIT
@@ -35,4 +37,6 @@ PROTOCOLS: dict[str, Protocol] = {
     "transplant": TRANSPLANT,
     "plan": PLAN,
     "inhibit": INHIBIT,
+    "contrast": CONTRAST,
+    "apart": APART,
 }

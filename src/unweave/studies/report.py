@@ -15,6 +15,8 @@ from ..graphs.graph import Graph
 from .plots import draw
 from .protocols import PROTOCOLS
 from .results import ResultTable, Step, StudyReport, facts, number, rounded
+from .stability import Stability, stability_facts, told
+from .stabilitycard import stability_card
 
 FACTS = ".study.json"
 INDEX = "index.md"
@@ -36,7 +38,22 @@ def check_folder(folder: str | Path, names: Sequence[str]) -> Path:
     return folder
 
 
-def write_report(report: StudyReport, folder: Path) -> Path:
+def write_stability(found: Stability, folder: Path) -> Path:
+    """Write a study's report with a first table of what survives, the facts behind it, and a Stability Card for each
+    step with wanted figures; returns the page.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    name = found.first.study
+    for step in found.first.steps:
+        if step.checks:
+            _write(folder / f"{name}.{step.name}.card.json", json.dumps(stability_card(found, step.name), indent=1))
+    _write(folder / f"{name}.stability.json", json.dumps(stability_facts(found), indent=1, ensure_ascii=False))
+    return write_report(found.first, folder, found)
+
+
+def write_report(report: StudyReport, folder: Path, stability: Stability | None = None) -> Path:
     """Write a report and bring the folder's index up to date; returns the page.
 
     Each file is written whole or not at all, the page and its facts last; plots and graphs of an earlier run go.
@@ -60,7 +77,8 @@ def write_report(report: StudyReport, folder: Path) -> Path:
         json.dumps(facts(report) | {"graphs": [path.name for path in graphs]}, indent=1, ensure_ascii=False),
     )
     page = _write(
-        folder / f"{name}.md", page_of(report, images, [path.name for path in graphs], [path.name for path in claims])
+        folder / f"{name}.md",
+        page_of(report, images, [path.name for path in graphs], [path.name for path in claims], stability),
     )
     for old in [
         *folder.glob(f"{name}.*.svg"),
@@ -81,7 +99,7 @@ def _write_graphs(report: StudyReport, folder: Path) -> list[Path]:
     """Each traced graph, with what was found as its supernodes, the verdict as its note, and a title for the
     library."""
     graphs = [graph for step in report.steps for graph in step.result.graphs]
-    found = [one for step in report.steps for one in step.result.found]
+    found = [one for step in report.steps for one in step.result.found if one.units == "features"]
     paths = []
     for place, graph in enumerate(graphs, 1):
         rows = graph.nodes.rows  # an id that the graph lacks could be taken for the peer's name of an error node
@@ -108,7 +126,8 @@ def _write_claims(report: StudyReport, folder: Path) -> list[Path]:
     claims = [claim for step in report.steps for claim in step.result.claims]
     if not claims:
         return []
-    supernodes = {one.name: list(one.features) for step in report.steps for one in step.result.found}
+    found = [one for step in report.steps for one in step.result.found if one.units == "features"]
+    supernodes = {one.name: list(one.features) for one in found}
     content = {
         "model": report.model,
         "transcoders_sha256": report.transcoders_sha256[:16],
@@ -124,9 +143,13 @@ def _write_claims(report: StudyReport, folder: Path) -> list[Path]:
 
 
 def page_of(
-    report: StudyReport, images: dict[tuple[str, str], str], graphs: Sequence[str], claims: Sequence[str]
+    report: StudyReport,
+    images: dict[tuple[str, str], str],
+    graphs: Sequence[str],
+    claims: Sequence[str],
+    stability: Stability | None = None,
 ) -> str:
-    """The report as Markdown."""
+    """The report as Markdown; first, if the study was repeated, which findings survive."""
     source = f" Source: {report.source}." if report.source else ""
     parts = [
         f"# {report.title}",
@@ -134,6 +157,8 @@ def page_of(
         f"**The study {report.verdict}.**",
         f"Model {report.model}, dictionary {report.transcoders} (sha256 {report.transcoders_sha256[:12]}).",
     ]
+    if stability is not None:
+        parts += [f"**{told(stability)}.**", _table(stability.table)]
     wanted = [
         (
             step.name,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from ..base.choices import UnitKind
 from ..graphs.graph import Graph
 from ..validation.claimfile import Bound
 
@@ -49,6 +50,8 @@ class Found(NamedTuple):
     prompt: str
     features: tuple[str, ...]
     """Ids with positions, such as `12_345_5`."""
+    units: UnitKind = "features"
+    """What they are: the dictionary's, or the model's own neurons, which are in no graph or claim of features."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,9 @@ class _StudyFile(BaseModel):
     meant_for: Words = ()
     chat: bool = False
     system: str | None = None
-    prompt: Words
+    variants_of: Text | None = None
+    prompt: Words = ()
+    rephrased: Words = ()
     answer: Text = "{answer}"
     foil: Text | None = None
     instances: Words = ()
@@ -63,6 +65,8 @@ class _StudyFile(BaseModel):
 
     @model_validator(mode="after")
     def _has_variants(self) -> "_StudyFile":
+        if not self.prompt:
+            raise ValueError("give a 'prompt', or 'variants_of' (another study)")
         if self.instances and (self.grid or self.variants != ({},)):
             raise ValueError("give 'instances' (behaviours of the organism) or 'variants' and 'grid', not both")
         if not self.instances and not self.grid and self.variants == ({},):
@@ -99,6 +103,8 @@ class Study:
     chat: bool
     system: str | None
     seed: int
+    rephrased: tuple[str, ...]
+    """Other templates of the prompt, which say the same."""
     variants: tuple[Variant, ...]
     steps: tuple[Planned, ...]
 
@@ -135,7 +141,7 @@ def read_study(path: str | Path) -> Study:
     'capitals'
     """
     path = Path(path).expanduser()
-    file = _Source(path, *read_yaml(path, "study", "steps", StudyError))
+    file = _with_variants(_Source(path, *read_yaml(path, "study", "steps", StudyError)))
     content: _StudyFile = file.validated(_StudyFile, file.data)
     variants = _variants(file, content)
     fields = set.intersection(*(set(variant.fields) for variant in variants))
@@ -152,9 +158,32 @@ def read_study(path: str | Path) -> Study:
         chat=content.chat,
         system=content.system,
         seed=content.seed,
+        rephrased=content.rephrased,
         variants=tuple(variants),
         steps=tuple(steps),
     )
+
+
+ASKED = ("meant_for", "chat", "system", "prompt", "rephrased", "answer", "foil", "instances", "variants", "grid")
+"""What a study takes from another whose variants it uses."""
+
+
+def _with_variants(file: "_Source") -> "_Source":
+    """A study's content with the variants of the study that it names, and how they are asked."""
+    other = file.data.get("variants_of")
+    if not isinstance(other, str):
+        return file
+    own = [key for key in ASKED[3:] if key in file.data and key != "rephrased"]
+    if own:
+        raise file.fail((own[0],), f"{own[0]!r} is given by {other!r} (variants_of); leave it out")
+    try:
+        path = find_study(other)
+    except StudyError as error:
+        raise file.fail(("variants_of",), str(error)) from error
+    data = read_yaml(path, "study", "steps", StudyError)[1]
+    if "variants_of" in data:
+        raise file.fail(("variants_of",), f"{other!r} has no variants of its own; name {data['variants_of']!r}")
+    return _Source(file.path, file.root, {key: data[key] for key in ASKED if key in data} | file.data)
 
 
 Place = tuple[str | int, ...]

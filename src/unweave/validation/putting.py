@@ -38,6 +38,8 @@ class Results(NamedTuple):
     """The log-probability of the target's first token."""
     seen: Float[Tensor, "variant unit"]
     """Activations of the graph's own units."""
+    top: Int[Tensor, " variant"]
+    """The likeliest token."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ Changed = ChangedNeurons | ChangedFeatures
 
 
 def _results(logits: Float[Tensor, "variant vocab"], tokens: tuple[int, ...], seen: Tensor) -> Results:
-    return Results(target_value(logits, tokens), logits.log_softmax(-1)[:, tokens[0]], seen)
+    return Results(target_value(logits, tokens), logits.log_softmax(-1)[:, tokens[0]], seen, logits.argmax(-1))
 
 
 def mask_of(changed: Changed, places: Tensor) -> Mask:
@@ -275,5 +277,7 @@ def _features(model: ReplacementModel, graph: Graph, setting: Setting) -> Change
 
 
 def _support(setting: Setting, graph: Graph, effect: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
+    if setting.support is not None:
+        return setting.support
     ranking = graph.provenance.ranking
     return -effect if ranking in ("", "gradient") else support(setting, choice("ranking", ranking, Ranking))
