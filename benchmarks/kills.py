@@ -1,10 +1,11 @@
 """Kill long work again and again, and compare what comes out in the end with an undisturbed run, bit by bit.
 
-    python benchmarks/kills.py [conversion | conversions | pages | prompts | validate] [--kills 30]
+    python benchmarks/kills.py [conversion | conversions | pages | prompts | smollm2 | validate] [--kills 30]
 
 Each round starts the command, waits until it has used a random share of the processor time that the undisturbed run
-took, kills it (SIGKILL), and starts it again in the same place. After the last kill it runs to its end. `conversions`
-runs two at once in one cache and kills one of them.
+took, kills it (SIGKILL), and starts it again in the same place; a round that came to its end first is no kill, and the
+next begins anew. After the last kill it runs to its end. `conversions` runs two at once in one cache and kills one of
+them, in every other round both. `prompts` traces the organism, `smollm2` the default model.
 """
 
 import argparse
@@ -21,9 +22,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import duckdb
+
 COMMAND = [sys.executable, "-c", "from unweave.cli.entry import run; run()"]
 CONVERT = [sys.executable, "-c", "from unweave.models.smollm2 import default_model; print(default_model())"]
-PROMPTS = [f"{a} + {b} =" for a in range(11, 51, 8) for b in (7, 25, 38, 49)]
+KINDS = ("conversion", "conversions", "pages", "prompts", "smollm2", "validate")
+SUMS = [f"{a} + {b} =" for a in range(11, 51, 8) for b in (7, 25, 38, 49)]
+TEXTS = [
+    f"The {what} of {of} is"
+    for what in ("capital", "largest city", "language")
+    for of in ("France", "Japan", "Italy", "Peru")
+]
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
@@ -56,7 +65,7 @@ def content(folder: Path, without: tuple[str, ...]) -> dict[str, str]:
     """The hash of every file; of JSON and graph headers less what differs from run to run."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(stable(path, without)).hexdigest()
-        for path in sorted(folder.rglob("*"))
+        for path in (sorted(folder.rglob("*")) if folder.is_dir() else [folder])
         if path.is_file() and path.name not in (".lock", "sha256.json")
     }
 
@@ -70,6 +79,9 @@ def stable(path: Path, without: tuple[str, ...]) -> bytes:
         return json.dumps(less(header, without), sort_keys=True).encode() + body[8 + size :]
     if path.suffix in (".json", ".jsonl"):
         return json.dumps([less(json.loads(line), without) for line in lines(path)], sort_keys=True).encode()
+    if path.name == "index.parquet":
+        rows = duckdb.sql(f"select to_json(t) from read_parquet('{path}') t order by id").fetchall()
+        return json.dumps([less(json.loads(row), without) for (row,) in rows]).encode()
     return body
 
 
@@ -79,10 +91,17 @@ def lines(path: Path) -> list[str]:
     return sorted(text.splitlines()) if path.suffix == ".jsonl" else [text]
 
 
+def timed(key: str, value: object) -> bool:
+    """Whether a checksum covers the time at which a graph was traced."""
+    return key == "provenance" and isinstance(value, int)
+
+
 def less(content: object, without: tuple[str, ...]) -> object:
     """JSON without some keys, in the JSON inside texts too."""
     if isinstance(content, dict):
-        return {key: less(value, without) for key, value in content.items() if key not in without}
+        return {
+            key: less(value, without) for key, value in content.items() if key not in without and not timed(key, value)
+        }
     if isinstance(content, list):
         return [less(value, without) for value in content]
     if isinstance(content, str) and content.startswith("{"):
@@ -113,20 +132,28 @@ def case(name: str, folder: Path) -> tuple[list[str], Path]:
             "48",
         ]
         return [*COMMAND, *build, "--out", "pages"], folder / "pages"
-    if name == "prompts":
-        (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
-        return [*COMMAND, "trace", "--prompts", "prompts.jsonl", "--model", "organism", "--out", "out"], folder / "out"
+    if name in ("prompts", "smollm2"):
+        model, texts = ("organism", SUMS) if name == "prompts" else ("smollm2", TEXTS)
+        (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+        limit = ["--max-features", "1000"] if name == "smollm2" else []
+        trace = ["trace", "--prompts", "prompts.jsonl", "--model", model, *limit, "--out", "out"]
+        return [*COMMAND, *trace], folder / "out"
     graph = folder.parent / "g.graph.safetensors"  # one for both runs: it holds the time at which it was traced
     if not graph.exists():
         finish([*COMMAND, "trace", "36 + 25 =", "--model", "organism", "--out", str(graph)], folder)
     shutil.copy(graph, folder)
-    return [*COMMAND, "validate", graph.name, "--model", "organism"], folder
+    few = ["--ablations", "30", "--pairs", "6", "--disturbances", "4"]
+    return [*COMMAND, "validate", graph.name, "--model", "organism", *few], folder / "g.validation.json"
 
 
-def disturbed(name: str, words: list[str], folder: Path, kills: int, seconds: float, seed: int) -> int:
-    """Kill so many times; how many kills met the work under way."""
-    generator, met = random.Random(seed), 0
-    for number in range(kills):
+def disturbed(
+    name: str, words: list[str], result: Path, kills: int, seconds: float, seed: int, same
+) -> tuple[int, int]:
+    """Kill the work under way so many times; the rounds that took, and the results some of them left whole, each
+    compared with the undisturbed one."""
+    generator, met, number, ended, folder = random.Random(seed), 0, 0, 0, result.parent
+    while met < kills:
+        number += 1
         children = [start(words, folder) for _ in range(2 if name == "conversions" else 1)]
         one, share = generator.choice(children), generator.uniform(0.05, 0.95)
         while used(one) < share * seconds:
@@ -140,8 +167,11 @@ def disturbed(name: str, words: list[str], folder: Path, kills: int, seconds: fl
                 child.kill()
             child.communicate()
         if one.returncode == 0 or (name.startswith("conversion") and (folder / "cache").is_dir() and whole(folder)):
-            subprocess.run(["rm", "-rf", folder / {"pages": "pages", "prompts": "out"}.get(name, "cache")], check=True)
-    return met
+            ended += 1
+            if not same(result):
+                sys.exit(f"{name}: after round {number} the result differs from the undisturbed one")
+            shutil.rmtree(result) if result.is_dir() else result.unlink()
+    return number, ended
 
 
 def whole(folder: Path) -> bool:
@@ -152,11 +182,11 @@ def whole(folder: Path) -> bool:
 def main() -> None:
     """Run one kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("conversion", "conversions", "pages", "prompts", "validate"))
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    without = ("created", "seconds", "time", "started", "file", "folder")
+    without = ("created", "seconds", "attribution_seconds", "time", "started", "file", "folder", "bytes")
     with tempfile.TemporaryDirectory() as base:
         quiet, killed = Path(base) / "quiet", Path(base) / "killed"
         quiet.mkdir(), killed.mkdir()
@@ -164,7 +194,12 @@ def main() -> None:
         seconds = finish(words, quiet)
         expected = content(result, without)
         words, result = case(given.kind, killed)
-        met = disturbed(given.kind, words, killed, given.kills, seconds, given.seed)
+
+        def same(at: Path) -> bool:
+            found = content(at, without)
+            return all(found.get(name) == digest for name, digest in expected.items())
+
+        rounds, ended = disturbed(given.kind, words, result, given.kills, seconds, given.seed, same)
         if given.kind.startswith("conversion"):
             time.sleep(11)  # after which what is left counts as left
         finish(words, killed)
@@ -172,8 +207,8 @@ def main() -> None:
     different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     same = len(expected) - len([name for name in different if name in expected])
     print(
-        f"{given.kind}: {given.kills} kills, {met} during the work; undisturbed {seconds:.1f} s of processor time, "
-        f"{len(expected)} files; {same} equal bit by bit; different or left behind: {different or 'none'}"
+        f"{given.kind}: {given.kills} kills in {rounds} rounds, {ended} results whole on the way and equal; "
+        f"undisturbed {seconds:.1f} s of processor time, {len(expected)} files; {same} equal bit by bit; different or left behind: {different or 'none'}"
     )
 
 
