@@ -208,7 +208,8 @@ def main() -> None:
     same = len(expected) - len([name for name in different if name in expected])
     print(
         f"{given.kind}: {given.kills} kills in {rounds} rounds, {ended} results whole on the way and equal; "
-        f"undisturbed {seconds:.1f} s of processor time, {len(expected)} files; {same} equal bit by bit; different or left behind: {different or 'none'}"
+        f"undisturbed {seconds:.1f} s of processor time, {len(expected)} files; {same} equal "
+        f"bit by bit; different or left behind: {different or 'none'}"
     )
 
 
