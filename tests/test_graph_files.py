@@ -2,12 +2,14 @@
 
 import json
 import logging
+import tracemalloc
 
 import pytest
 import torch
 from conftest import PROMPT
 from safetensors import safe_open
 from safetensors.torch import save_file
+from serving import large_graph
 
 import unweave
 from unweave.errors import GraphError, InterventionError
@@ -127,6 +129,49 @@ def test_json_is_written_in_pieces_as_it_was_whole(traced, document, tmp_path, m
     monkeypatch.setattr("unweave.graphs.interchange.LINKS_AT_ONCE", 7)
     write_json(traced[0], tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == document
+
+
+def peak(work):
+    """The most bytes of Python's memory at a time."""
+    tracemalloc.start()
+    work()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def test_links_are_written_and_read_in_bounded_memory(tmp_path, monkeypatch):
+    """As objects a link takes 414 bytes to write and 580 to read."""
+    monkeypatch.setattr("unweave.graphs.interchange.LINKS_AT_ONCE", 1 << 8)
+    small, large = (large_graph(150, edges) for edges in (2_000, 8_000))
+    more = large.n_edges - small.n_edges
+    wrote = [
+        peak(lambda graph=graph: write_json(graph, tmp_path / f"{graph.n_edges}.json")) for graph in (small, large)
+    ]
+    read = [
+        peak(lambda graph=graph: unweave.Graph.load(tmp_path / f"{graph.n_edges}.json")) for graph in (small, large)
+    ]
+    assert more > 4_000 and wrote[1] - wrote[0] < 5 * more and read[1] - read[0] < 250 * more
+    assert torch.equal(unweave.Graph.load(tmp_path / f"{large.n_edges}.json").rows.value, large.rows.value)
+
+
+def test_objects_like_links_elsewhere_stay_objects(document, tmp_path):
+    link = {"source": "a", "target": "b", "weight": 1}
+    document["metadata"]["own"] = document["qParams"]["own"] = [link, {"x": link}]
+    extra = read(document, tmp_path).provenance.extra
+    assert extra["metadata"]["own"] == extra["qParams"]["own"] == [link, {"x": link}]
+
+
+def test_links_of_other_forms(document, tmp_path):
+    plain = read(document, tmp_path)
+    document["links"] = [link | {"color": "red"} for link in document["links"]]
+    assert torch.equal(read(document, tmp_path).rows.value, plain.rows.value)
+    document["links"].append({"source": "nowhere", "target": document["links"][0]["target"], "weight": 1})
+    assert read(document, tmp_path).provenance.extra["links_left_out"] == 1
+    for wrong in ([["a", "b", 1]], {}, None, ["a"], [{"source": "a", "target": "b"}], [None]):
+        document["links"] = wrong
+        with pytest.raises(GraphError, match="not an attribution graph"):
+            read(document, tmp_path)
 
 
 def test_the_same_node_twice(document, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 MOST_LEVELS = 200
@@ -9,8 +10,11 @@ MOST_LEVELS = 200
 _HALF, _ESCAPED_HALF = re.compile("[\ud800-\udfff]"), re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The content of a JSON text; halves of characters (lone surrogates) become U+FFFD.
+
+    Args:
+        hook: what an object becomes, as `json.loads` has it.
 
     Raises:
         ValueError: it is not JSON, not UTF-8, nested too deep, or holds a number of thousands of digits.
@@ -22,7 +26,7 @@ def parse_json(text: str | bytes) -> Any:
         text = text.decode("utf-8-sig")
     text = text.removeprefix("\ufeff")
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_hook=hook)
     except RecursionError as error:
         raise ValueError(f"lists and objects are nested deeper than {MOST_LEVELS} levels") from error
     check_levels(content)

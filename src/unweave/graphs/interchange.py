@@ -14,10 +14,10 @@ from ..base.jsontext import parse_json
 from ..base.words import slug_of
 from ..errors import FileError, GraphError
 from .drawn import Drawn
-from .influence import Rows
+from .links import links_as_tuples, objects_again, rows_of
 from .nodes import Node, NodeKind, NodeTable
 from .provenance import Provenance
-from .spelling import added_up, cantor, kept_beside, merged, respelled, rows_by_id, uncantor
+from .spelling import cantor, kept_beside, merged, respelled, rows_by_id, uncantor
 
 FEATURE_TYPES = {
     NodeKind.FEATURE: "cross layer transcoder",
@@ -221,7 +221,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).expanduser()
     try:
-        document = parse_json(path.read_bytes())
+        document = parse_json(path.read_bytes(), links_as_tuples())
     except OSError as error:
         raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -247,7 +247,7 @@ class _Listed(NamedTuple):
 
 
 def _graph(document: dict[str, Any]) -> dict[str, Any]:
-    metadata, given, links = document["metadata"], merged(_objects(document, "nodes")), _objects(document, "links")
+    metadata, given = objects_again(document["metadata"]), merged(_objects(document, "nodes"))
     if not isinstance(metadata, dict):
         raise TypeError("metadata is not an object")
     listed = sorted(map(_parse, given), key=lambda node: (node.kind, *node.order))
@@ -258,37 +258,21 @@ def _graph(document: dict[str, Any]) -> dict[str, Any]:
     rank = torch.tensor([_number(node.given.get("influence"), 1.0) for node in listed], dtype=torch.float64)
     spelled = [str(node.given["node_id"]) for node in listed]
     targets, sources, twice = rows_by_id(spelled, [node.kind for node in listed])
-    rows = _rows(len(listed), links, targets, sources, twice)
+    rows, strange = rows_of(document["links"], len(listed), targets, sources, twice)
     probability = nodes.activation[kinds == NodeKind.LOGIT]
     for name, values in (("a weight", rows.value), ("an influence", rank), ("a probability", probability)):
         if not bool(values.isfinite().all()):
             raise ValueError(f"{name} is not finite")
     unknown, nothing = torch.full((len(nodes),), torch.nan), torch.zeros(len(nodes))
-    strange = sum(str(link["target"]) not in targets or str(link["source"]) not in sources for link in links)
-    extra = kept_beside(document, [node.given for node in listed], nodes.ids, spelled, twice) | (
-        {"links_left_out": strange} if strange else {}
-    )
+    said = document | {"metadata": metadata, "qParams": objects_again(document.get("qParams"))}
+    extra = kept_beside(said, [node.given for node in listed], nodes.ids, spelled, twice)
+    extra |= {"links_left_out": strange} if strange else {}
     provenance = _provenance(metadata, listed, [node["node_id"] for node in given], extra)
     effect = _effects(metadata["unweave"], nodes) if provenance.kind == "response" else None
     return {
         "nodes": nodes, "rows": rows, "bias": unknown, "preactivation": unknown, "removed": nothing,
         "removed_size": nothing, "full_influence": None, "full_rank": rank, "provenance": provenance, "effect": effect,
     }  # fmt: skip
-
-
-def _rows(
-    n: int, links: list[dict[str, Any]], targets: dict[str, int], sources: dict[str, int], twice: list[str]
-) -> Rows:
-    """The links by target and source; those of nodes that a tool left out, and of no weight, are left out too."""
-    ends = [(targets.get(str(link["target"])), sources.get(str(link["source"])), link) for link in links]
-    edges = sorted({(t, s, float(link["weight"])) for t, s, link in ends if t is not None and s is not None})
-    edges = [edge for edge in edges if edge[2] != 0]
-    if len({edge[:2] for edge in edges}) < len(edges):
-        edges = added_up(edges, {sources[name] for name in twice})
-    target = torch.tensor([t for t, _, _ in edges], dtype=torch.int64)
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(target, minlength=n).cumsum(0)])
-    source = torch.tensor([s for _, s, _ in edges], dtype=torch.int32)
-    return Rows(start, source, torch.tensor([weight for *_, weight in edges]))
 
 
 def _provenance(metadata: dict[str, Any], listed: list[_Listed], ids: list[str], extra: dict[str, Any]) -> Provenance:

@@ -76,16 +76,6 @@ def respelled(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def added_up(links: list[tuple[int, int, float]], two_in_one: set[int]) -> list[tuple[int, int, float]]:
-    """Links with those added up that come from two nodes of one id; all others must join two nodes once."""
-    total: dict[tuple[int, int], float] = {}
-    for target, source, weight in links:
-        if (target, source) in total and source not in two_in_one:
-            raise ValueError("two links with other weights join the same two nodes")
-        total[target, source] = total.get((target, source), 0.0) + weight
-    return [(target, source, weight) for (target, source), weight in total.items()]
-
-
 def kept_beside(
     document: dict[str, Any], given: Sequence[dict[str, Any]], ids: list[str], spelled: list[str], twice: list[str]
 ) -> dict[str, Any]:

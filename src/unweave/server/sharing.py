@@ -21,6 +21,8 @@ MOST_DETAILS = 300
 """Features whose details go into an HTML file: those pinned or grouped, then the most influential."""
 MOST_NEURONPEDIA = 100 << 20
 """Bytes that Neuronpedia takes."""
+LEAST_LINK = 50
+"""Bytes that a link takes at least."""
 
 
 def shared_html(server: Server, path: Path, graph: Graph, shown: dict[str, Any]) -> bytes:
@@ -39,13 +41,19 @@ def shared_json(path: Path, graph: Graph, slug: str, scan: str | None = None) ->
     Raises:
         OptionError: it is larger than Neuronpedia takes.
     """
+    if graph.n_edges * LEAST_LINK > MOST_NEURONPEDIA:  # it is not even made: for 16 million links that takes gigabytes
+        raise _too_large(graph.n_edges * LEAST_LINK)
     document = to_bytes(with_annotations(to_json(graph, slug, scan), notes.read(path, graph).annotations))
     if len(document) > MOST_NEURONPEDIA:
-        raise OptionError(
-            f"this graph is {len(document) >> 20} MiB as JSON, and Neuronpedia takes 100; prune it: unweave convert "
-            f"--edge-threshold 0.9"
-        )
+        raise _too_large(len(document))
     return document
+
+
+def _too_large(size: int) -> OptionError:
+    return OptionError(
+        f"this graph is {size >> 20} MiB as JSON, and Neuronpedia takes 100; prune it: unweave convert "
+        f"--edge-threshold 0.9"
+    )
 
 
 def write_shared(
