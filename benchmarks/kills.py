@@ -2,20 +2,22 @@
 
     python benchmarks/kills.py [conversion | conversions | pages | prompts | smollm2 | validate] [--kills 30]
 
-Each round starts the command, waits until it has used a random share of the processor time that the undisturbed run
-took, kills it (SIGKILL), and starts it again in the same place; a round that came to its end first is no kill, and the
-next begins anew. After the last kill it runs to its end. `conversions` runs two at once in one cache and kills one of
-them, in every other round both. `prompts` traces the organism, `smollm2` the default model.
+Each round starts the command (in a fork that has its imports), waits until it has used a random share of the processor
+time that the undisturbed run took, kills it (SIGKILL), and starts it again in the same place; a round that came to its
+end first is no kill, and the next begins anew. After the last kill it runs to its end. `conversions` runs two at once
+in one cache and kills one of them, in every other round both. `prompts` traces the organism, `smollm2` the default
+model.
 """
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
 import resource
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -24,8 +26,15 @@ from pathlib import Path
 
 import duckdb
 
-COMMAND = [sys.executable, "-c", "from unweave.cli.entry import run; run()"]
-CONVERT = [sys.executable, "-c", "from unweave.models.smollm2 import default_model; print(default_model())"]
+from unweave.cli.entry import run
+from unweave.models.smollm2 import default_model
+
+CONVERT = ["convert the default model"]
+PRELOADED = (
+    "unweave.cli.main unweave.many.run unweave.validation.validate unweave.features.collect gguf accelerate "
+    "transformers.models.llama.modeling_llama transformers.models.auto.modeling_auto "
+    "transformers.modeling_gguf_pytorch_utils"
+).split()
 KINDS = ("conversion", "conversions", "pages", "prompts", "smollm2", "validate")
 SUMS = [f"{a} + {b} =" for a in range(11, 51, 8) for b in (7, 25, 38, 49)]
 TEXTS = [
@@ -35,30 +44,57 @@ TEXTS = [
 ]
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """A command in a folder, with a cache of its own where that is what is tested."""
-    cache = {"UNWEAVE_CACHE": str(folder / "cache")} if words is CONVERT else {}
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **cache}
-    return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+class Child:
+    """A process forked from this one, which has imported what takes seconds, so that the kills meet the work itself."""
+
+    def __init__(self, words: list[str], folder: Path):
+        self.pid, self.code = os.fork(), None
+        if self.pid == 0:
+            self.work(words, folder)
+
+    def work(self, words: list[str], folder: Path) -> None:
+        """What the command does, in a folder, with a cache of its own where that is what is tested."""
+        os.chdir(folder)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+        try:
+            if words == CONVERT:
+                os.environ["UNWEAVE_CACHE"] = str(folder / "cache")
+                default_model()
+                os._exit(0)
+            sys.argv = ["unweave", *words]
+            run()
+        finally:
+            os._exit(1)
+
+    def wait(self, options: int = 0) -> int | None:
+        """The exit code; None: it goes on."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def kill(self) -> None:
+        """SIGKILL, unless it has ended."""
+        if self.wait(os.WNOHANG) is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def used(self) -> float:
+        """Processor seconds so far; endless where it has ended."""
+        if self.wait(os.WNOHANG) is not None:
+            return float("inf")
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def finish(words: list[str], folder: Path) -> float:
     """Run to the end; the processor seconds it took, which other work on the machine hardly changes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    child = start(words, folder)
-    _, err = child.communicate()
-    if child.returncode:
-        sys.exit(f"{' '.join(words[2:])} ended with {child.returncode}: {err.decode()[-500:]}")
+    if code := Child(words, folder).wait():
+        sys.exit(f"{' '.join(words)} ended with {code}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def used(child: subprocess.Popen[bytes]) -> float:
-    """Processor seconds of a child so far; endless where it has ended."""
-    if child.poll() is not None:
-        return float("inf")
-    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def content(folder: Path, without: tuple[str, ...]) -> dict[str, str]:
@@ -131,19 +167,19 @@ def case(name: str, folder: Path) -> tuple[list[str], Path]:
             "--context",
             "48",
         ]
-        return [*COMMAND, *build, "--out", "pages"], folder / "pages"
+        return [*build, "--out", "pages"], folder / "pages"
     if name in ("prompts", "smollm2"):
         model, texts = ("organism", SUMS) if name == "prompts" else ("smollm2", TEXTS)
         (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
-        limit = ["--max-features", "1000"] if name == "smollm2" else []
+        limit = ["--max-features", "300"] if name == "smollm2" else []
         trace = ["trace", "--prompts", "prompts.jsonl", "--model", model, *limit, "--out", "out"]
-        return [*COMMAND, *trace], folder / "out"
+        return trace, folder / "out"
     graph = folder.parent / "g.graph.safetensors"  # one for both runs: it holds the time at which it was traced
     if not graph.exists():
-        finish([*COMMAND, "trace", "36 + 25 =", "--model", "organism", "--out", str(graph)], folder)
+        finish(["trace", "36 + 25 =", "--model", "organism", "--out", str(graph)], folder)
     shutil.copy(graph, folder)
     few = ["--ablations", "30", "--pairs", "6", "--disturbances", "4"]
-    return [*COMMAND, "validate", graph.name, "--model", "organism", *few], folder / "g.validation.json"
+    return ["validate", graph.name, "--model", "organism", *few], folder / "g.validation.json"
 
 
 def disturbed(
@@ -154,19 +190,15 @@ def disturbed(
     generator, met, number, ended, folder = random.Random(seed), 0, 0, 0, result.parent
     while met < kills:
         number += 1
-        children = [start(words, folder) for _ in range(2 if name == "conversions" else 1)]
+        children = [Child(words, folder) for _ in range(2 if name == "conversions" else 1)]
         one, share = generator.choice(children), generator.uniform(0.05, 0.95)
-        while used(one) < share * seconds:
-            time.sleep(0.02)
-        met += one.poll() is None
+        while one.used() < share * seconds:
+            time.sleep(0.01)
+        met += one.wait(os.WNOHANG) is None
         one.kill()
         for child in children:
-            if name == "conversions" and child is not one and number % 2:
-                child.wait()  # it ends undisturbed
-            else:
-                child.kill()
-            child.communicate()
-        if one.returncode == 0 or (name.startswith("conversion") and (folder / "cache").is_dir() and whole(folder)):
+            child.wait() if name == "conversions" and number % 2 else child.kill()  # the other one ends undisturbed
+        if one.code == 0 or (name.startswith("conversion") and (folder / "cache").is_dir() and whole(folder)):
             ended += 1
             if not same(result):
                 sys.exit(f"{name}: after round {number} the result differs from the undisturbed one")
@@ -186,6 +218,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    for name in PRELOADED:
+        importlib.import_module(name)
     without = ("created", "seconds", "attribution_seconds", "time", "started", "file", "folder", "bytes")
     with tempfile.TemporaryDirectory() as base:
         quiet, killed = Path(base) / "quiet", Path(base) / "killed"

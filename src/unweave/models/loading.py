@@ -4,6 +4,7 @@ transformers is imported here and in `smollm2.py` alone, inside functions, so th
 """
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -21,6 +22,7 @@ from .architectures import architecture_of
 from .language_model import LanguageModel
 from .row import Architecture
 from .smollm2 import DEFAULT_MODEL, FULL_WEIGHTS, OTHER_NUMBERS, default_model, quiet, readable
+from .stored import check_kinds, check_rope, check_sizes, check_unexpected, keep_head, stored_tensors
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,23 +53,35 @@ def load_model(name: str = DEFAULT_MODEL, *, dtype: str = "float32", device: str
     quantized = (
         getattr(config, "quantization_config", None) is not None
     )  # GPT-OSS's mxfp4, the only one that its row lets pass
+    stored = stored_tensors(path)
+    check_kinds(name, stored, quantized)
+    loader = getattr(transformers, row.loader)
     with readable(name):
-        loaded: Any = getattr(transformers, row.loader).from_pretrained(
-            path, dtype=DTYPES[dtype], attn_implementation="eager", config=config,
-            output_loading_info=True,
-            **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
-        )  # fmt: skip
-        module, report = loaded[0], loaded[1]
-        for parameter in module.parameters() if quantized else ():
-            parameter.data = parameter.data.to(
-                DTYPES[dtype]
-            )  # transformers 4 leaves the unpacked experts in bfloat16, which holds them exactly
-        module = module.to(device).eval().requires_grad_(False)
+        try:
+            loaded: Any = loader.from_pretrained(
+                path, dtype=DTYPES[dtype], attn_implementation="eager", config=config,
+                output_loading_info=True,
+                **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
+            )  # fmt: skip
+        except (RuntimeError, ValueError):  # which of the tensors does not fit, transformers says in a table
+            with torch.device("meta"):
+                expected = loader.from_config(config).state_dict()
+            check_sizes(stored, {key: value.shape for key, value in expected.items()})
+            raise
+    module, report = loaded[0], loaded[1]
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would fill them with random numbers
         raise ModelError(
             f"model {name!r} lacks {len(missing)} tensors, {missing[0]} among them; its files are incomplete"
         )
+    check_unexpected(name, report["unexpected_keys"])
+    keep_head(module, stored)
+    with readable(name):
+        for parameter in module.parameters() if quantized else ():
+            parameter.data = parameter.data.to(
+                DTYPES[dtype]
+            )  # transformers 4 leaves the unpacked experts in bfloat16, which holds them exactly
+        module = module.to(device).eval().requires_grad_(False)
     if hasattr(module, "set_experts_implementation"):  # the plain loop: grouped products know no float64
         module.set_experts_implementation("eager")
     if dtype == "float64":
@@ -106,6 +120,7 @@ def _config(name: str) -> Any:
     from transformers import AutoConfig
 
     folder = _folder(name, lambda names: ["config.json"] if "config.json" in names else [])
+    check_rope(name, folder, int(version("transformers").split(".")[0]) >= 5)
     with readable(name):
         return AutoConfig.from_pretrained(folder)
 

@@ -259,7 +259,7 @@ def read_config(path: Path | None, given: Mapping[str, Any]) -> TrainConfig:
     if path is not None:
         try:
             values = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # nested deep, numbers of thousands of digits
             raise OptionError(f"cannot read {path}: {error}") from error
     return config_from(values | dict(given), str(path or "options"))
 

@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .dictionary import TrainableTranscoders, start, to_transcoders
 from .end_to_end import divergence_step
 from .progress import held_out_figures
-from .state import export, restore, restored, save_state
+from .state import export, fitting, restore, restored, save_state
 from .statistics import LayerStatistics, measure
 from .step import Schedule, StepFigures, optimizer_of, precision_of, schedule, take_step
 from .tokens import Blocks, prepare
@@ -141,7 +141,8 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
         init = read_transcoders(config.init) if config.init else None
         dictionary = start(config, statistics, init, model.device, layers)
     else:
-        dictionary = restored(kept, layers, model.device)
+        with fitting(path):
+            dictionary = restored(kept, layers, model.device)
     optimizer = optimizer_of(dictionary)
     training = Training(
         config, folder, model, processes, blocks, dictionary, optimizer,
@@ -149,7 +150,8 @@ def _begin(config: TrainConfig, folder: Path, processes: parallel.Processes, wat
         progress=TrainingProgress() if kept is None else kept.progress,
     )  # fmt: skip
     if kept is not None:
-        restore(kept, training.dictionary, optimizer, training.silent)
+        with fitting(path):
+            restore(kept, training.dictionary, optimizer, training.silent)
     return training
 
 

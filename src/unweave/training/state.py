@@ -1,5 +1,7 @@
 """The state of a training as tensors: what a checkpoint holds, and the dictionary that is in it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.hub import first_line
 from ..errors import TrainingError
 from ..transcoders.formats import write_transcoders
 from ..transcoders.transcoders import Transcoders
-from .checkpoint import Checkpoint, TrainingProgress, path_of, read_checkpoint, write_checkpoint
+from .checkpoint import Checkpoint, TrainingProgress, path_of, read_checkpoint, unreadable, write_checkpoint
 from .config import TrainConfig
 from .dictionary import TrainableTranscoders, learns, to_transcoders
 from .statistics import LayerStatistics
@@ -44,6 +47,20 @@ def save_state(
                 torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
             )
     write_checkpoint(path, config, progress, tensors)
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what tensors cause that do not fit their config into one line.
+
+    Raises:
+        TrainingError: such a checkpoint.
+    """
+    try:
+        yield
+    except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
+        reason = f"its tensors do not fit its config ({type(error).__name__}: {first_line(error)})"
+        raise unreadable(path, ValueError(reason)) from error
 
 
 def restored(kept: Checkpoint, layers: range | None, device: torch.device) -> TrainableTranscoders:
@@ -101,10 +118,12 @@ def export(folder: str | Path, out: str | Path, *, compact: bool = False) -> Tra
         tensors |= {name: value for name, value in part.items() if name.startswith("parameter.")}
         tensors["thresholds"] = torch.maximum(tensors["thresholds"], part["thresholds"])
         rank += 1
-    whole = restored(Checkpoint(kept.config, kept.progress, tensors), None, torch.device("cpu"))
+    with fitting(path_of(folder)):
+        whole = restored(Checkpoint(kept.config, kept.progress, tensors), None, torch.device("cpu"))
     missing = next((layer for layer in whole.layers if f"encoder.{layer}" not in whole.parameters), None)
     if missing is not None:
         raise TrainingError(f"{folder} lacks the checkpoint of the process that trained layer {missing}")
-    transcoders = to_transcoders(whole, str(out))
+    with fitting(path_of(folder)):
+        transcoders = to_transcoders(whole, str(out))
     write_transcoders(transcoders, out, compact=compact)
     return transcoders
