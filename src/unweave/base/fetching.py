@@ -41,8 +41,8 @@ class Listing(NamedTuple):
 
     sizes: dict[str, int]
     commit: str
-    gated: bool
-    licence: str | None
+    gated: bool = False
+    licence: str | None = None
 
 
 def ask_above(most: float | int | None) -> None:
