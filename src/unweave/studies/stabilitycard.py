@@ -33,6 +33,10 @@ def stability_card(found: Stability, step: str, created: datetime.datetime | Non
         OptionError: no such step, or nothing is wanted of it.
 
     Source: Arth-Singh/Stresskit, `card.py` and `schemas/stability_card_v0.json`.
+
+    >>> import unweave                                                        # doctest: +SKIP
+    >>> study, model = unweave.read_study("agreement.yaml"), unweave.load("smollm2")          # doctest: +SKIP
+    >>> unweave.stability_card(unweave.repeat_study(study, model), "neurons")["verdict"]["grade"]    # doctest: +SKIP
     """
     ran = next((one for one in found.first.steps if one.name == step), None)
     if ran is None or not ran.checks:
