@@ -88,7 +88,8 @@ def validate_response(
     changed = changed_of(model, graph)
     order = changed.effect.abs().argsort(descending=True, stable=True)[:most]
     variants = [mask_of(changed, changed.own[which]) for which in (order[:0], *order.split(1))]
-    targets, _, seen = changed.run(variants)
+    found = changed.run(variants)
+    targets, seen = found.target, found.seen
     whole = targets[0]
     real, predicted = (targets[1:] - whole).double(), changed.effect[order].double()
     units = graph.nodes.features
