@@ -75,7 +75,7 @@ def test_what_no_code_reads_is_in_provenance(folder, tiny_folders):
 
 @pytest.mark.parametrize(
     ("family", "why"),
-    [("bloom", "residual stream themselves"), ("qwen3_next", "no attention pattern"), ("gemma4", "of each layer's")],
+    [("bloom", "residual stream themselves"), ("mamba2", "no attention pattern"), ("gemma4", "of each layer's")],
 )
 def test_families_without_a_row_say_why(family, why):
     with pytest.raises(UnsupportedModel, match=f"{family}' is not supported: .*{why}.*; supported: llama"):
