@@ -160,7 +160,7 @@ RECORD = {
     "activations": [{"tokens": ["a", " b"], "values": [0.0, 2.0], "maxValueTokenIndex": 1}],
 }  # fmt: skip
 CIRCUIT = KnownCircuit(
-    "toy", 0, "a toy", ("a", "b"), 1, 8, 1, 1.0, (KnownVariable("v", "input", ("0_1",), 0.9),),
+    "toy", 0, "a toy", ("a", "b"), 1, 8, 1, 1.0, 1.0, (KnownVariable("v", "input", ("0_1",), 0.9),),
     (KnownInput((0, 1), (1, 1), 0, 1, ("0_1_1",), (), ("0_1_1",), ("E_0_0",), (), (("0_1_1", "target"),),
                 {"v": ("0_1_1",)}, {"0_1_1": 0.5}),),
 )  # fmt: skip

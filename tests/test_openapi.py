@@ -63,6 +63,7 @@ OPERATIONS = [
     ("/api/trace", "POST"), ("/api/graphs/{slug}/explanation", "GET"),
     ("/api/graphs/{slug}/explain", "POST"), ("/api/graphs/{slug}/explanation/off", "POST"),
     ("/api/graphs/{slug}/routes", "GET"), ("/api/graphs/{slug}/heads", "GET"),
+    ("/api/graphs/{slug}/heads/{layer}/{head}", "GET"),
     ("/api/graphs/{slug}/study", "GET"), ("/api/jobs", "GET"),
     ("/api/jobs/{job}/events", "GET"), ("/api/jobs/{job}", "DELETE"),
 ]  # fmt: skip
@@ -77,7 +78,7 @@ def test_every_address_is_asked(api):
 
 TAKES_ANYTHING = [OPERATIONS[5], OPERATIONS[7], OPERATIONS[12], *OPERATIONS[-4:]]
 """Addresses whose requests can hardly be malformed."""
-RARELY_DONE = [OPERATIONS[place] for place in (1, 8, 9, 11, 13, 14, 15, 16, 17)]
+RARELY_DONE = [OPERATIONS[place] for place in (1, 8, 9, 11, 13, 14, 15, 16, 17, 18)]
 """Addresses that want a whole graph file, a right revision, a feature of the graph, a prompt of known token ids, or a
 graph that is explained."""
 ASKED = [
