@@ -20,6 +20,9 @@ from .write import FORMAT, META, VERSION
 FIELDS = ("label", "token", "promoted", "suppressed", "context")
 """Where a search looks, most telling first."""
 
+MOST_COUNTED = 1 << 53
+"""Tokens or features of a layer beyond any that could have been counted."""
+
 
 @dataclass(frozen=True)
 class Pages:
@@ -201,6 +204,9 @@ def open_pages(folder: str | Path | None = None, transcoders: Transcoders | None
     wanted = {"widths": list, "tokens": int, "sha256": str, "transcoders": str, "model": str}
     if not all(isinstance(facts.get(name), kind) for name, kind in wanted.items()):
         raise FileError(f"{path} is damaged: it lacks one of {', '.join(wanted)}; build the pages anew")
+    counted = [facts["tokens"], *facts["widths"]]
+    if not all(isinstance(number, int) and 0 <= number < MOST_COUNTED for number in counted):
+        raise FileError(f"{path} is damaged: its tokens and widths are no counts; build the pages anew")
     if transcoders is not None and not transcoders.is_of(facts["sha256"]):
         hashes = f"(sha256 {facts['sha256'][:12]}, this one {transcoders.sha256[:12]})"
         raise TranscoderMismatch(
